@@ -1,0 +1,70 @@
+"""Everything this package raises on purpose.
+
+    GrpoError
+    ├── InputError(ValueError)          the user can mend it: one line, exit code 2
+    │   ├── ConfigError                 an option: unknown, of the wrong type, contradicting another
+    │   ├── DataError                   a file or a data set: missing, malformed, empty, a column short
+    │   ├── ModelError                  a model or tokenizer: not found, no chat template, no end token
+    │   └── CheckpointError             a run directory: taken, damaged, of another model
+    └── RunError(RuntimeError)          it failed while running: exit code 1
+        ├── RewardError                 more rewards failed than the run allows
+        ├── StorageError                a file could not be written (disk full, no permission)
+        └── StaleWeightsError           the engine does not sample from the policy that is trained
+
+Each message says what was given, what is allowed and what to do, in one line.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "GrpoError",
+    "InputError",
+    "ModelError",
+    "RewardError",
+    "RunError",
+    "StaleWeightsError",
+    "StorageError",
+]
+
+
+class GrpoError(Exception):
+    """Root of every error raised on purpose."""
+
+
+class InputError(GrpoError, ValueError):
+    """The input cannot be used as given."""
+
+
+class ConfigError(InputError):
+    """An option is unknown, of the wrong type or contradicts another."""
+
+
+class DataError(InputError):
+    """A file or data set is missing, malformed, empty or lacks a column."""
+
+
+class ModelError(InputError):
+    """A model or tokenizer is missing or lacks what the run needs of it."""
+
+
+class CheckpointError(InputError):
+    """A run directory is taken, damaged or belongs to another model."""
+
+
+class RunError(GrpoError, RuntimeError):
+    """The run failed after it began."""
+
+
+class RewardError(RunError):
+    """A larger share of rewards failed than the run allows."""
+
+
+class StorageError(RunError, OSError):
+    """A file could not be written."""
+
+
+class StaleWeightsError(RunError):
+    """The engine's weights are not the policy's."""

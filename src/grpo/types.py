@@ -1,0 +1,153 @@
+"""The data that flows through a step, one frozen type for each stage.
+
+    Prompt → Request → Rollout → Group → ScoredGroup → (packing.PackedBatch)
+
+Nothing here computes: a later stage makes a new object, it never fills in an old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+__all__ = [
+    "FinishReason",
+    "Group",
+    "Message",
+    "Prompt",
+    "Request",
+    "Rollout",
+    "SamplingParams",
+    "Score",
+    "ScoredGroup",
+    "ScoredRollout",
+    "Verdict",
+]
+
+Message: TypeAlias = Mapping[str, str]
+"""One chat message: `{"role": "user", "content": "…"}`."""
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+"""`stop`: the policy sampled an end token (kept in `token_ids`); `length`: the budget ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question put to the policy.
+
+    Attributes:
+        row: number of its row in the data set; stable across runs of one data set.
+        raw: the prompt as the row had it (a string, or chat messages): what reward functions see.
+        text: the prompt as the policy reads it, chat template applied.
+        token_ids: `text` in tokens.
+        columns: the row's other columns (`answer`, …), handed to reward functions by name.
+    """
+
+    row: int
+    raw: str | Sequence[Message]
+    text: str
+    token_ids: tuple[int, ...]
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask an engine for `len(seeds)` completions of one prompt; each seed is that completion's own random stream."""
+
+    id: int
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion as the engine produced it. All sequences have the same length.
+
+    Attributes:
+        token_ids: tokens after the prompt, the end token included.
+        sampled: True where the policy drew the token (False: put there by an environment, never trained on).
+        logprobs: natural log-probability of each token under softmax(logits / temperature) over the
+            whole vocabulary, before top-k, top-p and min-p cut it (at temperature 0: temperature 1);
+            0.0 where `sampled` is False.
+        policy_version: the weights it was drawn with.
+    """
+
+    token_ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G completions sampled for one prompt."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the reward functions said of one completion.
+
+    Attributes:
+        rewards: by function name, before weighting. None: not applicable, or failed (then it is in `failures`).
+        failures: by function name, the exception in one line.
+        total: weighted sum of `rewards`; None when a function failed or none gave a number. Such a
+            completion is left out of its group's baseline and has advantage 0.
+        token_rewards: weighted sum of per-token rewards, one entry a token, None where no function
+            rewarded that token; None altogether when no function gives per-token rewards.
+    """
+
+    rewards: Mapping[str, float | None]
+    failures: Mapping[str, str]
+    total: float | None
+    token_rewards: tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRollout:
+    """A rollout, its text (decoded for rewards and logs only) and its score."""
+
+    rollout: Rollout
+    text: str
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A prompt with its G scored completions."""
+
+    prompt: Prompt
+    rollouts: tuple[ScoredRollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a completion answers its prompt.
+
+    Attributes:
+        strict: in the required format, and right.
+        lenient: the right answer can be found in it, format or not.
+        well_formed: in the required format, right or not.
+        answer: the answer that was read, for histograms; None when there is none.
+    """
+
+    strict: bool
+    lenient: bool
+    well_formed: bool
+    answer: str | None

@@ -1,0 +1,40 @@
+"""Pure functions of tensors that make up a method: advantages, ratios, losses, KL. No models, no I/O."""
+
+from __future__ import annotations
+
+from grpo.algorithm.advantages import Baseline, Scale, group_advantages, has_spread, token_advantages
+from grpo.algorithm.kl import KL_ESTIMATORS, kl_divergence
+from grpo.algorithm.losses import (
+    LossMetrics,
+    LossResult,
+    RatioLevel,
+    WeightRule,
+    policy_loss,
+    ratios,
+    token_weights,
+)
+from grpo.algorithm.methods import METHODS, Method, find_method
+from grpo.algorithm.surrogates import SURROGATES, Surrogate, TrustRegion
+
+__all__ = [
+    "KL_ESTIMATORS",
+    "METHODS",
+    "SURROGATES",
+    "Baseline",
+    "LossMetrics",
+    "LossResult",
+    "Method",
+    "RatioLevel",
+    "Scale",
+    "Surrogate",
+    "TrustRegion",
+    "WeightRule",
+    "find_method",
+    "group_advantages",
+    "has_spread",
+    "kl_divergence",
+    "policy_loss",
+    "ratios",
+    "token_advantages",
+    "token_weights",
+]

@@ -1,0 +1,147 @@
+"""How much better than its group a completion is, and which of its tokens get the credit."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Baseline", "Scale", "group_advantages", "has_spread", "token_advantages"]
+
+Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
+"""What a centred reward is divided by.
+
+- `group`: the standard deviation of its group's rewards (GRPO, arXiv:2402.03300);
+- `batch`: that of all rewards of the step (arXiv:2508.08221);
+- `whiten`: that of all *advantages* of the step, so that these have unit variance;
+- `none`: nothing (Dr. GRPO, arXiv:2503.20783).
+"""
+
+Baseline: TypeAlias = Literal["mean", "leave_one_out"]
+"""What is subtracted from a reward.
+
+- `mean`: the mean of its group;
+- `leave_one_out`: the mean of the others in its group (RLOO, arXiv:2402.14740).
+"""
+
+
+def group_advantages(
+    rewards: Tensor,
+    valid: Tensor,
+    *,
+    scale: Scale = "group",
+    baseline: Baseline = "mean",
+    epsilon: float = 1e-4,
+) -> Tensor:
+    """Return the advantage of each completion, [P, G] float32.
+
+    Standard deviations have ddof = 1. A completion that is not valid has advantage 0 and is in no
+    mean and no deviation; so has the only valid completion of a group. A group whose rewards are all
+    equal has advantages of exactly 0 (elsewhere the rounding of its mean, divided by `epsilon`, is left over).
+
+    Args:
+        rewards: [P, G] float; anything, NaN included, where `valid` is False.
+        valid: [P, G] bool; False where the reward failed or is missing.
+        epsilon: added to the standard deviation.
+
+    Example:
+        >>> rewards = torch.tensor([[1.0, 3.0, float("nan")], [5.0, 5.0, 5.0]])
+        >>> group_advantages(rewards, ~rewards.isnan(), scale="none").tolist()
+        [[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+        >>> group_advantages(rewards, ~rewards.isnan(), scale="none", baseline="leave_one_out").tolist()
+        [[-2.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    rewards = torch.where(valid, rewards, 0.0).float()
+    compared = valid & has_spread(rewards, valid).unsqueeze(1)
+    count = valid.sum(dim=1, keepdim=True)
+    mean = rewards.sum(dim=1, keepdim=True) / count.clamp(min=1)
+    advantages = torch.where(compared, rewards - mean, 0.0)
+    if baseline == "leave_one_out":
+        advantages = advantages * count / (count - 1).clamp(min=1)
+    if scale == "group":
+        return advantages / (_standard_deviation(rewards, valid, per_group=True) + epsilon)
+    if scale == "batch":
+        return advantages / (_standard_deviation(rewards, valid, per_group=False) + epsilon)
+    if scale == "whiten":
+        return advantages / (_standard_deviation(advantages, valid & (count > 1), per_group=False) + epsilon)
+    return advantages
+
+
+def has_spread(rewards: Tensor, valid: Tensor) -> Tensor:
+    """Return for each group whether two of its valid completions differ in reward, [P] bool.
+
+    A group without spread has no gradient but that of the KL term. Arguments as in `group_advantages`.
+    """
+    highest = rewards.masked_fill(~valid, -torch.inf).amax(dim=1)
+    lowest = rewards.masked_fill(~valid, torch.inf).amin(dim=1)
+    return highest > lowest
+
+
+def token_advantages(
+    advantages: Tensor,
+    lengths: Tensor,
+    *,
+    gamma: float = 1.0,
+    step_rewards: Tensor | None = None,
+    valid: Tensor | None = None,
+    scale: Scale = "group",
+    epsilon: float = 1e-4,
+) -> Tensor:
+    """Return the advantage of each token, [P, G, T] float32, 0 past a completion's end.
+
+    The completion's advantage A is a reward on its last token: token t of n gets γ^(n-1-t) · A. Step
+    rewards are normalised over all step rewards of the group, and token t gets the discounted sum
+    Σ_{k≥t} γ^(k-t) · r̃_k of those at and after it besides (process supervision, arXiv:2402.03300 §4.1.3,
+    which has no γ and no outcome reward beside the steps'). With γ = 1 and no step rewards every
+    token has A.
+
+    Args:
+        advantages: [P, G] float32, as `group_advantages` returns them.
+        lengths: [P, G] long; tokens in each completion.
+        gamma: γ in [0, 1].
+        step_rewards: [P, G, T] float; NaN where no reward was given to the token. Without them T is
+            the greatest of `lengths`.
+        valid: [P, G] bool; step rewards of a completion that is not valid are left out.
+        scale: as in `group_advantages`, over step rewards instead of totals.
+
+    Example:
+        >>> token_advantages(torch.tensor([[1.0, -2.0]]), torch.tensor([[3, 1]]), gamma=0.5).tolist()
+        [[[0.25, 0.5, 1.0], [-2.0, 0.0, 0.0]]]
+    """
+    num_tokens = max(lengths.flatten().tolist(), default=0) if step_rewards is None else step_rewards.shape[2]
+    positions = torch.arange(num_tokens, device=lengths.device)
+    tokens_after = lengths.unsqueeze(-1) - 1 - positions
+    inside = tokens_after >= 0
+    credit = advantages.unsqueeze(-1) * torch.full_like(tokens_after, gamma, dtype=torch.float32).pow(
+        tokens_after.clamp(min=0)
+    )
+    if step_rewards is not None:
+        rewarded = inside & ~step_rewards.isnan()
+        if valid is not None:
+            rewarded &= valid.unsqueeze(-1)
+        normalised = group_advantages(step_rewards.flatten(1), rewarded.flatten(1), scale=scale, epsilon=epsilon)
+        credit = credit + _discounted_sum_to_come(normalised.view_as(step_rewards), gamma)
+    return torch.where(inside, credit, 0.0)
+
+
+def _standard_deviation(values: Tensor, counted: Tensor, *, per_group: bool) -> Tensor:
+    """Return the standard deviation (ddof = 1) of the counted values, [P, 1] or [1, 1]; 0 for fewer than two."""
+    if not per_group:
+        values, counted = values.reshape(1, -1), counted.reshape(1, -1)
+    count = counted.sum(dim=1, keepdim=True)
+    mean = torch.where(counted, values, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    squares = torch.where(counted, (values - mean).square(), 0.0).sum(dim=1, keepdim=True)
+    return (squares / (count - 1).clamp(min=1)).sqrt()
+
+
+def _discounted_sum_to_come(rewards: Tensor, gamma: float) -> Tensor:
+    """Return Σ_{k≥t} γ^(k-t) · rewards_k for each t of the last axis."""
+    if gamma == 1.0:
+        return rewards.flip(-1).cumsum(-1).flip(-1)
+    sums = torch.empty_like(rewards)
+    running = torch.zeros_like(rewards[..., 0])
+    for position in reversed(range(rewards.shape[-1])):
+        running = rewards[..., position] + gamma * running
+        sums[..., position] = running
+    return sums

@@ -1,0 +1,106 @@
+"""Using a model without training it: accuracy on held-out rows, and completions of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.build.parts import Given, decoder, make_engine, make_policy, sampling_params
+from grpo.build.runs import Parts, assemble
+from grpo.config import GRPOConfig
+from grpo.engines import generate as run_engine
+from grpo.errors import ConfigError, DataError
+from grpo.policy import Policy
+from grpo.seeding import derive_seed
+from grpo.tasks import Row, find_format, read_rows, render
+from grpo.types import Prompt, Request
+
+__all__ = ["complete", "evaluate", "evaluate_parts", "generate"]
+
+_REQUESTS_AT_ONCE = 64
+
+
+def evaluate(config: GRPOConfig, given: Given | None = None) -> Mapping[str, Any]:
+    """Return the metrics of `config.policy.model` on the task's held-out rows.
+
+    Raises:
+        DataError: nothing is held out.
+    """
+    return evaluate_parts(assemble(config.replace(beta=0.0), given))
+
+
+def evaluate_parts(parts: Parts) -> Mapping[str, Any]:
+    """Return the metrics of the policy as it is.
+
+    Raises:
+        DataError: nothing is held out.
+    """
+    if parts.evaluator is None:
+        raise DataError("no rows are held out to evaluate on: give eval_file, or eval_size to hold out training rows")
+    return parts.evaluator.evaluate(step=0, max_steps=0).metrics
+
+
+def generate(
+    config: GRPOConfig, prompts: Sequence[Any], *, prompts_file: str | Path | None = None, num_completions: int = 1
+) -> Iterator[Mapping[str, Any]]:
+    """Yield for each prompt `{"prompt", "completions"}`, in order.
+
+    Args:
+        prompts: texts or lists of messages.
+        prompts_file: rows with a column `prompt`, which follow.
+
+    Raises:
+        InputError: the model, a prompt or the file cannot be used.
+    """
+    rows = read_rows(list(prompts)) if prompts else []
+    if prompts_file is not None:
+        rows += read_rows(str(prompts_file), prompt_column=config.data.prompt_column or "prompt")
+    if not rows:
+        raise ConfigError("no prompt was given: name at least one")
+    policy = make_policy(config, Given())
+    return complete(config, policy, rows, num_completions=num_completions)
+
+
+def complete(
+    config: GRPOConfig, policy: Policy, rows: Sequence[Row], *, num_completions: int = 1
+) -> Iterator[Mapping[str, Any]]:
+    """Yield `{"prompt", "completions"}` for each row, sampled from the policy as it is."""
+    system_prompt = config.data.system_prompt
+    if system_prompt is None:
+        system_prompt = find_format(config.data.answer_format).system_prompt
+    rendered = render(
+        rows,
+        policy.tokenizer,
+        system_prompt=system_prompt,
+        chat=config.data.chat,
+        max_prompt_length=config.data.max_prompt_length,
+    )
+    if rendered.dropped:
+        raise DataError(
+            f"{rendered.dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
+            f"shorten them or raise max_prompt_length"
+        )
+    for start in range(0, len(rendered.prompts), _REQUESTS_AT_ONCE):
+        yield from _complete_batch(config, policy, rendered.prompts[start : start + _REQUESTS_AT_ONCE], num_completions)
+
+
+def _complete_batch(
+    config: GRPOConfig, policy: Policy, prompts: Sequence[Prompt], num_completions: int
+) -> Iterator[Mapping[str, Any]]:
+    requests = [
+        Request(
+            id=place,
+            prompt_ids=prompt.token_ids,
+            seeds=tuple(
+                derive_seed(config.optimizer.seed, "generate", prompt.row, index) for index in range(num_completions)
+            ),
+            sampling=sampling_params(config),
+        )
+        for place, prompt in enumerate(prompts)
+    ]
+    decode = decoder(policy)
+    engine = make_engine(config, policy)
+    for prompt, rollouts in zip(prompts, run_engine(engine, requests), strict=True):
+        raw = prompt.raw if isinstance(prompt.raw, str) else [dict(message) for message in prompt.raw]
+        yield {"prompt": raw, "completions": decode([rollout.token_ids for rollout in rollouts])}

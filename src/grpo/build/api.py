@@ -1,0 +1,121 @@
+"""`GRPOTrainer`: a run from Python, with names or objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.build.answers import complete, evaluate_parts
+from grpo.build.parts import Given
+from grpo.build.runs import Parts, assemble, resume, train_parts
+from grpo.config import GRPOConfig
+from grpo.errors import ConfigError
+from grpo.tasks import read_rows
+
+__all__ = ["GRPOTrainer"]
+
+
+class GRPOTrainer:
+    """Trains a language model with GRPO.
+
+    Arguments have the names of this project; those that users of TRL and of other trainers are used to
+    (`args`, `processing_class`, `reward_funcs`, `reward_model`, `ref_model`) are taken as well.
+
+    Args:
+        model: a Hub id, a directory, `tiny`, or a Hugging Face causal LM, which is trained in place;
+            None: as `config` says.
+        config: a `GRPOConfig`; None: its defaults.
+        tokenizer: a name or a Hugging Face tokenizer; None: the model's own.
+        train_dataset: a list of prompts (texts or messages), a list of rows, or a `datasets.Dataset`; None:
+            as `config` says.
+        eval_dataset: the same, for evaluation; None: as `config` says (`eval_size` holds out training rows).
+        rewards: reward functions with the signature `f(prompts, completions, completion_ids, **columns)`, names
+            of built-in ones, sequence classifiers, or mappings with `name`, `weight` and parameters; None:
+            as `config` says.
+        reference_model: what the KL term is measured against; None: the model as it was at the start.
+
+    Raises:
+        InputError: something given cannot be used.
+
+    Example:
+        trainer = GRPOTrainer(model="tiny", config=GRPOConfig(steps=60, learning_rate=1e-3), rewards=my_reward,
+                              train_dataset=["What is 2 + 3?", …])
+        summary = trainer.train()
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        config: GRPOConfig | None = None,
+        *,
+        tokenizer: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        rewards: Any = None,
+        reference_model: Any = None,
+        args: GRPOConfig | None = None,
+        processing_class: Any = None,
+        reward_funcs: Any = None,
+        reward_model: Any = None,
+        ref_model: Any = None,
+    ) -> None:
+        self.config = _one_of("config", config, "args", args) or GRPOConfig()
+        rewards = _one_of("reward_funcs", reward_funcs, "reward_model", reward_model, "rewards", rewards)
+        if rewards is not None and not isinstance(rewards, list | tuple):
+            rewards = [rewards]
+        self._given = Given(
+            model=model,
+            tokenizer=_one_of("tokenizer", tokenizer, "processing_class", processing_class),
+            train_rows=train_dataset,
+            eval_rows=eval_dataset,
+            rewards=rewards,
+            reference_model=_one_of("reference_model", reference_model, "ref_model", ref_model),
+        )
+        self._parts: Parts = assemble(self.config, self._given)
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face module that is trained, PEFT-wrapped under LoRA."""
+        return self._parts.policy.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._parts.policy.tokenizer
+
+    def train(self, *, resume_from: str | Path | None = None) -> Mapping[str, Any]:
+        """Train, write the run directory and return the summary.
+
+        Args:
+            resume_from: a run directory to go on with; None: a new run.
+        """
+        if resume_from is not None:
+            return resume(resume_from, given=self._given).summary
+        return train_parts(self._parts).summary
+
+    def evaluate(self) -> Mapping[str, Any]:
+        """Return the accuracies of the model as it is on the held-out rows."""
+        return evaluate_parts(self._parts)
+
+    def generate(self, prompts: Sequence[Any], *, num_completions: int = 1) -> list[list[str]]:
+        """Return `num_completions` texts for each prompt (a text or messages)."""
+        rows = read_rows(list(prompts))
+        answers = complete(self.config, self._parts.policy, rows, num_completions=num_completions)
+        return [list(answer["completions"]) for answer in answers]
+
+    def save_model(self, directory: str | Path) -> None:
+        """Write what `AutoModelForCausalLM` and `AutoTokenizer` load: the model, or its adapter."""
+        self._parts.policy.save(Path(directory))
+
+
+def _one_of(*names_and_values: Any) -> Any:
+    """Return the one value that is not None of alternating names and values."""
+    given = {
+        name: value
+        for name, value in zip(names_and_values[::2], names_and_values[1::2], strict=True)
+        if value is not None
+    }
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} mean the same: give one of them")
+    return next(iter(given.values()), None)

@@ -1,0 +1,264 @@
+"""Training runs: from a configuration to a run directory, and on from there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo.build.parts import (
+    Given,
+    Prompts,
+    decoder,
+    make_collector,
+    make_engine,
+    make_learner,
+    make_policy,
+    make_prompts,
+    make_rewards,
+    make_task,
+    number_of_steps,
+    sampling_params,
+)
+from grpo.checkpoint import CheckpointStore, Progress
+from grpo.config import GRPOConfig, split_words
+from grpo.engines.native import NativeEngine
+from grpo.errors import ConfigError
+from grpo.evaluate import Evaluator
+from grpo.policy import Policy
+from grpo.rewards import RewardSuite
+from grpo.storage import require_free_space
+from grpo.tasks import Task
+from grpo.tracking import Journal, RunDirectory, TensorBoardTracker, Tracker, WandbTracker, find_run
+from grpo.tracking.console import Console, RunInfo
+from grpo.trainer import Outcome, Plan, Trainer
+
+__all__ = ["Parts", "assemble", "resume", "train", "train_parts"]
+
+_FIXED = (
+    *("model", "tokenizer", "revision", "lora_rank", "lora_alpha", "lora_targets", "reference_model"),
+    *("task", "train_file", "eval_file", "dataset", "dataset_config", "train_split", "eval_split", "train_size"),
+    *("prompt_column", "answer_column", "seed", "output_dir", "run_name"),
+)
+"""Options that cannot change in the middle of a run."""
+
+_BYTES_PER_TRAINED_PARAMETER = 12
+"""In a checkpoint: the weight and AdamW's two moments, float32 each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of before anything is written."""
+
+    config: GRPOConfig
+    task: Task
+    policy: Policy
+    prompts: Prompts
+    rewards: RewardSuite
+    engine: NativeEngine
+    evaluator: Evaluator | None
+
+
+def assemble(config: GRPOConfig, given: Given | None = None) -> Parts:
+    """Return the parts of a run; whatever is wrong with the input shows here, before anything is written."""
+    given = given or Given()
+    task = make_task(config, given)
+    policy = make_policy(config, given)
+    prompts = make_prompts(config, task, policy)
+    rewards = make_rewards(config, given, prompts.train)
+    engine = make_engine(config, policy)
+    evaluator = None
+    if prompts.evaluation:
+        evaluator = Evaluator(
+            engine,
+            prompts.evaluation,
+            decoder(policy),
+            rewards=rewards,
+            judge=task.judge,
+            sampling=sampling_params(config),
+            samples=config.output.eval_samples,
+            seed=config.optimizer.seed,
+        )
+    return Parts(config, task, policy, prompts, rewards, engine, evaluator)
+
+
+def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
+    """Train in a new run directory and return how it ended.
+
+    Raises:
+        InputError: the configuration, data, model or output directory cannot be used; nothing was written.
+        RunError: it failed while running; what was saved before is intact.
+    """
+    return train_parts(assemble(config, given))
+
+
+def train_parts(parts: Parts) -> Outcome:
+    """Train the policy of `parts` from where it is, in a new run directory; errors as `train`."""
+    output = parts.config.output
+    needed = _BYTES_PER_TRAINED_PARAMETER * parts.policy.num_trainable_parameters
+    require_free_space(Path(output.output_dir or "runs"), needed)
+    with RunDirectory.create(output.output_dir, name=output.run_name or parts.task.name) as run:
+        run.write_config(parts.config.to_yaml())
+        return _run(parts, run, Progress())
+
+
+def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), given: Given | None = None) -> Outcome:
+    """Go on with a run from its newest good checkpoint (from its beginning when there is none).
+
+    Args:
+        overrides: options that change from here on, as `steps=200`.
+
+    Raises:
+        CheckpointError: no run is there, or all its checkpoints are damaged.
+        ConfigError: an option cannot change in the middle of a run.
+    """
+    directory = find_run(path)
+    origin = directory / "config.yaml"
+    config = _changed(GRPOConfig.from_yaml(origin.read_text(encoding="utf-8"), str(origin)), overrides)
+    with RunDirectory.open(path) as run:
+        checkpoint = CheckpointStore(run.path, config.output.keep_checkpoints).newest()
+        parts = assemble(config, given)
+        run.write_config(config.to_yaml())
+        if checkpoint is None:
+            run.rewind(-1)
+            return _run(parts, run, Progress())
+        parts.policy.load_weights(checkpoint.path)
+        run.rewind(checkpoint.state.progress.step)
+        return _run(parts, run, checkpoint.state.progress, checkpoint.state.optimizer)
+
+
+def _changed(config: GRPOConfig, overrides: Sequence[str] | Mapping[str, Any]) -> GRPOConfig:
+    if not overrides:
+        return config
+    if not isinstance(overrides, Mapping):
+        from grpo.config.overrides import parse_overrides
+
+        overrides = parse_overrides(overrides)
+    changed = config.replace(**overrides)
+    fixed = [name for name in config.differences(changed) if name in _FIXED]
+    if fixed:
+        was, wanted = config.differences(changed)[fixed[0]]
+        raise ConfigError(
+            f"{fixed[0]} is {was!r} in this run and cannot become {wanted!r} in the middle of it: start a new run"
+        )
+    return changed
+
+
+def _run(
+    parts: Parts, run: RunDirectory, progress: Progress, optimizer_state: Mapping[str, Any] | None = None
+) -> Outcome:
+    config, policy = parts.config, parts.policy
+    steps = number_of_steps(config, len(parts.prompts.train))
+    learner = make_learner(config, policy, steps)
+    if optimizer_state is not None:
+        learner.optimizer.load_state_dict(dict(optimizer_state))
+    parts.engine.load_weights(policy.model, version=progress.step)
+    with ExitStack() as stack:
+        console = stack.enter_context(Console(log_every=config.output.log_every, live=config.output.live))
+        stack.enter_context(_warnings_on(console))
+        trackers = _trackers(config, run.path)
+        for tracker in trackers:
+            tracker.start(config.flat(), step=progress.step)
+        console.start(_run_info(parts, run.path, steps, progress.step))
+        journal = Journal(
+            run,
+            console,
+            trackers,
+            log_every=config.output.log_every,
+            log_completions=config.output.log_completions,
+        )
+        _remark(parts, journal)
+        trainer = Trainer(
+            policy=policy,
+            engine=parts.engine,
+            collector=make_collector(config, policy, parts.engine, parts.prompts.train, parts.rewards, steps),
+            learner=learner,
+            evaluator=parts.evaluator,
+            journal=journal,
+            checkpoints=CheckpointStore(run.path, config.output.keep_checkpoints),
+            plan=Plan(
+                steps=steps,
+                eval_every=config.output.eval_every,
+                save_every=config.output.save_every,
+                seed=config.optimizer.seed,
+                eval_at_start=config.output.eval_at_start,
+            ),
+            progress=progress,
+        )
+        outcome = trainer.train()
+        if outcome.signal_number is not None:
+            journal.note(f"saved after step {trainer.progress.step}; go on with: grpo train --resume {run.path}")
+        return outcome
+
+
+def _remark(parts: Parts, journal: Journal) -> None:
+    """Say what was left out of the data."""
+    if parts.prompts.dropped:
+        journal.warn(
+            f"{parts.prompts.dropped} rows have prompts longer than {parts.config.data.max_prompt_length} tokens "
+            f"and were left out: raise max_prompt_length to keep them"
+        )
+    if parts.task.removed:
+        journal.warn(f"{parts.task.removed} training rows are also evaluation rows and were left out of training")
+    if parts.evaluator is None:
+        journal.note("nothing is held out, so nothing is evaluated: give eval_file or eval_size to see accuracy")
+
+
+def _run_info(parts: Parts, path: Path, steps: int, first_step: int) -> RunInfo:
+    config, policy = parts.config, parts.policy
+    example = parts.prompts.evaluation or parts.prompts.train
+    raw = example[0].raw
+    return RunInfo(
+        model=config.policy.model,
+        trained_parameters=policy.num_trainable_parameters,
+        total_parameters=policy.num_parameters,
+        task=parts.task.name,
+        train_rows=len(parts.prompts.train),
+        eval_rows=len(parts.prompts.evaluation),
+        method=config.algorithm.method,
+        group_size=config.rollout.group_size,
+        prompts_per_step=config.rollout.prompts_per_step,
+        steps=steps,
+        run_path=path,
+        first_step=first_step,
+        rewards=[function.name for function in parts.rewards.functions],
+        device=str(policy.device),
+        example_prompt=raw if isinstance(raw, str) else str(raw[-1]["content"]),
+    )
+
+
+def _trackers(config: GRPOConfig, path: Path) -> list[Tracker]:
+    trackers: list[Tracker] = []
+    if config.output.tensorboard:
+        trackers.append(TensorBoardTracker(path))
+    if config.output.wandb:
+        trackers.append(
+            WandbTracker(path, project=config.output.wandb_project or "grpo", name=config.output.wandb_run_name)
+        )
+    return trackers
+
+
+@contextmanager
+def _warnings_on(console: Console) -> Iterator[None]:
+    """Send what the package's parts log to the run's screen, where it does not break the live display."""
+    logger = logging.getLogger("grpo")
+    handler = _ConsoleHandler(console)
+    logger.addHandler(handler)
+    previous, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = previous
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(level=logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.warn(record.getMessage())

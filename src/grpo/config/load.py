@@ -1,0 +1,160 @@
+"""Recipe or file, then overrides → `GRPOConfig`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo import recipes
+from grpo.config.layers import OWN_ROWS, merge_layers
+from grpo.config.overrides import parse_overrides
+from grpo.config.schema import GRPOConfig, mapping_in
+from grpo.config.settings import Settings, read_settings
+from grpo.errors import CheckpointError, ConfigError
+
+__all__ = ["DEFAULT_RECIPE", "load_config", "load_model_config"]
+
+DEFAULT_RECIPE = "arithmetic"
+LATEST_RUN = "runs/latest"
+
+_YAML = (".yaml", ".yml")
+
+
+def load_config(
+    source: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), **options: Any
+) -> GRPOConfig:
+    """Return the config of a recipe or a YAML file, with overrides on top.
+
+    A file starts from the defaults, or from the recipe that it names (`recipe: gsm8k`). With no source it is
+    the recipe `arithmetic`; but that one is made for the model `tiny` and its own rows, so overrides that
+    bring another model or other data start from the defaults.
+
+    Args:
+        source: name of a recipe, or path of a file.
+        overrides: words as on the command line (`["steps=3", "--use-wandb"]`), or a mapping.
+        options: further overrides, which win over the others.
+
+    Raises:
+        ConfigError: no such recipe or file, or a config that cannot be.
+
+    Example:
+        >>> config = load_config("arithmetic", ["steps=3"], seed=7)
+        >>> config.optimizer.steps, config.optimizer.seed
+        (3, 7)
+    """
+    changes = read_settings(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    changes = merge_layers([changes, read_settings(options)])
+    if source is None:
+        layers = [] if _brings_its_own(changes) else _recipe_layers(DEFAULT_RECIPE)
+    else:
+        layers = _source_layers(source)
+    return GRPOConfig(**merge_layers([*layers, changes]))
+
+
+def load_model_config(
+    model: str | None, source: str | None = None, overrides: Sequence[str] = (), *, needs_task: bool = True
+) -> GRPOConfig:
+    """Return the config to use `model` with, without training it; its `policy.model` says where the model is.
+
+    The rest is that of `source` if there is one; else, for a run or the model in one, the run's own; for `tiny`
+    the recipe it is made for; for any other model the defaults.
+
+    Args:
+        model: a run's directory, a model's directory, Hub id or `tiny`; None takes `runs/latest`, else `tiny`.
+        needs_task: whether a model of which nothing is known gets the default task, arithmetic.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    changes = parse_overrides(overrides)
+    run = _run_of(LATEST_RUN if model is None else model)
+    if model is None:
+        model = "tiny" if run is None else str(run)
+    elif run is not None and not _is_inside_run(model):
+        model = str(run)
+    if source is not None:
+        base = _source_layers(source)
+    elif run is not None:
+        base = _source_layers(run / "config.yaml")
+    elif model == "tiny" and not _brings_rows(changes):
+        base = _recipe_layers(DEFAULT_RECIPE)
+    else:
+        base = [] if needs_task else [{"task": "rows"}]
+    # What was trained lies in the run with its tokenizer; an adapter of it is not to be put on another.
+    chosen = {"model": model, "tokenizer": None, "revision": None, "reference_model": None, "lora_rank": 0}
+    return GRPOConfig(**merge_layers([*base, chosen, changes]))
+
+
+def _run_of(model: str) -> Path | None:
+    """Return the directory of the run that `model` is, or whose model it is; None if it belongs to none."""
+    from grpo.tracking import find_run
+
+    path = Path(model).expanduser()
+    try:
+        return find_run(path.parent if _is_inside_run(model) else path)
+    except CheckpointError:
+        return None
+
+
+def _is_inside_run(model: str) -> bool:
+    name = Path(model).name
+    return name == "final_model" or name.startswith("checkpoint-")
+
+
+def _brings_its_own(changes: Settings) -> bool:
+    return (
+        changes.get("model", "tiny") != "tiny"
+        or changes.get("task", DEFAULT_RECIPE) != DEFAULT_RECIPE
+        or _brings_rows(changes)
+    )
+
+
+def _brings_rows(changes: Settings) -> bool:
+    return any(changes.get(name) is not None for name in OWN_ROWS)
+
+
+def _source_layers(source: str | Path) -> list[Settings]:
+    name = str(source)
+    path = Path(source).expanduser()
+    if name in recipes.names():
+        return _recipe_layers(name)
+    if path.is_dir():
+        hint = f"go on with it by: grpo train --resume {source}" if (path / "config.yaml").is_file() else "name a file"
+        raise ConfigError(f"{name} is a directory: {hint}")
+    if not path.exists():
+        raise ConfigError(f"no recipe or file {name!r}: {_nearest(path)}")
+    return _text_layers(_read(path), name)
+
+
+def _recipe_layers(name: str) -> list[Settings]:
+    return _text_layers(recipes.text(name), f"recipe {name}")
+
+
+def _text_layers(text: str, origin: str) -> list[Settings]:
+    options = mapping_in(text, origin)
+    base = options.pop("recipe", None)
+    layers: list[Settings] = []
+    if base is not None:
+        if base not in recipes.names():
+            raise ConfigError(f"{origin}: no recipe {base!r} to start from: use one of {', '.join(recipes.names())}")
+        layers = _recipe_layers(str(base))
+    return [*layers, read_settings(options, origin)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read {path}: {reason}") from None
+
+
+def _nearest(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path()
+    files = [str(path.parent / found.name) for found in folder.iterdir() if found.suffix in _YAML]
+    close = difflib.get_close_matches(str(path), [*recipes.names(), *files], n=2, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"recipes are {', '.join(recipes.names())}; a file ends in .yaml"

@@ -1,0 +1,116 @@
+"""Does a model, run through the shared cache, give what it gives alone? Asked once, when an engine is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grpo.engines.native.attention import PrefillAttention
+from grpo.engines.native.cache import KeyValueTable
+from grpo.engines.native.runner import Runner
+from grpo.policy.attention import causal_lm, placeholder_mask
+
+__all__ = ["why_not_shared"]
+
+_PROMPTS = ((3, 10, 17, 24, 31), (2, 13, 24))
+_COMPLETIONS = ((0, (5, 9)), (1, (4, 6)), (0, (8, 1)))
+"""Number of the prompt, and the two tokens after it."""
+
+
+def why_not_shared(model: nn.Module, runner: Runner) -> str | None:
+    """Return why `runner` cannot run `model`, None if it can."""
+    config: Any = causal_lm(model).config
+    config = config.get_text_config()
+    try:
+        return _of_unknown_kind(config) or _unheard_window(model, config) or _different_logits(model, runner, config)
+    except torch.OutOfMemoryError:
+        raise
+    # Any other failure only means that the plain way has to be taken.
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _of_unknown_kind(config: Any) -> str | None:
+    others = sorted({str(kind) for kind in _layer_types(config)} - {"full_attention", "sliding_attention"})
+    if others:
+        return f"it has layers of type {', '.join(others)}"
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return "its layers attend in chunks"
+    return None
+
+
+def _unheard_window(model: nn.Module, config: Any) -> str | None:
+    """Return which layers would not tell our attention what they see.
+
+    The tokens that are tried below are too few to reach beyond a sliding window, so each layer has to name its own.
+    """
+    windows = _windows(model, config.vocab_size)
+    if len(windows) != config.num_hidden_layers:
+        return f"{len(windows)} of its {config.num_hidden_layers} layers use exchangeable attention"
+    types = _layer_types(config)
+    num_windowed = types.count("sliding_attention") if types else config.num_hidden_layers
+    if sum(found is not None for found in windows) != (num_windowed if getattr(config, "sliding_window", None) else 0):
+        return "its layers do not tell their sliding window"
+    return None
+
+
+def _different_logits(model: nn.Module, runner: Runner, config: Any) -> str | None:
+    """Return by how much logits through the shared cache are off: a layer with a state of its own shows here."""
+    through_cache, plain = _logits_both_ways(model, runner, config.vocab_size)
+    # Rounding: 1e-5 of the logits' spread in float32, a few hundredths in 16 bits. A missing state: far more.
+    tolerance = 2e-3 if through_cache.dtype.itemsize >= 4 else 0.2
+    difference, spread = float((through_cache.float() - plain.float()).abs().max()), float(plain.float().std())
+    if difference <= spread * tolerance:
+        return None
+    return f"its logits would be off by {difference:.2g}, their standard deviation being {spread:.2g}"
+
+
+def _layer_types(config: Any) -> list[str]:
+    return list(getattr(config, "layer_types", None) or [])
+
+
+class _Witness:
+    """Hands on to `attend` and notes which sliding window each layer asked for."""
+
+    def __init__(self, attend: PrefillAttention) -> None:
+        self.attend = attend
+        self.windows: list[int | None] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.windows.append(kwargs["sliding_window"])
+        return self.attend(*args, **kwargs)
+
+
+def _windows(model: nn.Module, vocabulary: int) -> list[int | None]:
+    """Return the sliding window of each layer that uses our attention."""
+    device = next(model.parameters()).device
+    table, length = KeyValueTable(block=1), len(_PROMPTS[0])
+    table.reserve(1, length)
+    witness = _Witness(PrefillAttention(table, np.array([0]), np.array([length])))
+    model(
+        input_ids=torch.tensor(_PROMPTS[:1], device=device) % vocabulary,
+        position_ids=torch.arange(length, device=device)[None],
+        attention_mask=placeholder_mask(device),
+        attend=witness,
+        use_cache=False,
+    )
+    return witness.windows
+
+
+def _logits_both_ways(model: nn.Module, runner: Runner, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Return next-token logits [3, 3, V] through prefill and two decodes, and of plain forward passes."""
+    device = next(model.parameters()).device
+    tails = torch.tensor([tail for _, tail in _COMPLETIONS], device=device) % vocabulary
+    slots = np.array([slot for slot, _ in _COMPLETIONS])
+    prompts = [[token % vocabulary for token in prompt] for prompt in _PROMPTS]
+    first = runner.prefill(prompts)[torch.from_numpy(slots).to(device)]
+    runner.join(slots)
+    through_cache = torch.stack((first, runner.decode(tails[:, 0]), runner.decode(tails[:, 1])), dim=1)
+    plain = []
+    for (slot, _), tail in zip(_COMPLETIONS, tails.tolist(), strict=True):
+        output = model(input_ids=torch.tensor([prompts[slot] + tail], device=device), use_cache=False)
+        plain.append(output.logits[0, -3:])
+    return through_cache, torch.stack(plain)

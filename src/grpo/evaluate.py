@@ -1,0 +1,177 @@
+"""How good the policy is on held-out prompts: strict and lenient accuracy with intervals, sampled and greedy."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from grpo.engines import Engine, generate
+from grpo.rewards import RewardSuite
+from grpo.seeding import derive_seed
+from grpo.types import Group, Prompt, Request, SamplingParams, Verdict
+
+__all__ = ["Evaluation", "Evaluator", "confidence_interval", "pass_at_k"]
+
+_Z95 = 1.959963984540054
+_SHOWN_ANSWERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What `Evaluator.evaluate` found; `metrics` is JSON-able and goes to `eval.jsonl` as it is.
+
+    Attributes:
+        metrics: `reward`, `completion_length`, `truncated_share`, `prompts`, `samples_per_prompt`; when the
+            task can judge answers also `accuracy` (strict, sampled), `accuracy_ci95`, `accuracy_lenient`,
+            `accuracy_lenient_ci95`, `accuracy_greedy`, `accuracy_greedy_ci95`, `accuracy_greedy_lenient`,
+            `format_rate`, `pass_at_k` (by k) and `answers` (how often each of the commonest was given).
+    """
+
+    metrics: Mapping[str, Any]
+
+
+class Evaluator:
+    """Evaluates an engine's current weights on the same prompts with the same seeds every time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        decode: Callable[[Sequence[Sequence[int]]], list[str]],
+        *,
+        rewards: RewardSuite | None,
+        judge: Callable[[str, Mapping[str, Any]], Verdict] | None,
+        sampling: SamplingParams,
+        samples: int,
+        seed: int,
+    ) -> None:
+        self.engine = engine
+        self.prompts = prompts
+        self.decode = decode
+        self.rewards = rewards
+        self.judge = judge
+        self.sampling = sampling
+        self.samples = samples
+        self.seed = seed
+
+    def evaluate(self, step: int, max_steps: int) -> Evaluation:
+        """Return accuracies of the engine's current weights; `step` only tells reward functions where the run is."""
+        sampled, texts = self._sample(self.sampling, self.samples)
+        lengths = [len(rollout.token_ids) for group in sampled for rollout in group.rollouts]
+        cut = [rollout.finish_reason == "length" for group in sampled for rollout in group.rollouts]
+        metrics: dict[str, Any] = {
+            "prompts": len(self.prompts),
+            "samples_per_prompt": self.samples,
+            "completion_length": _mean(lengths),
+            "truncated_share": _mean(cut),
+        }
+        if self.rewards is not None:
+            scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps)
+            totals = [rollout.score.total for group in scored.groups for rollout in group.rollouts]
+            numbers = [total for total in totals if total is not None]
+            metrics["reward"] = _mean(numbers) if numbers else None
+        if self.judge is not None:
+            greedy, greedy_texts = self._sample(replace(self.sampling, temperature=0.0), 1)
+            metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(greedy, greedy_texts))
+        return Evaluation(metrics)
+
+    def _sample(self, sampling: SamplingParams, samples: int) -> tuple[list[Group], list[str]]:
+        requests = [
+            Request(
+                id=place,
+                prompt_ids=prompt.token_ids,
+                seeds=tuple(derive_seed(self.seed, "evaluation", place, index) for index in range(samples)),
+                sampling=sampling,
+            )
+            for place, prompt in enumerate(self.prompts)
+        ]
+        groups = [
+            Group(prompt, rollouts)
+            for prompt, rollouts in zip(self.prompts, generate(self.engine, requests), strict=True)
+        ]
+        return groups, self.decode([rollout.token_ids for group in groups for rollout in group.rollouts])
+
+    def _verdicts(self, groups: Sequence[Group], texts: Sequence[str]) -> list[list[Verdict]]:
+        """Return one verdict a completion, grouped by prompt."""
+        assert self.judge is not None
+        flat = iter(texts)
+        return [[self.judge(next(flat), group.prompt.columns) for _ in group.rollouts] for group in groups]
+
+    def _accuracies(self, sampled: list[list[Verdict]], greedy: list[list[Verdict]]) -> dict[str, Any]:
+        strict = [[verdict.strict for verdict in row] for row in sampled]
+        lenient = [[verdict.lenient for verdict in row] for row in sampled]
+        greedy_strict = [[verdict.strict for verdict in row] for row in greedy]
+        answers = Counter(verdict.answer for row in sampled for verdict in row if verdict.answer is not None)
+        powers = [2**exponent for exponent in range(self.samples.bit_length()) if 2**exponent <= self.samples]
+        return {
+            "accuracy": _mean_of_rows(strict),
+            "accuracy_ci95": list(confidence_interval(strict)),
+            "accuracy_lenient": _mean_of_rows(lenient),
+            "accuracy_lenient_ci95": list(confidence_interval(lenient)),
+            "accuracy_greedy": _mean_of_rows(greedy_strict),
+            "accuracy_greedy_ci95": list(confidence_interval(greedy_strict)),
+            "accuracy_greedy_lenient": _mean_of_rows([[verdict.lenient for verdict in row] for row in greedy]),
+            "format_rate": _mean_of_rows([[verdict.well_formed for verdict in row] for row in sampled]),
+            "pass_at_k": {str(k): _mean([pass_at_k(len(row), sum(row), k) for row in strict]) for k in powers},
+            "answers": dict(answers.most_common(_SHOWN_ANSWERS)),
+        }
+
+
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Return the unbiased estimate that at least one of k samples is right (arXiv:2107.03374, eq. 1).
+
+    Example:
+        >>> pass_at_k(4, 1, 1)
+        0.25
+        >>> pass_at_k(4, 1, 4)
+        1.0
+    """
+    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+def confidence_interval(outcomes: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """Return the 95% interval of the share of True over prompts with several samples each.
+
+    It is Wilson's interval at the effective number of samples: those of one prompt resemble each other,
+    so their number is divided by the design effect 1 + (k - 1) ρ, where ρ is the intraclass correlation
+    estimated by one-way analysis of variance (Kish 1965).
+
+    Args:
+        outcomes: one row a prompt, k outcomes in each.
+
+    Example:
+        >>> low, high = confidence_interval([[True], [True], [False], [True]])
+        >>> round(low, 2), round(high, 2)
+        (0.3, 0.95)
+    """
+    share = _mean_of_rows(outcomes)
+    count = _effective_count(outcomes)
+    centre = share + _Z95**2 / (2 * count)
+    half = _Z95 * math.sqrt(share * (1 - share) / count + _Z95**2 / (4 * count**2))
+    scale = 1 + _Z95**2 / count
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def _effective_count(outcomes: Sequence[Sequence[bool]]) -> float:
+    num_prompts, k = len(outcomes), len(outcomes[0])
+    total = num_prompts * k
+    if k == 1 or num_prompts == 1:
+        return float(total)
+    share = _mean_of_rows(outcomes)
+    means = [sum(row) / k for row in outcomes]
+    between = k * sum((mean - share) ** 2 for mean in means) / (num_prompts - 1)
+    within = sum(mean * (1 - mean) for mean in means) * k / (num_prompts * (k - 1))
+    spread = between + (k - 1) * within
+    correlation = (between - within) / spread if spread > 0 else 1.0
+    return total / (1 + (k - 1) * min(1.0, max(0.0, correlation)))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_of_rows(rows: Sequence[Sequence[bool]]) -> float:
+    return sum(sum(row) for row in rows) / sum(len(row) for row in rows)

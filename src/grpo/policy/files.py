@@ -1,0 +1,138 @@
+"""Models and tokenizers out of their files. No code in those files is ever run: safetensors and JSON only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from grpo.errors import CheckpointError, ModelError
+from grpo.policy.adapters import load_adapter
+from grpo.policy.sources import ModelSource, find_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["load_model", "load_saved_weights", "load_tokenizer", "without_progress_bars"]
+
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+
+
+def load_model(source: ModelSource, *, dtype: torch.dtype | None, trainable_adapter: bool = True) -> nn.Module:
+    """Return the model, PEFT-wrapped if `source` is an adapter, on the CPU in evaluation mode.
+
+    Args:
+        dtype: of the weights; None: as they are on disk.
+
+    Raises:
+        ModelError: the files are missing, incomplete, of an unknown architecture, or not safetensors.
+    """
+    from transformers import AutoModelForCausalLM
+
+    base = source if source.base is None else find_source(source.base)
+    if base.base is not None:
+        raise ModelError(
+            f"{source.name} is an adapter on {base.name}, which is an adapter itself: merge that one first"
+        )
+    try:
+        with without_progress_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                base.directory,
+                dtype="auto" if dtype is None else dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    # The Rust reader has an exception of its own.
+    except Exception as error:
+        raise ModelError(f"the model {base.name} does not load: {_first_line(error)}") from error
+    if info["missing_keys"]:
+        raise ModelError(
+            f"the model {base.name} lacks weights, {min(info['missing_keys'])} among them: is it a causal LM?"
+        )
+    assert isinstance(model, nn.Module)
+    return model if source.base is None else load_adapter(model, source.directory, trainable=trainable_adapter)
+
+
+def load_saved_weights(model: Any, directory: Path) -> None:
+    """Put the float32 weights that `model.save_pretrained` wrote in place of the present ones, all or none.
+
+    Raises:
+        CheckpointError: they are missing, damaged or of another model.
+    """
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} has no config.json: it is not a checkpoint of a run without LoRA")
+    try:
+        with without_progress_bars():
+            saved, info = type(model).from_pretrained(
+                directory, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:
+        raise CheckpointError(f"the weights in {directory} do not load: {_first_line(error)}") from error
+    weights = saved.state_dict()
+    shapes = {name: value.shape for name, value in weights.items()}
+    if info["missing_keys"] or shapes != {name: value.shape for name, value in model.state_dict().items()}:
+        raise CheckpointError(f"the weights in {directory} are of another model than the one being trained")
+    model.load_state_dict(weights)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars for files on this machine into the run's own display."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase | None, source: ModelSource | None) -> Any:
+    """Return the tokenizer: the one given, or else that of the model or of an adapter's base.
+
+    Args:
+        tokenizer: in memory, or a directory or Hub id; None: the model's own.
+        source: of the model; None for a model in memory without a name.
+
+    Raises:
+        ModelError: there is none, or it does not load.
+    """
+    if tokenizer is None:
+        if source is None:
+            raise ModelError("a model in memory that was not loaded from files has no tokenizer: give it as well")
+        if source.base is None or _has_tokenizer(source.directory):
+            return _tokenizer_in(source.directory, source.name)
+        return load_tokenizer(None, find_source(source.base))
+    if not isinstance(tokenizer, (str, Path)):
+        return tokenizer
+    directory = Path(tokenizer).expanduser()
+    return _tokenizer_in(directory if _has_tokenizer(directory) else find_source(tokenizer).directory, str(tokenizer))
+
+
+def _tokenizer_in(directory: Path, name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if not _has_tokenizer(directory):
+        raise ModelError(
+            f"{name} has no tokenizer (neither {' nor '.join(TOKENIZER_FILES)}): give one beside the model"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"the tokenizer of {name} does not load: {_first_line(error)}") from error
+
+
+def _has_tokenizer(directory: Path) -> bool:
+    return any((directory / file).is_file() for file in TOKENIZER_FILES)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

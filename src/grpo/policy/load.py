@@ -1,0 +1,198 @@
+"""From a model's name to a `Policy`."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from grpo.errors import ConfigError, ModelError
+from grpo.policy.adapters import TRAINED, LoraSettings, add_adapter, keep_adapter_copy
+from grpo.policy.attention import causal_lm, use_attention
+from grpo.policy.files import load_model, load_tokenizer
+from grpo.policy.policy import Policy, Reference
+from grpo.policy.self_check import choose_forward
+from grpo.policy.sources import ModelSource, find_source
+from grpo.policy.tokens import choose_pad_token, find_end_tokens
+from grpo.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["load_policy"]
+
+logger = logging.getLogger(__name__)
+
+
+def load_policy(
+    model: str | Path | PreTrainedModel,
+    *,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    lora: LoraSettings | None = None,
+    reference: str | Path | PreTrainedModel = "none",
+    revision: str | None = None,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+) -> Policy:
+    """Return the policy, ready to be trained and sampled from.
+
+    Args:
+        model: "tiny", a Hub id, a model's, adapter's or run's directory, or a model in memory, which is then
+            trained in place (a PEFT-wrapped one goes on training its adapter).
+        tokenizer: None: the model's own.
+        dtype: "float32" or "bfloat16", what the model computes in; "auto": bfloat16 on a GPU, float32 on a CPU.
+            Weights that are trained are float32 in any case; under LoRA "bfloat16" also halves the frozen base.
+        device: "cpu", "cuda" or "cuda:1"; "auto": a GPU if there is one.
+        lora: train adapters of this shape; None: all weights, or the adapter if `model` is one.
+        reference: "none"; "start": the policy as it is now (adapters off under LoRA, a copy of what is trained
+            otherwise); or another model.
+        revision: of `model` on the Hub: branch, tag or commit.
+        gradient_checkpointing: compute activations again in backward instead of keeping them.
+        seed: of fresh adapters.
+
+    Raises:
+        ModelError: model or tokenizer is missing, does not load or lacks an end token.
+        ConfigError: dtype or device is not available, or LoRA is asked for on top of an adapter.
+    """
+    target = _device(device)
+    compute_dtype = _compute_dtype(dtype, target)
+    source, module = _open(model, revision, compute_dtype if lora is not None else None)
+    had_adapter = hasattr(module, "peft_config")
+    trains_adapter = had_adapter or lora is not None
+    if had_adapter:
+        _take_up_adapter(module, lora)
+    tokenizer = load_tokenizer(tokenizer, source)
+    end_token_ids = find_end_tokens(causal_lm(module), tokenizer)
+    pad_token_id = choose_pad_token(causal_lm(module), tokenizer, end_token_ids)
+    module = _place(module, target, compute_dtype if trains_adapter else torch.float32)
+    forward = choose_forward(module, pad_token_id, can_attend=use_attention(module))
+    beside = None
+    if reference == "start" and not trains_adapter:
+        beside = Reference(_frozen(copy.deepcopy(module)), forward)
+    elif reference not in ("none", "start"):
+        beside = _other_reference(reference, module, target, compute_dtype, pad_token_id)
+    if lora is not None:
+        module = add_adapter(module, lora, seed=derive_seed(seed, "lora"))
+    elif had_adapter and reference == "start":
+        keep_adapter_copy(module)
+    elif not had_adapter:
+        module.requires_grad_(True)
+        _make_savable(module)
+    if gradient_checkpointing:
+        _checkpoint_gradients(causal_lm(module))
+    return Policy(
+        module,
+        tokenizer,
+        end_token_ids=end_token_ids,
+        pad_token_id=pad_token_id,
+        forward=forward,
+        compute_dtype=compute_dtype,
+        base_name=_base_name(source),
+        reference=beside,
+        reference_is_adapter=reference == "start" and trains_adapter,
+    )
+
+
+def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[ModelSource | None, nn.Module]:
+    """Return the model and where its files are, None if it has none."""
+    if isinstance(model, (str, Path)):
+        source = find_source(model, revision=revision)
+        return source, load_model(source, dtype=dtype)
+    if not isinstance(model, nn.Module) or not hasattr(causal_lm(model), "get_output_embeddings"):
+        raise ModelError(f"a model is a name, a directory or a Hugging Face causal LM, not {type(model).__name__}")
+    name = getattr(causal_lm(model).config, "_name_or_path", "")
+    try:
+        return (find_source(name) if name else None), model
+    except ModelError:
+        return None, model
+
+
+def _take_up_adapter(module: Any, lora: LoraSettings | None) -> None:
+    """Make the adapter that the model came with the one that is trained."""
+    if lora is not None:
+        raise ConfigError("the model is an adapter already: leave out LoRA's settings to go on training it")
+    if module.active_adapters != [TRAINED]:
+        raise ModelError(f"the active adapter is {module.active_adapters}: it must be the one named {TRAINED!r}")
+    module.set_adapter(TRAINED)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"no device {name!r}: use 'auto', 'cpu' or 'cuda'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but PyTorch sees no GPU: use 'cpu' or 'auto'")
+    return device
+
+
+def _compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name == "float32":
+        return torch.float32
+    if name == "bfloat16":
+        return torch.bfloat16
+    raise ConfigError(f"dtype {name!r} is not supported: use 'auto', 'bfloat16' or 'float32'")
+
+
+def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return the module on `device`: adapters in float32, all else in `dtype` (quantized weights as they are)."""
+    if not getattr(causal_lm(module), "is_quantized", False):
+        for name, parameter in module.named_parameters():
+            if parameter.is_floating_point():
+                is_adapter = hasattr(module, "peft_config") and f".{TRAINED}." in name
+                parameter.data = parameter.data.to(torch.float32 if is_adapter else dtype)
+        module.to(device)
+    return module
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.requires_grad_(False).eval()
+
+
+def _other_reference(
+    reference: Any, policy: nn.Module, device: torch.device, dtype: torch.dtype, pad_token_id: int
+) -> Reference:
+    """Return the model that was named as reference, frozen."""
+    source, module = _open(reference, None, dtype)
+    sizes = [causal_lm(each).config.get_text_config().vocab_size for each in (policy, module)]  # type: ignore[operator,union-attr]
+    if sizes[0] != sizes[1]:
+        name = source.name if source is not None else "in memory"
+        raise ModelError(
+            f"the reference {name} has {sizes[1]} tokens and the policy {sizes[0]}: they must share a vocabulary"
+        )
+    module = _frozen(_place(module, device, dtype))
+    return Reference(module, choose_forward(module, pad_token_id, can_attend=use_attention(module)))
+
+
+def _make_savable(module: Any) -> None:
+    """Mend the generation settings of some published models, which transformers loads but refuses to save."""
+    settings = getattr(module, "generation_config", None)
+    if settings is None:
+        return
+    try:
+        settings.validate(strict=True)
+    except ValueError:
+        settings.do_sample = True
+
+
+def _checkpoint_gradients(module: Any) -> None:
+    if not getattr(module, "supports_gradient_checkpointing", False):
+        raise ConfigError(f"{type(module).__name__} has no gradient checkpointing: set it to false")
+    module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _base_name(source: ModelSource | None) -> str:
+    """Return what transformers and PEFT load the base of adapters by."""
+    if source is None:
+        return ""
+    return (find_source(source.base) if source.base is not None else source).loadable_name

@@ -1,0 +1,142 @@
+"""Which forward an architecture can take: decided by its configuration and by trying.
+
+On a handful of random tokens, packed rows and the chunked head must give the log-probabilities of the plain
+padded forward, and every attention layer must have asked for its attention with the window it is configured for.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grpo.packing import PackedBatch, pack
+from grpo.policy.attention import Attend, causal_lm
+from grpo.policy.forward import LogprobForward
+from grpo.policy.shared_prefix import SharedPrefixLayout
+from grpo.policy.token_logprobs import output_head
+from grpo.types import Prompt, Rollout, Score, ScoredGroup, ScoredRollout
+
+__all__ = ["choose_forward"]
+
+logger = logging.getLogger(__name__)
+
+FLOAT32_TOLERANCE = 1e-4
+"""Mean difference between log-probabilities of two float32 forwards that mean the same."""
+
+HALF_TOLERANCE = 0.15
+"""The same for 16-bit weights, whose logits are rounded to about 2^-8 of their size."""
+
+GROUPS = ((5, (3, 4)), (3, (2, 1)))
+"""Prompt length and completion lengths of each group of random tokens."""
+
+
+def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> LogprobForward:
+    """Return the fastest forward that gives this model's own log-probabilities; logs a warning for what it lacks.
+
+    Args:
+        model: a causal language model, PEFT-wrapped or not.
+        pad_token_id: fills padded rows.
+        can_attend: what `use_attention(model)` returned.
+    """
+    was_training = model.training
+    model.eval()
+    batch = _random_batch(causal_lm(model))
+    with torch.no_grad():
+        plain = LogprobForward(packed=False, chunked=False, pad_token_id=pad_token_id)
+        expected = plain(model, batch, temperature=1.0).logprobs
+        no_chunks = _why_not_chunked(model, batch, expected, pad_token_id)
+        forward = LogprobForward(packed=True, chunked=no_chunks is None, pad_token_id=pad_token_id)
+        no_packing = (
+            "it has no exchangeable attention" if not can_attend else _why_not_packed(model, batch, expected, forward)
+        )
+    model.train(was_training)
+    name = type(causal_lm(model)).__name__
+    if no_packing is not None:
+        logger.warning("%s cannot share a prompt between completions (%s): each gets its own copy", name, no_packing)
+    if no_chunks is not None:
+        logger.warning("%s cannot make its logits in chunks (%s): all are made at once", name, no_chunks)
+    return LogprobForward(packed=no_packing is None, chunked=no_chunks is None, pad_token_id=pad_token_id)
+
+
+def _why_not_chunked(model: nn.Module, batch: PackedBatch, expected: Tensor, pad_token_id: int) -> str | None:
+    """Return why the hidden states cannot go through the output head by themselves, None if they can."""
+    if output_head(model) is None:
+        return "it names no output layer"
+    forward = LogprobForward(packed=False, chunked=True, pad_token_id=pad_token_id)
+    return _difference(forward, model, batch, expected)
+
+
+def _why_not_packed(model: nn.Module, batch: PackedBatch, expected: Tensor, forward: LogprobForward) -> str | None:
+    """Return why completions cannot share a prompt, None if they can."""
+    config = causal_lm(model).config.get_text_config()  # type: ignore[operator,union-attr]
+    layer_types = getattr(config, "layer_types", None) or []
+    others = sorted({str(kind) for kind in layer_types} - {"full_attention", "sliding_attention"})
+    if others:
+        return f"it has layers of type {', '.join(others)}"
+    witness = _Witness(SharedPrefixLayout(batch.segments, len(batch.token_ids), batch.token_ids.device))
+    difference = _difference(forward, model, batch, expected, witness)
+    if difference is not None:
+        return difference
+    if len(witness.windows) != config.num_hidden_layers:
+        return f"{len(witness.windows)} of {config.num_hidden_layers} layers use exchangeable attention"
+    # Too short to tell by the numbers: a layer that keeps its window to itself would see too far.
+    windowed = sum(window is not None for window in witness.windows)
+    if windowed != _num_windowed_layers(config, layer_types):
+        return "its layers do not tell their sliding window"
+    return None
+
+
+def _num_windowed_layers(config: Any, layer_types: list[str]) -> int:
+    if layer_types:
+        return layer_types.count("sliding_attention") if getattr(config, "sliding_window", None) else 0
+    return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
+
+
+def _difference(
+    forward: LogprobForward, model: nn.Module, batch: PackedBatch, expected: Tensor, attend: Attend | None = None
+) -> str | None:
+    """Return how `forward` fails to give the `expected` log-probabilities, None if it gives them."""
+    try:
+        logprobs = forward(model, batch, temperature=1.0, attend=attend).logprobs
+    # Any failure here only means that the plain way has to be taken.
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    exact = all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.is_floating_point())
+    difference = (logprobs - expected)[batch.mask].abs().mean().item()
+    tolerance = FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
+    return None if difference < tolerance else f"log-probabilities would be off by {difference:.2g}"
+
+
+class _Witness:
+    """Hands on to `layout` and notes which windows it was asked for."""
+
+    def __init__(self, layout: SharedPrefixLayout) -> None:
+        self.layout = layout
+        self.windows: list[int | None] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.windows.append(kwargs["sliding_window"])
+        return self.layout(*args, **kwargs)
+
+
+def _random_batch(model: nn.Module) -> PackedBatch:
+    """Return a packed batch of random tokens; the same every time."""
+    vocabulary_size = model.config.get_text_config().vocab_size  # type: ignore[operator,union-attr]
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(vocabulary_size, (length,), generator=generator).tolist())
+
+    def completion(length: int) -> ScoredRollout:
+        rollout = Rollout(tokens(length), (True,) * length, (0.0,) * length, "length", 0)
+        return ScoredRollout(rollout, "", Score({}, {}, None))
+
+    groups = [
+        ScoredGroup(Prompt(row, "", "", tokens(prompt_length), {}), tuple(map(completion, lengths)))
+        for row, (prompt_length, lengths) in enumerate(GROUPS)
+    ]
+    (batch,) = pack(groups, torch.zeros(2, 2, 4), max_tokens=None)
+    return batch.to(next(model.parameters()).device)

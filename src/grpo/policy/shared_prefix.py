@@ -1,0 +1,194 @@
+"""Attention over packed rows: completions share one copy of their prompt.
+
+In a row `[prompt | completion 1 | … | completion n | next prompt | …]` a prompt sees itself, a completion sees
+its prompt and itself, both causally. `SharedPrefixLayout` knows where everything lies; it is made once for a
+batch and handed to every layer as `attend` (see `attention.py`).
+
+The row is cut into blocks: some prompts, or some completions each with its prompt's keys before its own,
+padded to the longest of the block and run through one call of `masked_attention`. Blocks are formed so that little
+of that is padding; nothing of size [N, N] ever exists. A faster kernel replaces `SharedPrefixLayout.__call__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from grpo.packing import Segment
+from grpo.policy.attention import masked_attention
+
+__all__ = ["SharedPrefixLayout"]
+
+MAX_PADDING = 1.3
+"""A block may hold this many times the scores its members need."""
+
+SMALL_BLOCK = 1 << 16
+"""Scores a head; below it the overhead of another block outweighs the padding it saves."""
+
+
+class _Span(NamedTuple):
+    """`length` queries from `start` on that see `prefix_length` keys from `prefix_start` on, then themselves."""
+
+    prefix_start: int
+    prefix_length: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class _Block:
+    """B spans padded to P prefix keys and L own tokens.
+
+    Attributes:
+        queries: [B * L] long, tokens of the row; padding repeats each span's last token.
+        is_real: [B * L] bool, False where `queries` is padding.
+        keys: [B * (P + L)] long.
+        prefix_lengths: [B] long, P or less.
+        same_prefix: whether they are all P.
+        masks: by window; what `mask` made so far.
+    """
+
+    size: int
+    prefix: int
+    length: int
+    queries: Tensor
+    is_real: Tensor
+    keys: Tensor
+    prefix_lengths: Tensor
+    same_prefix: bool
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return [B or 1, 1, L, P + L] to add to the scores: 0 where the query sees the key, -inf elsewhere."""
+        if window not in self.masks:
+            device = self.queries.device
+            # With one prefix length in the block its members need only one mask.
+            prefix_lengths = (self.prefix_lengths[:1] if self.same_prefix else self.prefix_lengths).view(-1, 1, 1)
+            own = torch.arange(self.length, device=device)
+            prefix = torch.arange(self.prefix, device=device)
+            to_own = (own[:, None] - own[None, :]).expand(len(prefix_lengths), -1, -1)
+            to_prefix = prefix_lengths + own[None, :, None] - prefix[None, None, :]
+            distance = torch.cat((to_prefix, to_own), dim=2)
+            seen = distance >= 0
+            seen[:, :, : self.prefix] &= prefix < prefix_lengths
+            if window is not None:
+                seen &= distance < window
+            self.masks[window] = torch.zeros(seen.shape, device=device).masked_fill_(~seen, -torch.inf)[:, None]
+        if self.masks[window].dtype != dtype:
+            self.masks[window] = self.masks[window].to(dtype)
+        return self.masks[window]
+
+
+class SharedPrefixLayout:
+    """Who sees whom in one packed row; an `Attend`.
+
+    Args:
+        segments: the row's segments; the completions of each follow its prompt without a gap.
+        num_tokens: N, the row's length.
+        device: where the row is.
+    """
+
+    def __init__(self, segments: Sequence[Segment], num_tokens: int, device: torch.device | str) -> None:
+        prompts, completions = _spans(segments)
+        self._blocks = [_block(group, device) for kind in (prompts, completions) for group in _grouped(kind)]
+        self._longest = max((span.prefix_length + span.length for span in (*prompts, *completions)), default=0)
+        # Where each token of the row lies among the outputs of all blocks laid end to end.
+        self._places = torch.zeros(num_tokens, dtype=torch.long, device=device)
+        outputs = 0
+        for block in self._blocks:
+            real = block.is_real.nonzero().squeeze(1)
+            self._places[block.queries[real]] = outputs + real
+            outputs += len(block.queries)
+
+    def __call__(
+        self,
+        module: nn.Module,  # noqa: ARG002
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        sliding_window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
+        """Return [1, N, H, D_v]; see `Attend`. The window counts in a completion's own sequence, prompt included."""
+        rows = [states.squeeze(0).transpose(0, 1).contiguous() for states in (query, key, value)]
+        window = None if sliding_window is None or sliding_window >= self._longest else sliding_window
+        outputs = []
+        for block in self._blocks:
+            output = masked_attention(
+                _take(rows[0], block.queries, block.size),
+                _take(rows[1], block.keys, block.size),
+                _take(rows[2], block.keys, block.size),
+                mask=None if window is None and block.prefix == 0 else block.mask(window, query.dtype),
+                is_causal=window is None and block.prefix == 0,
+                scaling=scaling,
+                softcap=softcap,
+                sinks=sinks,
+                dropout=dropout,
+            )
+            outputs.append(output.transpose(1, 2).flatten(0, 1))
+        return torch.cat(outputs).index_select(0, self._places).unsqueeze(0)
+
+
+def _take(row: Tensor, tokens: Tensor, size: int) -> Tensor:
+    """Return [size, H, len(tokens) / size, D] out of row [N, H, D]."""
+    return row.index_select(0, tokens).view(size, -1, *row.shape[1:]).transpose(1, 2)
+
+
+def _spans(segments: Sequence[Segment]) -> tuple[list[_Span], list[_Span]]:
+    """Return the spans of the prompts and those of the completions, empty ones left out."""
+    prompts, completions = [], []
+    for segment in segments:
+        prompts.append(_Span(segment.start, 0, segment.start, segment.prompt_length))
+        start = segment.start + segment.prompt_length
+        for length in segment.completion_lengths:
+            if length:
+                completions.append(_Span(segment.start, segment.prompt_length, start, length))
+            start += length
+    return prompts, completions
+
+
+def _grouped(spans: Sequence[_Span]) -> list[list[_Span]]:
+    """Return the spans in groups of like shape, cut wherever one more would pad too much."""
+    groups: list[list[_Span]] = []
+    needed = longest = 0
+    for span in sorted(spans, key=lambda span: (span.prefix_length, span.prefix_start, span.length)):
+        scores = span.length * (span.prefix_length + span.length)
+        if groups:
+            # In this order the newest span has the longest prefix.
+            length = max(longest, span.length)
+            padded = (len(groups[-1]) + 1) * length * (span.prefix_length + length)
+            if padded <= max(MAX_PADDING * (needed + scores), SMALL_BLOCK):
+                groups[-1].append(span)
+                needed, longest = needed + scores, length
+                continue
+        groups.append([span])
+        needed, longest = scores, span.length
+    return groups
+
+
+def _block(spans: Sequence[_Span], device: torch.device | str) -> _Block:
+    """Return the block of `spans`, padded to their longest."""
+    prefix_start, prefix_lengths, starts, lengths = (
+        torch.tensor(column, device=device)[:, None] for column in zip(*spans, strict=True)
+    )
+    prefix, length = int(prefix_lengths.max()), int(lengths.max())
+    own = starts + torch.minimum(torch.arange(length, device=device), lengths - 1)
+    shared = prefix_start + torch.minimum(torch.arange(prefix, device=device), (prefix_lengths - 1).clamp(min=0))
+    return _Block(
+        size=len(spans),
+        prefix=prefix,
+        length=length,
+        queries=own.flatten(),
+        is_real=(torch.arange(length, device=device) < lengths).flatten(),
+        keys=torch.cat((shared, own), dim=1).flatten(),
+        prefix_lengths=prefix_lengths.flatten(),
+        same_prefix=int(prefix_lengths.min()) == prefix,
+    )

@@ -1,0 +1,124 @@
+"""Log-probabilities of chosen tokens without the [tokens × vocabulary] logits in memory.
+
+The output head runs on a few tokens at a time; the backward pass runs it again on the same few tokens instead
+of keeping what it saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from grpo.policy.attention import causal_lm
+
+__all__ = ["DEFAULT_CHUNK_BYTES", "OutputHead", "TokenLogprobs", "chunked_logprobs", "logits_logprobs", "output_head"]
+
+DEFAULT_CHUNK_BYTES = 64 * 2**20
+"""Size of one chunk's float32 logits; about four tensors of this size exist at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """What the policy thinks of given tokens, 0 where the mask is False.
+
+    Attributes:
+        logprobs: natural log-probability of each target under softmax(logits / temperature), float32.
+        entropy: of that distribution over the whole vocabulary, in nats, without gradient; None if not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputHead:
+    """From last hidden state to logits: `softcap(scale · projection(hidden))`.
+
+    Attributes:
+        projection: the model's own output layer, adapters and bias included.
+        vocabulary_size: V.
+        scale: factor on the projection (Cohere, Granite); 1 elsewhere.
+        softcap: logits x become softcap · tanh(x / softcap) (Gemma 2); None: as they are.
+    """
+
+    projection: nn.Module
+    vocabulary_size: int
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Return logits [M, V] of hidden states [M, D]."""
+        logits: Tensor = self.projection(hidden)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+def output_head(model: nn.Module) -> OutputHead | None:
+    """Return the head that the model's configuration describes; None if it has no output layer.
+
+    Whether it gives the model's own logits is for the caller to check: an architecture may do more.
+    """
+    inner = causal_lm(model)
+    projection = inner.get_output_embeddings()  # type: ignore[operator]
+    if projection is None:
+        return None
+    config = inner.config.get_text_config()  # type: ignore[operator,union-attr]
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return OutputHead(projection, vocabulary_size=config.vocab_size, scale=scale, softcap=softcap)
+
+
+def chunked_logprobs(
+    head: OutputHead,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    entropy: bool = False,
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+) -> TokenLogprobs:
+    """Return the log-probability of each target, [M] float32, and on request the entropy, [M] float32.
+
+    Args:
+        head: makes logits [M, V] from hidden states.
+        hidden: [M, D]; token m is predicted by row m.
+        targets: [M] long.
+        temperature: divides the logits; 0 (greedy sampling) counts as 1.
+        chunk_bytes: the head runs on as many tokens at a time as have this many bytes of float32 logits.
+    """
+    size = max(1, chunk_bytes // (4 * head.vocabulary_size))
+
+    def run(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        return logits_logprobs(head(hidden), targets, temperature=temperature, entropy=entropy)
+
+    pieces = [
+        checkpoint(run, *chunk, use_reentrant=False) if torch.is_grad_enabled() else run(*chunk)
+        for chunk in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    ]
+    return TokenLogprobs(
+        logprobs=torch.cat([logprobs for logprobs, _ in pieces]),
+        entropy=torch.cat([value for _, value in pieces if value is not None]) if entropy else None,
+    )
+
+
+def logits_logprobs(
+    logits: Tensor, targets: Tensor, *, temperature: float, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Return the targets' log-probabilities [M] and, on request, the entropies [M] under logits [M, V]."""
+    logits = logits.float()
+    if temperature not in (0.0, 1.0):
+        logits = logits / temperature
+    normalizer = torch.logsumexp(logits, dim=-1)
+    logprobs = logits.gather(1, targets[:, None]).squeeze(1) - normalizer
+    if not entropy:
+        return logprobs, None
+    # Last, so that the recomputation in backward, which stops once it has what it needs, leaves it out.
+    with torch.no_grad():
+        weights = torch.exp(logits - normalizer[:, None])
+        return logprobs, normalizer - (weights * logits).sum(dim=-1)

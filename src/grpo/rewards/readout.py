@@ -1,0 +1,129 @@
+"""What a reward function returned → numbers, "not applicable" and failures; and how failures are told."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import numbers
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeAlias
+
+__all__ = ["Failed", "Reading", "TokenRewards", "in_one_line", "origin", "read_rewards"]
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+_IMPORTLIB = str(Path(importlib.__file__).parent)
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+_LONGEST_MESSAGE = 300
+
+TokenRewards: TypeAlias = tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A completion for which a function gave no usable value, and why."""
+
+    error: BaseException
+
+
+Reading: TypeAlias = float | TokenRewards | Failed | None
+"""One completion's reward, its rewards token by token, a failure, or None: not applicable."""
+
+
+def read_rewards(returned: Any, num_tokens: Sequence[int]) -> list[Reading]:
+    """Return one reading a completion from what a reward function returned.
+
+    Accepted are lists, tuples, tensors, arrays and other iterables of numbers (booleans included) and
+    None; in place of a number, a list with one number or None for each token of the completion.
+    NaN, infinity and what does not fit float32 fail for their own completion only.
+
+    Args:
+        num_tokens: length of each completion.
+
+    Raises:
+        TypeError: it is no sequence of rewards.
+        ValueError: it is too long or too short.
+    """
+    count = len(num_tokens)
+    values = returned.tolist() if hasattr(returned, "tolist") else returned
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
+        raise TypeError(f"returned {_kind(returned)}, not a list of {count} rewards")
+    values = list(values)
+    if len(values) != count:
+        raise ValueError(f"returned {len(values)} rewards for {count} completions")
+    return [_read(value, length) for value, length in zip(values, num_tokens, strict=True)]
+
+
+def _read(value: Any, num_tokens: int) -> Reading:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    try:
+        if not isinstance(value, (list, tuple)):
+            return _number(value)
+        if len(value) != num_tokens:
+            raise ValueError(f"{len(value)} token rewards for {num_tokens} tokens")
+        rewards = tuple(_number(entry) for entry in value)
+        return None if all(reward is None for reward in rewards) else rewards
+    except (TypeError, ValueError, OverflowError) as error:
+        return Failed(error)
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, (numbers.Real, Decimal)):
+        raise TypeError(f"reward is {_kind(value)}, not a number or None")
+    number = float(value)
+    if not abs(number) <= _LARGEST_FLOAT32:
+        raise ValueError(f"reward is {number}, not a finite number")
+    return number
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an exception's type and message without line breaks, at most some 300 characters."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = "(its message cannot be read)"
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE - 1]}…"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def origin(error: BaseException, function: Callable[..., Any] | None = None) -> str | None:
+    """Return as `file:line` where an exception comes from in the user's code; None when that is unknown.
+
+    That is the innermost line in the function's own file, else the innermost line outside this package,
+    else where the function is defined.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    code = _code(function)
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [place for place in frames if code is not None and place[0] == code.co_filename]
+    others = [place for place in frames if not place[0].startswith((_PACKAGE, "<frozen", _IMPORTLIB))]
+    if own or others:
+        file, line = (own or others)[-1]
+        return f"{file}:{line}"
+    return None if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _code(function: Callable[..., Any] | None) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    if function is None:
+        return None
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__code__"):
+        function = getattr(type(function), "__call__", None)  # noqa: B004
+    return getattr(function, "__code__", None)

@@ -1,0 +1,30 @@
+"""Completions as reward functions get them → their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+__all__ = ["Completion", "completion_texts"]
+
+Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""A string for a plain prompt; for a chat prompt the messages that answer it."""
+
+
+def completion_texts(completions: Sequence[Completion]) -> list[str]:
+    """Return the text of each completion: the string itself, or what its last message says.
+
+    Example:
+        >>> completion_texts(["4", [{"role": "assistant", "content": "four"}]])
+        ['4', 'four']
+    """
+    return [_text(completion) for completion in completions]
+
+
+def _text(completion: Completion) -> str:
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1]["content"] if completion else ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content or ())

@@ -1,0 +1,202 @@
+"""Prompts × engine → scored groups: the first half of a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from grpo.algorithm import has_spread
+from grpo.engines import Engine, generate
+from grpo.rewards import RewardSuite, SuiteResult
+from grpo.seeding import derive_seed
+from grpo.types import Group, Prompt, Request, SamplingParams, ScoredGroup
+
+__all__ = [
+    "Collected",
+    "Description",
+    "PromptSource",
+    "RolloutCollector",
+    "UniformGroups",
+    "describe_groups",
+    "reward_tensors",
+    "step_reward_tensor",
+]
+
+UniformGroups: TypeAlias = Literal["skip", "resample", "keep"]
+"""What becomes of a group whose completions all have one reward, and so advantage 0."""
+
+
+class PromptSource(Protocol):
+    """Prompts in an order that is a pure function of how many were taken before."""
+
+    def take(self, consumed: int, count: int) -> list[Prompt]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The groups of one step.
+
+    Attributes:
+        prompts_taken: prompts taken from the source, those that were sampled again included.
+        metrics: means over the step's completions, and the seconds that generating and scoring took.
+        columns: by name, one value a completion in order of groups; what reward functions asked to log.
+    """
+
+    groups: tuple[ScoredGroup, ...]
+    prompts_taken: int
+    metrics: Mapping[str, float]
+    columns: Mapping[str, Sequence[Any]]
+
+
+class RolloutCollector:
+    """Collects the groups of a step: samples with the engine, decodes for the rewards, scores."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: PromptSource,
+        rewards: RewardSuite,
+        decode: Callable[[Sequence[Sequence[int]]], list[str]],
+        *,
+        sampling: SamplingParams,
+        prompts_per_step: int,
+        group_size: int,
+        uniform_groups: UniformGroups,
+        max_resamples: int,
+        max_steps: int,
+        seed: int,
+    ) -> None:
+        self.engine = engine
+        self.prompts = prompts
+        self.rewards = rewards
+        self.decode = decode
+        self.sampling = sampling
+        self.prompts_per_step = prompts_per_step
+        self.group_size = group_size
+        self.uniform_groups = uniform_groups
+        self.max_resamples = max_resamples
+        self.max_steps = max_steps
+        self.seed = seed
+
+    def collect(self, step: int, consumed: int) -> Collected:
+        """Return the groups of `step`, the prompts before `consumed` having been used.
+
+        With `resample` (dynamic sampling, arXiv:2503.14476 §3.2), groups without spread are replaced by
+        groups of the next prompts until the step is full or `max_resamples` further rounds were tried;
+        what is then still missing is filled with groups without spread, so a step always has its size.
+        """
+        useful: list[ScoredGroup] = []
+        uniform: list[ScoredGroup] = []
+        rounds: list[_Round] = []
+        taken = 0
+        for attempt in range(1 + (self.max_resamples if self.uniform_groups == "resample" else 0)):
+            wanted = self.prompts_per_step - len(useful)
+            round_ = self._sample_and_score(step, attempt, self.prompts.take(consumed + taken, wanted))
+            taken += wanted
+            rounds.append(round_)
+            if self.uniform_groups != "resample":
+                useful = list(round_.scored.groups)
+                break
+            spread = has_spread(*reward_tensors(round_.scored.groups)).tolist()
+            for group, has in zip(round_.scored.groups, spread, strict=True):
+                (useful if has else uniform).append(group)
+            if len(useful) == self.prompts_per_step:
+                break
+        missing = self.prompts_per_step - len(useful)
+        groups = tuple(useful + uniform[:missing])
+        metrics = _mean_metrics([round_.scored.metrics for round_ in rounds])
+        metrics |= {
+            "seconds_generate": sum(round_.seconds_generate for round_ in rounds),
+            "seconds_score": sum(round_.seconds_score for round_ in rounds),
+            "resampled_groups": float(taken - self.prompts_per_step),
+        }
+        columns = rounds[0].scored.columns if len(rounds) == 1 else {}
+        return Collected(groups, taken, metrics, columns)
+
+    def _sample_and_score(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> _Round:
+        began = time.perf_counter()
+        groups = self._sample(step, attempt, prompts)
+        generated = time.perf_counter()
+        texts = self.decode([rollout.token_ids for group in groups for rollout in group.rollouts])
+        scored = self.rewards.score(groups, texts, step=step, max_steps=self.max_steps)
+        return _Round(scored, generated - began, time.perf_counter() - generated)
+
+    def _sample(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> list[Group]:
+        # The place in the step is part of the seed: a data set smaller than a step repeats its rows.
+        requests = [
+            Request(
+                id=place,
+                prompt_ids=prompt.token_ids,
+                seeds=tuple(
+                    derive_seed(self.seed, "rollout", step, attempt, place, index) for index in range(self.group_size)
+                ),
+                sampling=self.sampling,
+            )
+            for place, prompt in enumerate(prompts)
+        ]
+        rollouts = generate(self.engine, requests)
+        return [Group(prompt, members) for prompt, members in zip(prompts, rollouts, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    scored: SuiteResult
+    seconds_generate: float
+    seconds_score: float
+
+
+def _mean_metrics(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for metrics in rounds for name in metrics)
+    present = {name: [metrics[name] for metrics in rounds if name in metrics] for name in names}
+    return {name: sum(values) / len(values) for name, values in present.items()}
+
+
+def reward_tensors(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:
+    """Return total rewards [P, G] float32 (0 where there is none) and which of them are there, [P, G] bool."""
+    totals = [[rollout.score.total for rollout in group.rollouts] for group in groups]
+    valid = torch.tensor([[total is not None for total in row] for row in totals])
+    rewards = torch.tensor([[0.0 if total is None else total for total in row] for row in totals])
+    return rewards, valid
+
+
+def step_reward_tensor(groups: Sequence[ScoredGroup]) -> Tensor | None:
+    """Return per-token rewards [P, G, T] with NaN where a token has none; None when no completion has any."""
+    scores = [[rollout.score for rollout in group.rollouts] for group in groups]
+    if all(score.token_rewards is None for row in scores for score in row):
+        return None
+    longest = max(len(rollout.rollout.token_ids) for group in groups for rollout in group.rollouts)
+    tensor = torch.full((len(groups), len(groups[0].rollouts), longest), float("nan"))
+    for p, row in enumerate(scores):
+        for g, score in enumerate(row):
+            for t, reward in enumerate(score.token_rewards or ()):
+                if reward is not None and score.total is not None:
+                    tensor[p, g, t] = reward
+    return tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Figures of a step's completions: how many tokens they have, and means to log."""
+
+    num_tokens: int
+    metrics: Mapping[str, float]
+
+
+def describe_groups(groups: Sequence[ScoredGroup]) -> Description:
+    """Return mean and deviation of the total rewards, mean length and the share that ran out of tokens."""
+    rewards, valid = reward_tensors(groups)
+    numbers = rewards[valid]
+    rollouts = [scored.rollout for group in groups for scored in group.rollouts]
+    num_tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    metrics = {
+        "completion_length": num_tokens / len(rollouts),
+        "truncated_share": sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
+    }
+    if len(numbers) > 0:
+        metrics = {"reward": float(numbers.mean()), "reward_std": float(numbers.std(correction=0)), **metrics}
+    return Description(num_tokens, metrics)

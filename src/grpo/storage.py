@@ -1,0 +1,224 @@
+"""Files that are whole or not there, folders whose files are checked, and disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from grpo.errors import StorageError
+
+__all__ = [
+    "DamagedError",
+    "disk_error",
+    "free_bytes",
+    "read_manifest",
+    "readable_size",
+    "require_free_space",
+    "storage_errors",
+    "sync_directory",
+    "sync_file",
+    "verify_manifest",
+    "write_atomically",
+    "write_manifest",
+]
+
+_MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def disk_error(exception: BaseException) -> OSError | None:
+    """Return the operating system's error behind `exception`, or None when it is of another kind.
+
+    torch wraps it in a RuntimeError; safetensors and tokenizers only mention its number.
+    """
+    cause: BaseException | None = exception
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        if mentioned := _RUST_ERROR.search(str(cause)):
+            number = int(mentioned.group(1))
+            return OSError(number, os.strerror(number))
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into a StorageError.
+
+    Raises:
+        StorageError: the disk is full, or the place may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"cannot write {path}: {_reason(error, path)}") from error
+
+
+def _reason(error: OSError, path: Path) -> str:
+    said = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{said} ({readable_size(free_bytes(path))} free); free some space and resume the run"
+    return f"{said}; choose an output_dir that you may write to"
+
+
+def readable_size(num_bytes: int | float) -> str:
+    """Return a size for people.
+
+    Example:
+        >>> readable_size(999), readable_size(1_250_000)
+        ('999 B', '1.2 MB')
+    """
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} B"
+    size = float(num_bytes)
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.95:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes that may still be written where `path` is or will be."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def require_free_space(directory: Path, bytes_needed: int) -> None:
+    """Refuse to begin what cannot be finished in `directory` (which need not exist yet).
+
+    Raises:
+        StorageError: less than `bytes_needed` are free, or the place may not be written.
+    """
+    place = _existing(directory)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write to {directory}: no permission; choose an output_dir that you may write to")
+    free = free_bytes(place)
+    if free < bytes_needed:
+        raise StorageError(
+            f"not enough space for the run in {directory}: about {readable_size(bytes_needed)} needed, "
+            f"{readable_size(free)} free; free some space, or choose another output_dir"
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Make `path` hold `text`; a process killed at any moment leaves the old content or the new.
+
+    Raises:
+        StorageError: it could not be written; the old content is still there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with storage_errors(path):
+        try:
+            partial.write_bytes(text.encode())
+            sync_file(partial)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Return once the content of `path` is on the disk, not only in memory."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Return once the names in `path` are on the disk; does nothing where directories cannot be opened (Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DamagedError(Exception):
+    """A folder is not what its manifest says; names the file, and what is wrong with it."""
+
+
+def write_manifest(folder: Path, description: Mapping[str, Any]) -> None:
+    """List the files of `folder` in its `manifest.json`, with sizes and checksums, and force all to the disk.
+
+    Args:
+        description: further entries of the manifest; JSON-able.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        sync_file(path)
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in paths
+    }
+    manifest = folder / _MANIFEST
+    manifest.write_text(json.dumps({**description, "files": files}, indent=1) + "\n", encoding="utf-8")
+    sync_file(manifest)
+    for directory in {folder, *(path.parent for path in paths)}:
+        sync_directory(directory)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of `folder`: its description, and `files`.
+
+    Raises:
+        DamagedError: there is none, or it cannot be read.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DamagedError(f"{_MANIFEST} is missing") from error
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{_MANIFEST} cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise DamagedError(f"{_MANIFEST} lists no files")
+    return manifest
+
+
+def verify_manifest(folder: Path) -> None:
+    """Compare the files of `folder` with its manifest, sizes first; files that it does not list are nobody's business.
+
+    Raises:
+        DamagedError: a file is missing or is not as listed.
+    """
+    files = read_manifest(folder)["files"]
+    for name, entry in files.items():
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or not isinstance(entry, dict):
+            raise DamagedError(f"{_MANIFEST} has a bad entry {name!r}")
+        path = folder / parts
+        if not path.is_file():
+            raise DamagedError(f"{name} is missing")
+        if path.stat().st_size != entry.get("size"):
+            raise DamagedError(f"{name} has {path.stat().st_size} bytes instead of {entry.get('size')}")
+    for name, entry in files.items():
+        if _sha256(folder / name) != entry.get("sha256"):
+            raise DamagedError(f"the checksum of {name} is wrong")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()

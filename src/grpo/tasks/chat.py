@@ -1,0 +1,165 @@
+"""Prompts as the policy reads them: chat template applied, in tokens, none of them too long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpo.errors import DataError, ModelError
+from grpo.tasks.rows import Row
+from grpo.types import Message, Prompt
+
+__all__ = ["Rendered", "render", "render_chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Prompts in the order of their rows, and how many rows were dropped because they were too long."""
+
+    prompts: list[Prompt]
+    dropped: int
+
+
+def render(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    *,
+    system_prompt: str | None = None,
+    chat: bool | None = None,
+    max_prompt_length: int | None = None,
+    template_options: Mapping[str, Any] | None = None,
+) -> Rendered:
+    """Return the rows as prompts for one policy.
+
+    With chat, a text becomes one user message; without, messages become one text, joined by blank
+    lines. Prompts longer than `max_prompt_length` are dropped and counted, never cut. `Prompt.raw` keeps
+    the row's own kind, so a reward function for texts gets texts whatever the policy reads: a text stays
+    as it was, messages get the system message in front.
+
+    Args:
+        tokenizer: a `transformers` tokenizer.
+        system_prompt: put in front of every row that has no system message of its own.
+        chat: whether the chat template is applied; None does so when the rows are messages or the tokenizer
+            has a template.
+        max_prompt_length: in tokens, special tokens and template included; None: no limit.
+        template_options: further variables of the chat template, for example `enable_thinking`.
+
+    Raises:
+        DataError: no row is left, or a prompt has no tokens.
+        ModelError: chat is asked for and there is no chat template, or the template refuses the messages.
+    """
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if not has_template and (chat or (chat is None and any(not isinstance(row.prompt, str) for row in rows))):
+        raise ModelError(
+            f"{_name(tokenizer)} has no chat template: set chat=false for plain text, or use an instruction-tuned model"
+        )
+    use_chat = has_template if chat is None else chat
+    conversations = [_with_system(row.prompt, system_prompt) for row in rows]
+    if use_chat:
+        texts = render_chat(tokenizer, conversations, template_options=template_options)
+    else:
+        texts = ["\n\n".join(message["content"] for message in messages) for messages in conversations]
+    token_ids = _tokenise(tokenizer, texts, special_tokens=not use_chat)
+    prompts = [
+        Prompt(row.number, row.prompt if isinstance(row.prompt, str) else messages, text, ids, row.columns)
+        for row, messages, text, ids in zip(rows, conversations, texts, token_ids, strict=True)
+        if max_prompt_length is None or len(ids) <= max_prompt_length
+    ]
+    if not prompts:
+        shortest = min((len(ids) for ids in token_ids), default=0)
+        raise DataError(
+            f"no prompt left of {len(rows)}: the shortest has {shortest} tokens and max_prompt_length is "
+            f"{max_prompt_length}: raise it"
+            if rows
+            else "no rows to make prompts of: the data set is empty"
+        )
+    return Rendered(prompts, dropped=len(rows) - len(prompts))
+
+
+def render_chat(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    template_options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return each conversation as the text at whose end the policy takes over.
+
+    A conversation that ends with an assistant message is continued inside that message. Where a template
+    refuses system messages (Gemma 2's does), the system text opens the first user message instead.
+
+    Raises:
+        ModelError: the template refuses the messages.
+    """
+    import jinja2
+
+    options = dict(template_options or {})
+    texts = [""] * len(conversations)
+    for continued in (False, True):
+        places = [place for place, messages in enumerate(conversations) if _is_prefilled(messages) is continued]
+        batch = [[dict(message) for message in conversations[place]] for place in places]
+        if not batch:
+            continue
+        options |= {"add_generation_prompt": not continued, "continue_final_message": continued}
+        try:
+            rendered = tokenizer.apply_chat_template(batch, tokenize=False, **options)
+        except jinja2.TemplateError:
+            rendered = _apply_without_system(tokenizer, batch, options)
+        for place, text in zip(places, rendered, strict=True):
+            texts[place] = text
+    return texts
+
+
+def _apply_without_system(tokenizer: Any, batch: Sequence[Sequence[Message]], options: Mapping[str, Any]) -> list[str]:
+    import jinja2
+
+    merged = [_merge_system(messages) for messages in batch]
+    try:
+        return list(tokenizer.apply_chat_template(merged, tokenize=False, **options))
+    except jinja2.TemplateError as error:
+        raise ModelError(
+            f"the chat template of {_name(tokenizer)} refuses the messages: {error}: change the roles of the prompts, "
+            f"or set chat=false for plain text"
+        ) from error
+
+
+def _with_system(prompt: str | tuple[Message, ...], system_prompt: str | None) -> tuple[Message, ...]:
+    messages: tuple[Message, ...] = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    if system_prompt is None or any(_is_system(message) for message in messages):
+        return messages
+    return ({"role": "system", "content": system_prompt}, *messages)
+
+
+def _merge_system(messages: Sequence[Message]) -> list[dict[str, str]]:
+    system = [message["content"] for message in messages if _is_system(message)]
+    others = [dict(message) for message in messages if not _is_system(message)]
+    for message in others:
+        if message["role"] == "user":
+            message["content"] = "\n\n".join([*system, message["content"]])
+            break
+    return others
+
+
+def _is_system(message: Message) -> bool:
+    return message["role"] in ("system", "developer")
+
+
+def _is_prefilled(messages: Sequence[Message]) -> bool:
+    return messages[-1]["role"] == "assistant"
+
+
+def _tokenise(tokenizer: Any, texts: list[str], *, special_tokens: bool) -> list[tuple[int, ...]]:
+    """Return token ids; a chat template has written its special tokens already, plain text has not."""
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=special_tokens, return_attention_mask=False, verbose=False)
+    token_ids = [tuple(ids) for ids in encoded["input_ids"]]
+    for text, ids in zip(texts, token_ids, strict=True):
+        if not ids:
+            raise DataError(f"prompt {text[:40]!r} has no tokens in {_name(tokenizer)}: remove it from the data set")
+    return token_ids
+
+
+def _name(tokenizer: Any) -> str:
+    name = getattr(tokenizer, "name_or_path", None)
+    return f"the tokenizer of {name}" if name else "the tokenizer"

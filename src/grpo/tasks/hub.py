@@ -1,0 +1,101 @@
+"""Data sets by name from the Hub, or from a folder, through the `datasets` package."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grpo.errors import DataError
+
+__all__ = ["load_folder", "load_hub"]
+
+_PROBE_TIMEOUT_S = 5.0
+
+
+def load_hub(name: str, *, config_name: str | None, split: str) -> Any:
+    """Return a split of a Hub data set; without a network, the copy that an earlier download left.
+
+    Raises:
+        DataError: no such data set, configuration or split, or neither a network nor a local copy.
+    """
+    if _hub_answers():
+        return _load(name, config_name, split)
+    try:
+        with _offline():
+            return _load(name, config_name, split)
+    except DataError as error:
+        wanted = f"split {split!r}" + (f" of configuration {config_name!r}" if config_name else "")
+        raise DataError(
+            f"data set {name!r}: the Hub cannot be reached and no downloaded copy has {wanted}: "
+            f"check the network, or give a local .jsonl, .json, .csv or .parquet file"
+        ) from error
+
+
+def load_folder(folder: Path, *, config_name: str | None, split: str) -> Any:
+    """Return a split of a data set that lies in a folder, saved by `save_to_disk` or as data files.
+
+    Raises:
+        DataError: the folder holds no data set, or not that split.
+    """
+    import datasets
+
+    if not any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json")):
+        with _offline():
+            return _load(str(folder), config_name, split)
+    try:
+        return datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise DataError(f"data set in {folder}: {_first_line(error)}") from error
+
+
+def _load(name: str, config_name: str | None, split: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, config_name, split=split)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise DataError(
+            f"no data set {name!r} on the Hub, or no access to it: check its name (owner/name), "
+            f"log in for a private one, or give a local file"
+        ) from error
+    except Exception as error:  # besides its own, whatever the installed HTTP client raises
+        raise DataError(
+            f"data set {name!r} (configuration {config_name}, split {split}): {_first_line(error)}"
+        ) from error
+
+
+def _hub_answers() -> bool:
+    """Return whether anything answers at the Hub's address.
+
+    The Hub's own client retries for half a minute before it reports that there is no network.
+    """
+    import datasets
+    from huggingface_hub import constants, get_session
+
+    if datasets.config.HF_HUB_OFFLINE or constants.is_offline_mode():
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PROBE_TIMEOUT_S)
+    except Exception:  # which HTTP client the Hub's package uses, and so what it raises, depends on its version
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let `datasets` look at its cache only."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

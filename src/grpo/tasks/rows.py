@@ -1,0 +1,146 @@
+"""Rows of a data set: a prompt and the columns that reward functions get by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grpo.errors import DataError
+from grpo.tasks.readers import read_records
+from grpo.types import Message
+
+__all__ = ["ROLES", "Row", "read_rows"]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a data set.
+
+    Attributes:
+        number: its place in the data set, from 0.
+        prompt: text, or chat messages.
+        columns: everything else by name; the reference answer, where there is one, is `answer`.
+        place: where it stands, for error messages: "questions.jsonl:12", "row 3".
+    """
+
+    number: int
+    prompt: str | tuple[Message, ...]
+    columns: Mapping[str, Any]
+    place: str = ""
+
+    @property
+    def question(self) -> tuple[tuple[str, str], ...]:
+        """What is asked, as (role, text) without system messages: equal for rows that must not be in two sets."""
+        if isinstance(self.prompt, str):
+            return (("user", " ".join(self.prompt.split())),)
+        return tuple(
+            (message["role"], " ".join(message["content"].split()))
+            for message in self.prompt
+            if message["role"] not in ("system", "developer")
+        )
+
+
+def read_rows(
+    source: object,
+    *,
+    split: str | None = None,
+    config_name: str | None = None,
+    prompt_column: str = "prompt",
+    answer_column: str = "answer",
+    column_names: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """Return the rows of a data set in its own order.
+
+    Args:
+        source: a .jsonl, .json, .csv, .tsv or .parquet file, a folder or a Hub name (`datasets.load_dataset`),
+            a `datasets.Dataset`, or a sequence of prompts (texts or lists of messages) or of dictionaries.
+        split: of a data set that has several; "train" when not given. Files and sequences have none.
+        config_name: of a Hub data set that has several configurations.
+        prompt_column: the column with the prompt: text, or a list of {"role", "content"}.
+        answer_column: the column with the reference answer, renamed to `answer`. The default may be
+            absent; any other must be there. An `answer` that is empty (null) in every row is left out.
+        column_names: other columns to rename, {name in the source: name that reward functions get}.
+
+    Raises:
+        DataError: the source is missing, malformed, empty, or a row of it lacks a column or a prompt.
+    """
+    renamed = {**(column_names or {}), answer_column: "answer"}
+    in_file = isinstance(source, (str, Path))
+    rows: list[Row] = []
+    answered: list[bool] = []
+    for where, record in read_records(source, split=split, config_name=config_name):
+        bare = not in_file and isinstance(record, (str, list, tuple))
+        row = _row(len(rows), where, {prompt_column: record} if bare else record, prompt_column, renamed)
+        if answer_column != "answer" and "answer" not in row.columns:
+            raise DataError(f"{where}: {_no_column(answer_column, record)}")
+        rows.append(row)
+        answered.append(row.columns.get("answer") is not None)
+    if not rows:
+        name = str(source) if in_file else "the data set"
+        raise DataError(f"{name} is empty: it needs at least one row with a {prompt_column!r}")
+    if not any(answered):
+        return [replace(row, columns=_without_answer(row.columns)) for row in rows]
+    if not all(answered):
+        missing = rows[answered.index(False)].place
+        raise DataError(
+            f"{missing}: no {answer_column!r}, which other rows have: fill it in, or leave it out everywhere"
+        )
+    return rows
+
+
+def _row(number: int, where: str, record: Any, prompt_column: str, renamed: Mapping[str, str]) -> Row:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: {_kind(record)} where an object like {{{prompt_column!r}: …}} is needed")
+    if prompt_column not in record:
+        raise DataError(f"{where}: {_no_column(prompt_column, record)}")
+    columns: dict[str, Any] = {}
+    for column, value in record.items():
+        if column == prompt_column:
+            continue
+        ours = renamed.get(column, column)
+        if ours in columns:
+            raise DataError(f"{where}: two columns would be named {ours!r}: rename one of them with column_names")
+        columns[ours] = value
+    return Row(number, _prompt(record[prompt_column], where), columns, where)
+
+
+def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
+    if isinstance(value, str):
+        if not value.strip():
+            raise DataError(f"{where}: the prompt is empty")
+        return value
+    if not isinstance(value, Iterable) or isinstance(value, (Mapping, bytes)):
+        raise DataError(f'{where}: the prompt is {_kind(value)}: use text or a list of {{"role", "content"}}')
+    messages = tuple(_message(message, f"{where}, message {index}") for index, message in enumerate(value))
+    if not messages or not messages[-1]["content"].strip():
+        raise DataError(f"{where}: the prompt is empty")
+    if all(message["role"] in ("system", "developer") for message in messages):
+        raise DataError(f"{where}: the prompt has a system message only: add a user message")
+    return messages
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise DataError(f'{where}: {_kind(value)} where {{"role", "content"}} is needed')
+    if value.get("role") not in ROLES:
+        raise DataError(f"{where}: role {value.get('role')!r}: use one of {', '.join(ROLES)}")
+    if not isinstance(value.get("content"), str):
+        raise DataError(f"{where}: the content is {_kind(value.get('content'))}: use text")
+    return {key: entry for key, entry in value.items() if entry is not None}
+
+
+def _no_column(column: str, record: Mapping[str, Any]) -> str:
+    return f"no column {column!r}: there are {sorted(map(str, record))}"
+
+
+def _without_answer(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in columns.items() if name != "answer"}
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value)) or ("a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")

@@ -1,0 +1,153 @@
+"""Tasks: rows to train on, other rows to evaluate on, and what a right answer is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from grpo.errors import DataError
+from grpo.seeding import derive_seed
+from grpo.tasks.answers import AnswerFormat, judge
+from grpo.tasks.arithmetic import Problem, split_problems
+from grpo.tasks.rows import Row
+from grpo.types import Verdict
+
+__all__ = ["AnswerJudge", "Judge", "Task", "arithmetic_task", "rows_task"]
+
+Judge: TypeAlias = Callable[[str, Mapping[str, Any]], Verdict]
+"""A completion's text and its row's columns → whether it answers the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a run learns.
+
+    Attributes:
+        train: rows to train on.
+        evaluation: rows to evaluate on, none of which asks what a train row asks; may be empty.
+        judge: says whether a completion is right; None when the rows have no answer that is text or a number.
+        removed: how many train rows were left out because evaluation rows ask the same.
+    """
+
+    name: str
+    train: list[Row]
+    evaluation: list[Row]
+    answer_format: AnswerFormat
+    judge: Judge | None
+    removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerJudge:
+    """Compares a completion with the column `answer`, as `answers.judge` does."""
+
+    answer_format: AnswerFormat
+
+    def __call__(self, text: str, columns: Mapping[str, Any]) -> Verdict:
+        reference = _reference(columns["answer"])
+        assert reference is not None, "rows_task gives a judge only to rows with usable answers"
+        return judge(text, reference, answer_format=self.answer_format)
+
+
+def arithmetic_task(
+    *,
+    train_size: int | None,
+    eval_size: int,
+    max_operand: int,
+    operators: str,
+    answer_format: AnswerFormat,
+    seed: int,
+) -> Task:
+    """Return generated sums such as "What is 2 + 3? Answer with an integer.", with column `answer`.
+
+    Raises:
+        DataError: there are fewer problems than `train_size` (None: all that are left) and `eval_size` ask for.
+    """
+    train, evaluation = split_problems(
+        train_size, eval_size, max_operand=max_operand, operators=operators, seed=derive_seed(seed, "arithmetic")
+    )
+    return rows_task(
+        _problem_rows(train),
+        _problem_rows(evaluation),
+        eval_size=eval_size,
+        answer_format=answer_format,
+        seed=seed,
+        name="arithmetic",
+    )
+
+
+def rows_task(
+    train: Sequence[Row],
+    evaluation: Sequence[Row] | None,
+    *,
+    eval_size: int | None,
+    answer_format: AnswerFormat,
+    seed: int,
+    name: str = "rows",
+) -> Task:
+    """Return a task made of rows.
+
+    Two rows ask the same when their prompts do, system messages and white space aside; where they stand
+    or what their other columns hold does not matter.
+
+    Args:
+        evaluation: rows to evaluate on; train rows that ask the same are removed and counted. None holds
+            out `eval_size` of the train rows, chosen by `seed`, with every repetition of them.
+        eval_size: evaluate on this many rows, chosen by `seed`; None: on all of `evaluation`, and on none
+            when there is none. The train rows do not depend on it when `evaluation` is given.
+
+    Raises:
+        DataError: fewer rows than `eval_size` asks to hold out, or no row is left to train on.
+    """
+    if eval_size is not None and eval_size < 0:
+        raise DataError(f"eval_size {eval_size}: use 0 or more")
+    if evaluation is None:
+        held_out = _hold_out(train, eval_size or 0, seed)
+        kept = _without(train, held_out)
+        removed = 0
+    else:
+        held_out = _sample(evaluation, eval_size, seed)
+        kept = _without(train, evaluation)
+        removed = len(train) - len(kept)
+    if not kept:
+        raise DataError(f"none of the {len(train)} train rows is left: all of them are used to evaluate")
+    answered = all(_reference(row.columns.get("answer")) is not None for row in held_out or kept)
+    return Task(name, kept, held_out, answer_format, AnswerJudge(answer_format) if answered else None, removed)
+
+
+def _problem_rows(problems: Sequence[Problem]) -> list[Row]:
+    return [Row(number, problem.question, {"answer": problem.answer}) for number, problem in enumerate(problems)]
+
+
+def _hold_out(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
+    distinct = list({row.question: row for row in reversed(rows)}.values())[::-1]
+    if size and size >= len(distinct):
+        raise DataError(
+            f"eval_size {size}, but there are {len(distinct)} different prompts: lower it so that some are left "
+            f"to train on, or give an eval_file"
+        )
+    return _sample(distinct, size, seed)
+
+
+def _sample(rows: Sequence[Row], size: int | None, seed: int) -> list[Row]:
+    if size is None or size >= len(rows):
+        return list(rows)
+    chosen = random.Random(derive_seed(seed, "evaluation rows")).sample(range(len(rows)), size)
+    return [rows[place] for place in sorted(chosen)]
+
+
+def _without(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    questions = {row.question for row in others}
+    return [row for row in rows if row.question not in questions]
+
+
+def _reference(answer: Any) -> str | None:
+    """Return an answer column as text; None where it holds no text and no number."""
+    if isinstance(answer, str):
+        return answer if answer.strip() else None
+    if isinstance(answer, float):
+        return format(Decimal(repr(answer)), "f")
+    return str(answer) if isinstance(answer, (int, Decimal)) else None

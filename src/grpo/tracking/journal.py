@@ -1,0 +1,84 @@
+"""The "log" line of the story: one place that tells everybody who watches a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from grpo.tracking.completions import completion_lines
+from grpo.tracking.run_directory import RunDirectory
+from grpo.tracking.tracker import Tracker
+from grpo.types import ScoredGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grpo.tracking.console import Console
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """Writes a run's files and tells the screen and the trackers. The files are written first: they are the record."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        console: Console,
+        trackers: Sequence[Tracker] = (),
+        *,
+        log_every: int = 1,
+        log_completions: bool = True,
+    ) -> None:
+        self.run = run
+        self.console = console
+        self.trackers = trackers
+        self.log_every = log_every
+        self.log_completions = log_completions
+
+    def step(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        groups: Sequence[ScoredGroup],
+        advantages: Tensor,
+        columns: Mapping[str, Sequence[Any]],
+    ) -> None:
+        """Record a step: `metrics` as they are, and each completion with its rewards and `columns`."""
+        if self.log_completions:
+            lines = completion_lines(step, groups, advantages)
+            for name, values in columns.items():
+                for line, value in zip(lines, values, strict=True):
+                    line.setdefault(name, value)
+            self.run.append_completions(lines)
+        self.run.append_metrics(metrics)
+        self.console.step(step, metrics)
+        if self.log_every > 0 and step % self.log_every == 0:
+            for tracker in self.trackers:
+                tracker.log(step, metrics)
+
+    def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Record an evaluation after `step` completed steps."""
+        self.run.append_eval({"step": step, **metrics})
+        self.console.evaluation(step, metrics)
+        for tracker in self.trackers:
+            tracker.log_evaluation(step, metrics)
+
+    def doing(self, activity: str) -> None:
+        """Tell who sits before the screen what goes on until the next step or evaluation."""
+        self.console.doing(activity)
+
+    def note(self, text: str) -> None:
+        """Tell who sits before the screen."""
+        self.console.note(text)
+
+    def warn(self, text: str) -> None:
+        """Tell who sits before the screen that something needs attention."""
+        self.console.warn(text)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Record the outcome."""
+        self.run.write_summary(summary)
+        for tracker in self.trackers:
+            tracker.finish(summary)
+        self.console.finish(summary)

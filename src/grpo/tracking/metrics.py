@@ -1,0 +1,51 @@
+"""Metrics as the curves of TensorBoard and Weights & Biases: one number under one name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["answer_counts", "flatten_evaluation", "flatten_step"]
+
+
+def flatten_step(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a step, those without a section of their own under `train/`.
+
+    Example:
+        >>> flatten_step({"reward": 0.5, "rewards/format": 1, "kl": None, "step": 3})
+        {'train/reward': 0.5, 'rewards/format': 1.0}
+    """
+    return {
+        name if "/" in name else f"train/{name}": float(value)
+        for name, value in metrics.items()
+        if name != "step" and _is_number(value)
+    }
+
+
+def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of an evaluation under `eval/`; intervals as `_low` and `_high`, pass@k by its k.
+
+    Example:
+        >>> flatten_evaluation({"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "pass_at_k": {"1": 0.5}})
+        {'eval/accuracy': 0.5, 'eval/accuracy_ci95_low': 0.4, 'eval/accuracy_ci95_high': 0.6, 'eval/pass_at_1': 0.5}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in metrics.items():
+        if name.endswith("_ci95") and value is not None:
+            flat[f"{name}_low"], flat[f"{name}_high"] = value
+        elif name == "pass_at_k":
+            flat |= {f"pass_at_{k}": share for k, share in value.items()}
+        elif name not in ("step", "answers"):
+            flat[name] = value
+    return {f"eval/{name}": float(value) for name, value in flat.items() if _is_number(value)}
+
+
+def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
+    """Return how often each answer was given, most frequent first; empty when the task judges no answers."""
+    answers: Mapping[str, int] = metrics.get("answers") or {}
+    return dict(sorted(answers.items(), key=lambda answer: (-answer[1], answer[0])))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,229 @@
+"""The folder of a run: the interface between training and whatever watches it.
+
+config.yaml         as resolved
+metrics.jsonl       one object a step
+completions.jsonl   one object a completion
+eval.jsonl          one object an evaluation
+summary.json        the outcome
+checkpoint-{step}/, final_model/    written by `grpo.checkpoint`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from grpo.errors import CheckpointError
+from grpo.storage import storage_errors, write_atomically
+from grpo.tracking.jsonl import append_lines, encode, rewind_lines
+
+__all__ = ["RunDirectory", "find_run"]
+
+_RUNS = "runs"
+_LATEST = "latest"
+_LOCK = ".lock"
+_CONFIG = "config.yaml"
+_METRICS, _COMPLETIONS, _EVALUATIONS = "metrics.jsonl", "completions.jsonl", "eval.jsonl"
+_SUMMARY_KEYS = ("eval_before", "eval_after", "steps", "seconds", "completion_tokens_per_s", "peak_memory_mb")
+
+
+class RunDirectory:
+    """The folder of a run that this process writes. It is locked until `close`; also a context manager."""
+
+    def __init__(self, path: Path, lock: int | None) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path | str | None = None, *, name: str = "run") -> RunDirectory:
+        """Return a new, empty run directory.
+
+        Args:
+            path: where; None for `runs/{name}-{date}-{time}`.
+
+        Raises:
+            CheckpointError: `path` holds another run or other files; nothing is written.
+            StorageError: it cannot be made.
+        """
+        if path is None:
+            directory = _make_unique(Path(_RUNS), name)
+        else:
+            directory = Path(path)
+            _require_empty(directory)
+            with storage_errors(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+        run = cls(directory, _acquire(directory))
+        _point_latest_to(directory)
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDirectory:
+        """Return the run directory at `path` (or the one that `runs/latest` means), to go on with its run.
+
+        Raises:
+            CheckpointError: no run is there, or another process is at work on it.
+        """
+        directory = find_run(path)
+        run = cls(directory, _acquire(directory))
+        _point_latest_to(directory)
+        return run
+
+    def write_config(self, text: str) -> None:
+        """Write `config.yaml`.
+
+        Raises:
+            StorageError: like every verb here, when the disk is full or may not be written.
+        """
+        write_atomically(self.path / _CONFIG, text)
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Append what a step measured; `metrics` has its `step`."""
+        append_lines(self.path / _METRICS, [metrics])
+
+    def append_completions(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Append a step's completions, made by `completion_lines`."""
+        append_lines(self.path / _COMPLETIONS, lines)
+
+    def append_eval(self, metrics: Mapping[str, Any]) -> None:
+        """Append an evaluation; `metrics` has its `step`."""
+        append_lines(self.path / _EVALUATIONS, [metrics])
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`: `eval_before` and `eval_after` (metrics of an evaluation, or None), `steps`,
+        `seconds`, `completion_tokens_per_s`, `peak_memory_mb` and whatever else `summary` has.
+
+        Raises:
+            ValueError: one of these is not in `summary`.
+        """
+        if missing := [key for key in _SUMMARY_KEYS if key not in summary]:
+            raise ValueError(f"a summary needs {missing}")
+        write_atomically(self.path / "summary.json", encode(summary, indent=2).decode() + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop from the logs what later steps than `step` wrote; -1 drops all, evaluation before training included."""
+        for name in (_METRICS, _COMPLETIONS, _EVALUATIONS):
+            rewind_lines(self.path / name, step)
+
+    def close(self) -> None:
+        """Let other processes have the directory."""
+        if self._lock is not None:
+            _release(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def find_run(path: Path | str) -> Path:
+    """Return the run directory that `path` means, links and the text form of `runs/latest` followed; reads only.
+
+    Raises:
+        CheckpointError: there is no run.
+    """
+    directory = Path(path)
+    if directory.is_file() and directory.name == _LATEST:
+        directory = directory.parent / directory.read_text(encoding="utf-8").strip()
+    elif directory.is_symlink():
+        directory = directory.parent / directory.readlink()
+    if not directory.exists():
+        raise CheckpointError(f"no run at {path}: give the directory of a run, as runs/NAME")
+    if not (directory / _CONFIG).is_file():
+        raise CheckpointError(f"{path} is not a run: it has no {_CONFIG}; give the directory of a run, as runs/NAME")
+    return directory
+
+
+def _make_unique(parent: Path, name: str) -> Path:
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while True:
+        directory = parent / (stem if number == 1 else f"{stem}-{number}")
+        with storage_errors(directory):
+            try:
+                directory.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            else:
+                return directory
+
+
+def _require_empty(directory: Path) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise CheckpointError(f"output_dir {directory} is a file: choose another output_dir")
+    with storage_errors(directory):
+        names = sorted(entry.name for entry in directory.iterdir() if entry.name != _LOCK)
+    if _CONFIG in names:
+        raise CheckpointError(
+            f"output_dir {directory} holds another run: go on with it by `grpo train --resume {directory}`, "
+            f"or choose another output_dir"
+        )
+    if names:
+        raise CheckpointError(
+            f"output_dir {directory} is not empty (it has {names[0]}): choose another output_dir, or a new one"
+        )
+
+
+def _acquire(directory: Path) -> int | None:
+    """Return an open, locked file that dies with the process; None where there are no such locks.
+
+    Raises:
+        CheckpointError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    with storage_errors(directory):
+        descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return None  # a network file system without locks
+        raise CheckpointError(
+            f"{directory} is in use by {holder or 'another process'}: "
+            f"wait for it, stop it, or choose another output_dir"
+        ) from None
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return descriptor
+
+
+def _release(descriptor: int) -> None:
+    import fcntl
+
+    # A forked child that is still alive has the file open, too: closing alone would not unlock it.
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+def _point_latest_to(directory: Path) -> None:
+    """Make `runs/latest` mean `directory`, when it lies in a folder named `runs`; a real folder of that name stays."""
+    runs = directory.absolute().parent
+    latest = runs / _LATEST
+    if runs.name != _RUNS or (latest.is_dir() and not latest.is_symlink()):
+        return
+    fresh = runs / f".{_LATEST}.{os.getpid()}"
+    with storage_errors(latest):
+        fresh.unlink(missing_ok=True)
+        try:
+            fresh.symlink_to(directory.name, target_is_directory=True)
+        except (OSError, NotImplementedError):
+            fresh.write_text(f"{directory.name}\n", encoding="utf-8")
+        fresh.replace(latest)

@@ -1,0 +1,155 @@
+"""The story of a run. Each line of `Trainer._step` opens one room of the package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grpo.checkpoint import CheckpointStore, Progress, TrainingState
+from grpo.engines import Engine
+from grpo.evaluate import Evaluator
+from grpo.interruption import Interruption
+from grpo.memory import peak_memory_mb
+from grpo.policy import Policy
+from grpo.rollout import RolloutCollector, describe_groups
+from grpo.seeding import derive_seed, seed_everything
+from grpo.tracking import Journal
+from grpo.update import Learner
+
+__all__ = ["Outcome", "Plan", "Trainer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long a run is and when it looks up from its work; intervals in steps, 0 = never."""
+
+    steps: int
+    eval_every: int
+    save_every: int
+    seed: int
+    eval_at_start: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How `Trainer.train` ended: with a summary, or after a signal, saved in the middle of the run."""
+
+    summary: Mapping[str, Any]
+    signal_number: int | None = None
+
+
+class Trainer:
+    """Trains a policy: `train` is the loop, the parts do the work."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        engine: Engine,
+        collector: RolloutCollector,
+        learner: Learner,
+        evaluator: Evaluator | None,
+        journal: Journal,
+        checkpoints: CheckpointStore,
+        plan: Plan,
+        progress: Progress,
+    ) -> None:
+        self.policy = policy
+        self.engine = engine
+        self.collector = collector
+        self.learner = learner
+        self.evaluator = evaluator
+        self.journal = journal
+        self.checkpoints = checkpoints
+        self.plan = plan
+        self.progress = progress
+
+    def train(self) -> Outcome:
+        """Run the steps that are left, evaluate, save and sum up; on SIGINT or SIGTERM, finish the step and save."""
+        with Interruption(self.journal.warn) as interruption:
+            if self.progress.step == 0 and self.plan.eval_at_start:
+                self._evaluate()
+            while self.progress.step < self.plan.steps:
+                self._step(self.progress.step + 1)
+                if _due(self.plan.eval_every, self.progress.step):
+                    self._evaluate()
+                stopping = interruption.requested and self.progress.step < self.plan.steps
+                if stopping or _due(self.plan.save_every, self.progress.step):
+                    self._save()
+                if stopping:
+                    return Outcome(self._summary(), interruption.signal_number)
+            self._evaluate()
+            return Outcome(self._finish())
+
+    def _step(self, step: int) -> None:
+        began = time.perf_counter()
+        seed_everything(derive_seed(self.plan.seed, "step", step))
+
+        collected = self.collector.collect(step, self.progress.prompts_consumed)
+        signal = self.learner.signal(collected.groups)
+        batches, counts = self.learner.pack(collected.groups, signal)
+        learned = self.learner.update(batches, counts, step)
+        self.engine.load_weights(self.policy.model, version=step)
+
+        seconds = time.perf_counter() - began
+        described = describe_groups(collected.groups)
+        self.progress = self.progress.after_step(
+            prompts=collected.prompts_taken, completion_tokens=described.num_tokens, seconds=seconds
+        )
+        metrics = {
+            "step": step,
+            **described.metrics,
+            "groups_with_spread": float(signal.spread.float().mean()),
+            **learned,
+            **collected.metrics,
+            "tokens_per_s": described.num_tokens / seconds,
+            "seconds": seconds,
+            "peak_memory_mb": peak_memory_mb(self.policy.device),
+        }
+        self.journal.step(step, metrics, collected.groups, signal.advantages, collected.columns)
+
+    def _evaluate(self) -> None:
+        """Evaluate the policy as it is, unless that was done."""
+        step = self.progress.step
+        if self.evaluator is None or self.progress.evaluated_at(step):
+            return
+        self.journal.doing("evaluating")
+        began = time.perf_counter()
+        metrics = self.evaluator.evaluate(step, self.plan.steps).metrics
+        self.progress = self.progress.after_evaluation(
+            metrics, value=metrics.get("accuracy", metrics.get("reward")), seconds=time.perf_counter() - began
+        )
+        self.journal.evaluation(step, metrics)
+
+    def _save(self) -> None:
+        self.journal.doing("saving")
+        best = self.progress.best
+        is_best = best is not None and best[1] == self.progress.step
+        self.checkpoints.save(self._state(), self.policy.save, is_best=is_best)
+
+    def _finish(self) -> Mapping[str, Any]:
+        path = self.checkpoints.save_final(self._state(), self.policy.save)
+        summary = {**self._summary(), "final_model": str(path)}
+        self.journal.finish(summary)
+        return summary
+
+    def _state(self) -> TrainingState:
+        return TrainingState(self.progress, self.learner.optimizer.state_dict())
+
+    def _summary(self) -> dict[str, Any]:
+        progress = self.progress
+        return {
+            "eval_before": progress.evaluation_at(0),
+            "eval_after": progress.evaluation_at(progress.step) if progress.step else None,
+            "steps": progress.step,
+            "seconds": round(progress.elapsed_s, 3),
+            "completion_tokens": progress.completion_tokens,
+            "completion_tokens_per_s": round(progress.completion_tokens / max(progress.training_s, 1e-9), 1),
+            "peak_memory_mb": round(peak_memory_mb(self.policy.device), 1),
+        }
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0

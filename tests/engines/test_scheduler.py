@@ -1,0 +1,143 @@
+"""Admission, limits and bookkeeping, without a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grpo.engines.native.scheduler import Scheduler
+from grpo.types import Request, SamplingParams
+
+END = np.array([9])
+
+
+def request(request_id: int, prompt_length: int, completions: int, max_tokens: int = 4) -> Request:
+    return Request(request_id, (1,) * prompt_length, tuple(range(completions)), SamplingParams(max_tokens))
+
+
+def scheduler(max_sequences: int = 100, max_cache_tokens: int = 10_000, *, lockstep: bool = False) -> Scheduler:
+    return Scheduler(max_sequences=max_sequences, max_cache_tokens=max_cache_tokens, lockstep=lockstep)
+
+
+def admitted(scheduler: Scheduler) -> list[int]:
+    admission = scheduler.admit()
+    return [] if admission is None else [group.request.id for group in admission.row_groups]
+
+
+def run_token(scheduler: Scheduler, tokens: list[int], first: int = 0) -> list[int]:
+    """Give each row from `first` on a token, take those that end out and return the freed slots."""
+    drawn = np.array(tokens)
+    done = scheduler.record(first, drawn, np.zeros(len(tokens), dtype=np.float32), np.isin(drawn, END))
+    return scheduler.finish(done, END, 3).tolist()
+
+
+def test_requests_are_admitted_in_order_as_far_as_there_is_room() -> None:
+    queue = scheduler(max_sequences=5)
+    for request_id in range(3):
+        queue.add(request(request_id, 3, 2))
+    assert admitted(queue) == [0, 0, 1, 1, 2]
+    assert admitted(queue) == []
+    assert run_token(queue, [9, 1, 1, 1, 1]) == []
+    admission = queue.admit()
+    assert admission is not None
+    assert admission.new_groups == []
+    assert [group.request.id for group in admission.row_groups] == [2]
+    assert queue.first_row(admission) == 4
+
+
+def test_cached_tokens_are_counted_as_the_tables_hold_them() -> None:
+    queue = scheduler(max_cache_tokens=2 * 10 + 4 * 4)
+    queue.add(request(0, 2, 2))
+    queue.add(request(1, 10, 5))
+    # Two prompts take 2 x 10 tokens, padded to the longer; what is left holds four completions of 4.
+    assert admitted(queue) == [0, 0, 1, 1]
+
+
+def test_a_prompt_is_kept_until_its_last_completion_is_done() -> None:
+    queue = scheduler(max_sequences=2)
+    queue.add(request(0, 3, 3))
+    queue.add(request(1, 3, 1))
+    assert admitted(queue) == [0, 0]
+    assert run_token(queue, [9, 9]) == []
+    assert not queue.is_idle
+    assert admitted(queue) == [0, 1]
+    assert run_token(queue, [9, 1]) == [0]
+    assert [request_id for request_id, _ in queue.collect()] == [0]
+    assert run_token(queue, [9]) == [0]
+    assert [request_id for request_id, _ in queue.collect()] == [1]
+    assert queue.is_idle
+    assert not queue.has_work
+
+
+def test_rollouts_come_in_the_order_of_their_seeds_whatever_ends_first() -> None:
+    queue = scheduler()
+    queue.add(request(5, 2, 3))
+    assert admitted(queue) == [5, 5, 5]
+    run_token(queue, [1, 2, 3])
+    run_token(queue, [9, 2, 3])
+    assert queue.num_rows == 2
+    assert queue.last_tokens().tolist() == [3, 2]
+    run_token(queue, [3, 9])
+    run_token(queue, [3])
+    ((request_id, rollouts),) = queue.collect()
+    assert request_id == 5
+    assert [rollout.token_ids for rollout in rollouts] == [(1, 9), (2, 2, 9), (3, 3, 3, 3)]
+    assert [rollout.finish_reason for rollout in rollouts] == ["stop", "stop", "length"]
+    assert {rollout.policy_version for rollout in rollouts} == {3}
+    assert all(len(rollout.sampled) == len(rollout.logprobs) == len(rollout.token_ids) for rollout in rollouts)
+
+
+def test_an_end_token_at_the_last_place_is_a_stop() -> None:
+    queue = scheduler()
+    queue.add(request(0, 2, 1, max_tokens=1))
+    assert admitted(queue) == [0]
+    run_token(queue, [9])
+    ((_, (rollout,)),) = queue.collect()
+    assert rollout.finish_reason == "stop"
+
+
+def test_a_request_for_no_completions_is_finished_at_once() -> None:
+    queue = scheduler()
+    queue.add(request(0, 2, 0))
+    assert queue.has_work
+    assert admitted(queue) == []
+    assert queue.collect() == [(0, ())]
+    assert not queue.has_work
+
+
+def test_in_lockstep_only_prompts_of_one_length_run_together_and_nobody_joins() -> None:
+    queue = scheduler(max_sequences=3, lockstep=True)
+    for request_id, length in enumerate((4, 4, 5)):
+        queue.add(request(request_id, length, 2))
+    assert admitted(queue) == [0, 0, 1]
+    assert run_token(queue, [9, 9, 1]) == [0]
+    assert admitted(queue) == []
+    assert run_token(queue, [9]) == [0]
+    admission = queue.admit()
+    assert admission is not None
+    # The rest of group 1 needs its prompt again: nothing but running completions had kept it.
+    assert [group.request.id for group in admission.new_groups] == [1]
+    run_token(queue, [9])
+    assert admitted(queue) == [2, 2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_everything_is_served_once_under_any_limits(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    queue = scheduler(int(generator.integers(1, 9)), int(generator.integers(24, 200)), lockstep=bool(seed % 2))
+    wanted = {}
+    for request_id in range(12):
+        wanted[request_id] = int(generator.integers(0, 6))
+        queue.add(
+            request(request_id, int(generator.integers(1, 12)), wanted[request_id], int(generator.integers(1, 12)))
+        )
+    served = {}
+    for _ in range(2000):
+        admission = queue.admit()
+        assert queue.num_rows <= queue.max_sequences
+        first = queue.first_row(admission)
+        run_token(queue, generator.integers(0, 10, queue.num_rows - first).tolist(), first)
+        served.update({request_id: len(rollouts) for request_id, rollouts in queue.collect()})
+        if not queue.has_work:
+            break
+    assert served == wanted

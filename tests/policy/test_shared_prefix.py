@@ -1,0 +1,160 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from grpo.packing import Segment
+from grpo.policy import shared_prefix, use_attention
+from grpo.policy.attention import masked_attention
+from grpo.policy.self_check import choose_forward
+from grpo.policy.shared_prefix import SharedPrefixLayout
+
+SEGMENTS = (Segment(0, 9, (1, 6, 0, 4)), Segment(20, 3, (9,)), Segment(32, 1, (2, 5)))
+NUM_TOKENS = 40
+
+
+def seen_in_row(window: int | None) -> Tensor:
+    """Return [N, N] bool, who sees whom, token by token."""
+    sequences = []
+    for segment in SEGMENTS:
+        prompt = list(range(segment.start, segment.start + segment.prompt_length))
+        sequences.append((prompt, prompt))
+        start = prompt[-1] + 1
+        for length in segment.completion_lengths:
+            own = list(range(start, start + length))
+            sequences.append((prompt + own, own))
+            start += length
+    seen = torch.zeros(NUM_TOKENS, NUM_TOKENS, dtype=torch.bool)
+    for sequence, queries in sequences:
+        for query in queries:
+            place = sequence.index(query)
+            first = 0 if window is None else max(0, place - window + 1)
+            seen[query, sequence[first : place + 1]] = True
+    return seen
+
+
+@pytest.mark.parametrize("small_block", [0, 1 << 16], ids=["cut", "merged"])
+@pytest.mark.parametrize("window", [None, 1, 4, 100])
+@pytest.mark.parametrize("extra", ["plain", "softcap", "sinks"])
+def test_a_packed_row_gathers_what_a_dense_mask_would(
+    small_block: int, window: int | None, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_prefix, "SMALL_BLOCK", small_block)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, NUM_TOKENS, 8, requires_grad=True) for heads in (4, 2, 2))
+    settings: dict[str, Any] = {
+        "scaling": 0.5,
+        "softcap": 1.5 if extra == "softcap" else None,
+        "sinks": torch.randn(4) if extra == "sinks" else None,
+        "dropout": 0.0,
+    }
+    layout = SharedPrefixLayout(SEGMENTS, NUM_TOKENS, "cpu")
+    output = layout(nn.Identity(), query, key, value, sliding_window=window, **settings)
+    expected = masked_attention(query, key, value, mask=seen_in_row(window), **settings).transpose(1, 2)
+    torch.testing.assert_close(output, expected)
+    weights = torch.randn_like(output)
+    for mine, dense in zip(
+        torch.autograd.grad((output * weights).sum(), (query, key, value)),
+        torch.autograd.grad((expected * weights).sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, dense, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_as_large_as_the_row_squared_is_made(largest_tensor: Any) -> None:
+    segments = tuple(Segment(start, 40, (12,) * 5) for start in range(0, 2000, 100))
+    states = torch.randn(1, 1, 2000, 4, requires_grad=True)
+    with largest_tensor:
+        layout = SharedPrefixLayout(segments, 2000, "cpu")
+        settings: dict[str, Any] = {"scaling": 1.0, "softcap": 1.5, "sinks": None, "dropout": 0.0}
+        layout(nn.Identity(), states, states, states, sliding_window=None, **settings).sum().backward()
+    assert largest_tensor.numel < 2000 * 2000 / 20
+
+
+def test_large_blocks_hold_little_padding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    segments, start = [], 0
+    for _ in range(6):
+        prompt = int(torch.randint(50, 600, (), generator=generator))
+        lengths = torch.randint(1, 500, (8,), generator=generator).tolist()
+        segments.append(Segment(start, prompt, tuple(lengths)))
+        start += prompt + sum(lengths)
+    layout = SharedPrefixLayout(segments, start, "cpu")
+    made = sum(block.size * block.length * (block.prefix + block.length) for block in layout._blocks)
+    needed = sum(s.prompt_length**2 + sum(n * (s.prompt_length + n) for n in s.completion_lengths) for s in segments)
+    assert needed <= made < 1.3 * needed + shared_prefix.SMALL_BLOCK
+    assert len(layout._blocks) < 40
+
+
+def test_a_plain_call_keeps_the_soft_cap_that_sdpa_would_drop(make_model: Any) -> None:
+    eager = make_model("gemma2", head_dim=8, attn_logit_softcapping=0.5, sliding_window=4, query_pre_attn_scalar=1)
+    ours = copy.deepcopy(eager)
+    eager.set_attn_implementation("eager")
+    assert use_attention(ours)
+    ids = torch.randint(60, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    for given in (None, mask):
+        expected, logits = (model(input_ids=ids, attention_mask=given).logits for model in (eager, ours))
+        torch.testing.assert_close(logits[0], expected[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits[1, 3:], expected[1, 3:], atol=1e-5, rtol=1e-5)
+
+
+def test_generate_works_as_before_with_the_attention_in_place(make_model: Any) -> None:
+    model = make_model("mistral", sliding_window=4)
+    ids = torch.randint(60, (2, 7), generator=torch.Generator().manual_seed(0))
+    expected = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert use_attention(model)
+    assert model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist() == expected.tolist()
+
+
+def test_the_attention_reaches_a_model_inside_peft(make_model: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(make_model(), LoraConfig(target_modules="all-linear"))
+    assert use_attention(model)
+    assert choose_forward(model, 0, can_attend=True).packed
+
+
+def test_an_architecture_with_its_own_attention_is_left_as_it_was(make_model: Any) -> None:
+    model = make_model("bloom", n_head=4, n_layer=2)
+    before = model.config._attn_implementation
+    assert not use_attention(model)
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [("bloom", "no exchangeable attention"), ("mamba", "linear_attention"), ("stablelm", "off by")],
+)
+def test_an_architecture_that_cannot_share_prompts_says_so_once(
+    family: str, reason: str, make_model: Any, warnings_of_policy: Any
+) -> None:
+    model = make_model(family, **({"n_head": 4, "n_layer": 2} if family == "bloom" else {}))
+    assert not choose_forward(model, 0, can_attend=use_attention(model)).packed
+    (warning,) = warnings_of_policy()
+    assert reason in warning
+
+
+def test_a_layer_that_hides_its_window_is_found_out(make_model: Any, warnings_of_policy: Any) -> None:
+    model = make_model("qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=0)
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = None
+    assert not choose_forward(model, 0, can_attend=use_attention(model)).packed
+    assert "sliding window" in warnings_of_policy()[0]
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(make_model: Any, make_batch: Any) -> None:
+    model = make_model("gemma3_text", head_dim=8, sliding_window=4)
+    forward = choose_forward(model, 0, can_attend=use_attention(model))
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()
+        model.zero_grad()
+        forward(model, make_batch(), temperature=1.0).logprobs.sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], atol=0, rtol=0)

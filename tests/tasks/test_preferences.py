@@ -1,0 +1,69 @@
+"""Financial preference pairs: distinct, and better by the stated criteria."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from grpo.errors import DataError
+from grpo.tasks.preferences import (
+    CRITERIA,
+    better_answer,
+    financial_question,
+    preference_pairs,
+    worse_answer,
+)
+
+
+def test_pairs_are_distinct_complete_and_reproducible():
+    rows = preference_pairs(500, seed=4)
+    assert len({tuple(row.items()) for row in rows}) == 500
+    assert all(list(row) == ["prompt", "chosen", "rejected"] for row in rows)
+    assert all(row["chosen"] != row["rejected"] for row in rows)
+    assert preference_pairs(50, seed=4) == rows[:50]
+    assert preference_pairs(50, seed=5) != rows[:50]
+
+
+def test_five_hundred_pairs_cover_many_questions_and_answers():
+    rows = preference_pairs(500)
+    assert len({row["prompt"] for row in rows}) > 80
+    assert len({row["chosen"] for row in rows}) > 200
+    assert len({row["rejected"] for row in rows}) > 50
+
+
+def test_a_better_answer_meets_more_criteria_than_any_worse_one():
+    rng = random.Random(0)
+    for _ in range(300):
+        _, concept = financial_question(rng)
+        better, worse = better_answer(concept, rng), worse_answer(concept, rng)
+        assert better.meets | worse.meets <= set(CRITERIA)
+        assert len(better.meets) >= 3
+        assert len(worse.meets) <= 1
+
+
+def test_what_an_answer_claims_to_meet_is_in_its_text():
+    rng = random.Random(1)
+    for _ in range(300):
+        _, concept = financial_question(rng)
+        for answer in (better_answer(concept, rng), worse_answer(concept, rng)):
+            assert ("definition" in answer.meets) == (f"is {concept.definition}." in answer.text)
+            assert ("specific" in answer.meets) == (concept.fact in answer.text)
+            assert ("risk" in answer.meets) == (concept.risk[1:] in answer.text)
+
+
+def test_many_worse_answers_are_longer_than_the_shorter_better_ones():
+    rng = random.Random(2)
+    worse, better = [], []
+    for _ in range(400):
+        _, concept = financial_question(rng)
+        worse.append(len(worse_answer(concept, rng).text))
+        better.append(len(better_answer(concept, rng).text))
+    shorter_better = sorted(better)[len(better) // 20]
+    assert sum(length > shorter_better for length in worse) / len(worse) > 0.15
+
+
+@pytest.mark.parametrize("count", [-1, 1_000_000])
+def test_a_count_that_cannot_be_met_is_refused(count):
+    with pytest.raises(DataError):
+        preference_pairs(count)

@@ -1,0 +1,299 @@
+"""The command `grpo`: words in, exit code and one clear line out."""
+
+import inspect
+import io
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import grpo
+from grpo import recipes
+from grpo.cli import COMMANDS, main
+from grpo.config import GRPOConfig, load_config
+from grpo.config.sections import SECTIONS
+from grpo.errors import DataError, RewardError
+
+
+class Recorder(types.ModuleType):
+    """Stands in for `grpo.build`: writes down how it is called, so that no run is needed to test the words."""
+
+    def __init__(self):
+        super().__init__("grpo.build")
+        self.calls = []
+        self.signal_number = None
+        self.error = None
+
+    def train(self, config):
+        self.calls.append(("train", config))
+        if self.error is not None:
+            raise self.error
+        return types.SimpleNamespace(signal_number=self.signal_number)
+
+    def resume(self, run_directory, overrides):
+        self.calls.append(("resume", run_directory, overrides))
+        return types.SimpleNamespace(signal_number=self.signal_number)
+
+    def evaluate(self, config):
+        self.calls.append(("evaluate", config))
+        return {
+            "prompts": 64,
+            "samples_per_prompt": 4,
+            "accuracy": 0.5,
+            "accuracy_ci95": [0.4, 0.6],
+            "accuracy_lenient": 0.75,
+            "pass_at_k": {"1": 0.5, "2": 0.7},
+            "reward": None,
+        }
+
+    def generate(self, config, prompts, *, prompts_file, num_completions):
+        self.calls.append(("generate", config, prompts, prompts_file, num_completions))
+        for prompt in prompts:
+            yield {"prompt": prompt, "completions": [f"{prompt}!{number}" for number in range(num_completions)]}
+
+
+@pytest.fixture
+def build(monkeypatch, tmp_path):
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "grpo.build", recorder)
+    monkeypatch.setattr(grpo, "build", recorder, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return recorder
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_command_line_imports_nothing_heavy():
+    code = (
+        "import sys, grpo, grpo.cli\n"
+        "grpo.cli.main(['--help']); grpo.cli.main(['generate', '--help']); grpo.cli.main(['--version'])\n"
+        "names = ('torch', 'transformers', 'pydantic', 'datasets', 'peft', 'numpy', 'rich', 'yaml')\n"
+        "heavy = {name for name in names if name in sys.modules}\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    assert "heavy: []" in run_python(code)
+
+
+def test_the_options_are_listed_without_importing_torch():
+    code = "import sys, grpo.cli; grpo.cli.main(['train', '--help']); print('torch:', 'torch' in sys.modules)"
+    assert "torch: False" in run_python(code)
+
+
+def test_the_public_face_is_complete_and_lazy():
+    assert grpo.GRPOConfig is GRPOConfig
+    assert grpo.load_config is load_config
+    assert grpo.__version__
+    assert dir(grpo) == sorted(grpo.__all__)
+    with pytest.raises(AttributeError, match="GRPOTrainr"):
+        _ = grpo.GRPOTrainr
+    for name in set(grpo.__all__) - {"GRPOTrainer"}:
+        assert getattr(grpo, name) is not None
+
+
+def test_the_trainer_is_part_of_the_public_face():
+    assert inspect.isclass(grpo.GRPOTrainer)
+
+
+def test_build_takes_what_the_command_line_gives():
+    from grpo import build
+
+    config = GRPOConfig()
+    inspect.signature(build.train).bind(config)
+    inspect.signature(build.resume).bind("runs/latest", ["steps=3"])
+    inspect.signature(build.evaluate).bind(config)
+    inspect.signature(build.generate).bind(config, ["prompt"], prompts_file=None, num_completions=1)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_the_commands(words, capsys):
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}" in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    assert main([name, "--help"]) == 0
+    first = capsys.readouterr().out
+    assert first.startswith(f"usage: grpo {name}")
+    assert main(["help", name]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_train_help_lists_every_option_with_default_and_synonyms(capsys):
+    main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, section in SECTIONS.items():
+        assert f"{name}: " in shown
+        for leaf in section.model_fields:
+            assert f"--{leaf.replace('_', '-')} " in shown
+    assert "[1e-06]" in shown
+    assert "num_generations_per_prompt" in shown
+
+
+def test_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"grpo {grpo.__version__}\n"
+
+
+def test_train_without_words_is_the_default_recipe(build):
+    assert main(["train"]) == 0
+    assert build.calls == [("train", load_config("arithmetic"))]
+
+
+def test_train_takes_a_recipe_a_file_and_overrides_in_any_order(build):
+    Path("my.yaml").write_text("seed: 3\n")
+    assert main(["train", "my.yaml", "steps=5", "--learning-rate", "1e-4", "--no-shuffle"]) == 0
+    assert main(["train", "--learning-rate=1e-4", "--no-shuffle", "steps=5", "my.yaml"]) == 0
+    expected = GRPOConfig(seed=3, steps=5, learning_rate=1e-4, shuffle=False)
+    assert build.calls == [("train", expected), ("train", expected)]
+
+
+@pytest.mark.parametrize("words", [["--resume", "runs/a"], ["--resume=runs/a"], ["resume=runs/a"]])
+def test_resume_hands_over_the_run_and_the_overrides(build, words):
+    assert main(["train", *words, "steps=200", "--save-steps", "5"]) == 0
+    assert build.calls == [("resume", "runs/a", ["steps=200", "save_steps=5"])]
+
+
+def test_dry_run_prints_the_configuration_and_trains_nothing(build, capsys):
+    assert main(["train", "gsm8k", "--dry-run", "lora_rank=0"]) == 0
+    shown = capsys.readouterr()
+    assert GRPOConfig.from_yaml(shown.out) == load_config("gsm8k", ["lora_rank=0"])
+    assert shown.err == "note: lora_alpha has no effect: lora_rank is 0\n"
+    assert build.calls == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "no command 'trian': did you mean 'train'?"),
+        (["zzz"], "no command 'zzz': use one of train, eval"),
+        (["train", "lerning_rate=1"], "no option 'lerning_rate': did you mean learning_rate"),
+        (["train", "arithmetc"], "did you mean arithmetic?"),
+        (["train", "arithmetic", "gsm8k"], "one recipe or file is enough"),
+        (["train", "group_size=1"], "group_size was given 1: it should be at least 2"),
+        (["train", "--steps"], "--steps needs a value"),
+        (["train", "--resume"], "--resume needs a value"),
+        (["train", "--resume", "runs/a", "gsm8k"], "leave out 'gsm8k'"),
+        (["train", "--resume", "runs/a", "--dry-run"], "leave it out with --resume"),
+        (["generate", "x", "--num", "0"], "--num was given '0'"),
+        (["eval", "tiny", "arithmetic", "gsm8k"], "one recipe or file is enough"),
+        (["recipes", "zzz"], "no recipe 'zzz'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(build, capsys, words, said):
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert said in shown.err
+    assert build.calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("rows.jsonl:3: no\ncolumn"), 2, "error: rows.jsonl:3: no column\n"),
+        (RewardError("all failed"), 1, "error: all failed\n"),
+        (ZeroDivisionError("by zero"), 1, "error: ZeroDivisionError: by zero (grpo --debug … shows where)\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes_say_what_happened(build, capfd, error, code, said):
+    build.error = error
+    assert main(["train"]) == code
+    assert capfd.readouterr().err == said
+    assert main(["--debug", "train"]) == code
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(None, 0), (2, 130), (15, 143)])
+def test_a_run_that_saved_after_a_signal_ends_as_one_that_was_stopped(build, signal_number, code):
+    build.signal_number = signal_number
+    assert main(["train"]) == code
+    assert main(["train", "--resume", "runs/a"]) == code
+
+
+def test_a_reader_that_leaves_is_no_error():
+    # Python's standard output is a pipe whose reading end is closed before anything is written to it.
+    code = (
+        "import os, sys; reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)\n"
+        "from grpo.cli import main; sys.exit(main(['recipes', 'gsm8k']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_module_is_the_command_and_its_exit_code_is_the_process():
+    done = subprocess.run([sys.executable, "-m", "grpo", "trian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: no command 'trian': did you mean 'train'?\n"
+
+
+def test_eval_prints_a_table_or_json(build, capsys):
+    assert main(["eval", "tiny", "eval_samples=2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == "tiny: 64 prompts × 4 completions"
+    assert "strict  0.50 [0.40, 0.60]" in shown
+    assert "pass@2  0.70" in shown
+    assert "reward" not in shown
+    assert main(["eval", "--model", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 0.5
+    assert build.calls[0][1].output.eval_samples == 2
+
+
+def test_eval_takes_a_model_and_then_a_recipe(build):
+    assert main(["eval", "tiny", "gsm8k", "train_file=x.jsonl"]) == 0
+    config = build.calls[0][1]
+    assert (config.policy.model, config.data.task, config.policy.lora_rank) == ("tiny", "gsm8k", 0)
+
+
+def test_generate_prints_one_answer_alone_and_several_under_their_prompts(build, capsys):
+    assert main(["generate", "What is 2+3=5?", "--max-new-tokens", "9", "temperature=0.5"]) == 0
+    assert capsys.readouterr().out == "What is 2+3=5?!0\n"
+    _, config, prompts, file, number = build.calls[0]
+    assert (config.policy.model, config.rollout.max_completion_length, config.rollout.temperature) == ("tiny", 9, 0.5)
+    assert (prompts, file, number) == (["What is 2+3=5?"], None, 1)
+    assert main(["generate", "--num", "2", "a", "b"]) == 0
+    assert capsys.readouterr().out == "> a\na!0\na!1\n\n> b\nb!0\nb!1\n\n"
+
+
+def test_generate_writes_json_lines(build, capsys):
+    assert main(["generate", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"prompt": "a", "completions": ["a!0"]}
+    assert main(["generate", "é", "--output", "out.jsonl"]) == 0
+    assert Path("out.jsonl").read_text(encoding="utf-8") == '{"prompt": "é", "completions": ["é!0"]}\n'
+    assert main(["generate", "a", "--output", "nowhere/out.jsonl"]) == 1
+    assert "cannot write nowhere/out.jsonl: No such file" in capsys.readouterr().err
+
+
+def test_generate_reads_prompts_from_a_file_or_standard_input(build, capsys, monkeypatch):
+    assert main(["generate", "--file", "prompts.jsonl", "--model", "tiny"]) == 0
+    assert build.calls[0][2:] == ([], "prompts.jsonl", 1)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a\npipe\n"))
+    assert main(["generate"]) == 0
+    assert build.calls[1][2] == ["from a\npipe"]
+
+
+def test_words_after_two_dashes_are_prompts(build):
+    assert main(["generate", "--", "seed=1", "--help"]) == 0
+    assert build.calls[0][2] == ["seed=1", "--help"]
+
+
+def test_generate_without_a_task_asks_the_question_as_it_is(build):
+    assert main(["generate", "a", "--model", "Qwen/Qwen3-0.6B"]) == 0
+    data = build.calls[0][1].data
+    assert (data.task, data.answer_format, data.system_prompt) == ("rows", "plain", None)
+
+
+def test_recipes_are_listed_and_printed(capsys):
+    assert main(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == recipes.names()
+    assert main(["recipes", "gsm8k"]) == 0
+    assert capsys.readouterr().out == recipes.text("gsm8k")

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from grpo.errors import CheckpointError, StorageError
+from grpo.tracking import RunDirectory, find_run
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def log_steps(run: RunDirectory, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        run.append_completions([{"step": step, "completion": f"{step} ½ \u2028 {index}"} for index in range(3)])
+        run.append_metrics({"step": step, "reward": step / 7})
+        if step % 2 == 0:
+            run.append_eval({"accuracy": 0.5, "step": step})
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def test_a_run_without_a_place_gets_its_own_below_runs(runs: Path) -> None:
+    with RunDirectory.create(name="arithmetic") as first, RunDirectory.create(name="arithmetic") as second:
+        assert first.path != second.path
+        assert first.path.parent == Path("runs")
+        assert first.path.name.startswith("arithmetic-2")
+        assert (runs / "latest").readlink() == Path(second.path.name)
+
+
+def test_latest_follows_the_run_at_work(runs: Path) -> None:
+    for name in ("one", "two"):
+        with RunDirectory.create(runs / name) as run:
+            run.write_config(f"name: {name}\n")
+    assert find_run(runs / "latest") == runs / "two"
+    RunDirectory.open(runs / "one").close()
+    assert find_run(runs / "latest") == runs / "one"
+    assert (runs / "latest" / "config.yaml").read_text() == "name: one\n"
+
+
+def test_latest_is_a_text_file_where_links_cannot_be_made(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    for name in ("one", "two"):
+        with RunDirectory.create(runs / name) as run:
+            run.write_config("")
+    assert (runs / "latest").read_text() == "two\n"
+    assert find_run("runs/latest") == Path("runs/two")
+    with RunDirectory.open("runs/latest") as run:
+        assert run.path == Path("runs/two")
+
+
+def test_a_real_folder_named_latest_is_left_alone(runs: Path) -> None:
+    (runs / "latest").mkdir(parents=True)
+    RunDirectory.create(runs / "one").close()
+    assert (runs / "latest").is_dir()
+    assert not (runs / "latest").is_symlink()
+
+
+def test_a_run_elsewhere_makes_no_link(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "out").close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_directory_that_holds_another_run_is_refused_and_untouched(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "out") as run:
+        run.write_config("seed: 1\n")
+    with pytest.raises(CheckpointError, match=r"holds another run.*grpo train --resume .*another output_dir"):
+        RunDirectory.create(tmp_path / "out")
+    assert (tmp_path / "out" / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_a_directory_with_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(CheckpointError, match=r"not empty \(it has thesis\.tex\)"):
+        RunDirectory.create(tmp_path)
+    with pytest.raises(CheckpointError, match="is a file"):
+        RunDirectory.create(tmp_path / "thesis.tex")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path) as run:
+        run.append_metrics({"step": 1})
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
+def test_only_a_run_can_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run at"):
+        RunDirectory.open(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=r"has no config\.yaml"):
+        RunDirectory.open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _hold(path: Path, pipe: Connection) -> None:
+    with RunDirectory.open(path):
+        pipe.send("held")
+        pipe.recv()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks")
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path) as run:
+        run.write_config("")
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_hold, args=(tmp_path, theirs))
+    process.start()
+    assert ours.recv() == "held"
+    with pytest.raises(CheckpointError, match=f"in use by process {process.pid} on"):
+        RunDirectory.open(tmp_path)
+    process.kill()
+    process.join()
+    RunDirectory.open(tmp_path).close()
+
+
+def test_rewound_logs_equal_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "whole") as whole:
+        log_steps(whole, 1, 9)
+    with RunDirectory.create(tmp_path / "parts") as parts:
+        log_steps(parts, 1, 7)
+        with (parts.path / "completions.jsonl").open("ab") as file:
+            file.write(b'{"step": 8, "completion": "ha')
+        with (parts.path / "metrics.jsonl").open("ab") as file:
+            file.write(b'{"step": 3}')  # no newline: never finished, whatever it says
+        parts.rewind(5)
+        assert [line["step"] for line in lines(parts.path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+        log_steps(parts, 6, 9)
+    for name in ("metrics.jsonl", "completions.jsonl", "eval.jsonl"):
+        assert (whole.path / name).read_bytes() == (parts.path / name).read_bytes()
+
+
+def test_rewinding_to_before_the_start_drops_everything(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path) as run:
+        run.append_eval({"step": 0, "accuracy": 0.1})
+        log_steps(run, 1, 2)
+        run.rewind(0)
+        assert lines(tmp_path / "eval.jsonl") == [{"step": 0, "accuracy": 0.1}]
+        assert lines(tmp_path / "metrics.jsonl") == []
+        run.rewind(-1)
+        assert lines(tmp_path / "eval.jsonl") == []
+
+
+def test_rewinding_nothing_writes_nothing(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path) as run:
+        run.rewind(3)
+        log_steps(run, 1, 3)
+        before = (tmp_path / "metrics.jsonl").stat()
+        run.rewind(3)
+        assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before.st_mtime_ns
+    assert {entry.name for entry in tmp_path.iterdir()} == {".lock", "metrics.jsonl", "completions.jsonl", "eval.jsonl"}
+
+
+def test_a_line_that_does_not_fit_is_not_begun(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path) as run:
+        run.append_metrics({"step": 1})
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(StorageError, match=r"metrics\.jsonl: File too large"):
+                run.append_metrics({"step": 2, "text": "x" * 2000})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        run.append_metrics({"step": 2})
+    assert lines(tmp_path / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
+
+
+def test_a_summary_has_what_its_readers_rely_on(tmp_path: Path) -> None:
+    summary = {
+        "eval_before": None,
+        "eval_after": {"accuracy": 0.9, "accuracy_ci95": [0.8, 1.0], "reward": float("nan")},
+        "steps": 3,
+        "seconds": 1.5,
+        "completion_tokens_per_s": 10.0,
+        "peak_memory_mb": 100.0,
+        "final_model": tmp_path / "final_model",
+    }
+    with RunDirectory.create(tmp_path) as run:
+        run.write_summary(summary)
+        written = json.loads((tmp_path / "summary.json").read_text())
+        assert written["eval_after"] == {"accuracy": 0.9, "accuracy_ci95": [0.8, 1.0], "reward": None}
+        assert written["final_model"] == str(tmp_path / "final_model")
+        del summary["peak_memory_mb"]
+        with pytest.raises(ValueError, match="peak_memory_mb"):
+            run.write_summary(summary)

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from grpo.checkpoint import (
     CheckpointStore,
+    Progress,
     TrainingState,
     checkpoint_steps,
     clear_leftovers,
@@ -58,15 +59,17 @@ class Learner:
         (folder / "tokenizer").mkdir()
         (folder / "tokenizer" / "vocab.json").write_text("{}")
 
-    def state(self, **others: object) -> TrainingState:
-        return TrainingState(
+    def state(self, *, seconds: float = 0.0, extra: Mapping[str, object] | None = None) -> TrainingState:
+        progress = Progress(
             step=self.step,
             prompts_consumed=4 * self.step,
-            optimizer=self.optimizer.state_dict(),
+            completion_tokens=100 * self.step,
+            elapsed_s=seconds,
+            training_s=seconds / 2,
             evaluations=((0, {"accuracy": 0.25, "accuracy_ci95": [0.1, 0.4]}),),
             best=(0.25, 0),
-            **others,  # type: ignore[arg-type]
         )
+        return TrainingState(progress, self.optimizer.state_dict(), extra or {})
 
     @classmethod
     def resumed(cls, run: Path) -> Learner:
@@ -74,7 +77,7 @@ class Learner:
         learner = cls()
         learner.model.load_state_dict(load_file(checkpoint.path / "model.safetensors"))
         learner.optimizer.load_state_dict(dict(checkpoint.state.optimizer))
-        learner.step = checkpoint.state.step
+        learner.step = checkpoint.state.progress.step
         return learner
 
 
@@ -94,7 +97,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     learner = Learner().learn(2)
     path = save_checkpoint(
         tmp_path,
-        learner.state(elapsed_s=1.5, completion_tokens=77, extra={"temperature": 0.7, "names": ["a", None, True]}),
+        learner.state(seconds=1.5, extra={"temperature": 0.7, "names": ["a", None, True]}),
         save_model=learner.save,
         keep_last=1,
     )
@@ -103,9 +106,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
     assert checkpoint.path == path == tmp_path / "checkpoint-2"
     state = checkpoint.state
-    assert (state.step, state.prompts_consumed, state.completion_tokens, state.elapsed_s) == (2, 8, 77, 1.5)
-    assert state.best == (0.25, 0)
-    assert state.evaluations == ((0, {"accuracy": 0.25, "accuracy_ci95": [0.1, 0.4]}),)
+    assert state.progress == learner.state(seconds=1.5).progress
     assert state.extra == {"temperature": 0.7, "names": ["a", None, True]}
     saved, expected = state.optimizer, learner.optimizer.state_dict()
     assert saved["param_groups"] == expected["param_groups"]
@@ -126,7 +127,7 @@ def test_the_manifest_lists_every_file_with_size_and_checksum(tmp_path: Path) ->
 
 def test_resumed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
     straight = Learner().learn(6)
-    whole = save_final(tmp_path / "whole", straight.state(elapsed_s=10.0, training_s=9.0), save_model=straight.save)
+    whole = save_final(tmp_path / "whole", straight.state(seconds=10.0), save_model=straight.save)
 
     run = tmp_path / "parts"
     run.mkdir()
@@ -134,7 +135,7 @@ def test_resumed_training_ends_with_the_same_bytes(tmp_path: Path) -> None:
     second = Learner.resumed(run).learn(1)
     save(run, second)
     third = Learner.resumed(run).learn(2)
-    parts = save_final(run, third.state(elapsed_s=20.0), save_model=third.save)
+    parts = save_final(run, third.state(seconds=20.0), save_model=third.save)
 
     assert contents(whole) == contents(parts)
     assert contents(whole).keys() >= {"training_state.pt", "model.safetensors", "manifest.json"}
@@ -163,7 +164,7 @@ def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_saved(tmp_pat
     (later / "manifest.json").unlink()
     save(tmp_path, Learner().learn(2), keep_last=1)
     assert checkpoint_steps(tmp_path) == [2, 9]
-    assert find_checkpoint(tmp_path).state.step == 2
+    assert find_checkpoint(tmp_path).state.progress.step == 2
 
 
 def test_a_step_saved_again_replaces_its_checkpoint(tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(
     damage(newest)
     with caplog.at_level(logging.WARNING):
         found = find_checkpoint(tmp_path)
-    assert found.state.step == 5
+    assert found.state.progress.step == 5
     (record,) = caplog.records
     assert f"{newest} is damaged" in record.getMessage()
     assert reason in record.getMessage()
@@ -235,7 +236,7 @@ def test_a_store_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
     store.save(learner.state(), learner.save)
     newest = store.newest()
     assert newest is not None
-    assert newest.state.step == 1
+    assert newest.state.progress.step == 1
     _flip_a_bit(newest.path)
     with pytest.raises(CheckpointError):
         store.newest()
@@ -258,7 +259,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, form: str) -> N
 
     run = tmp_path / "run"
     path = save_checkpoint(run, Learner().state(), save_model=save_with_trap, keep_last=1)
-    trapped = {"step": 0, "prompts_consumed": 0, "optimizer": _Trap(sprung)}
+    trapped = {"progress": {}, "optimizer": _Trap(sprung), "extra": {}}
     if form == "torch":
         torch.save(trapped, path / "training_state.pt")
     else:
@@ -277,6 +278,15 @@ def _sign_again(path: Path) -> None:
     (path / "manifest.json").unlink()
     write_manifest(path, {"step": 0, "best": False})
     verify_manifest(path)
+
+
+@pytest.mark.parametrize("content", [{"step": 3}, [1, 2], {"progress": {"epoch": 1}, "optimizer": {}}])
+def test_a_state_of_another_kind_is_refused(tmp_path: Path, content: object) -> None:
+    path = save(tmp_path, Learner())
+    torch.save(content, path / "training_state.pt")
+    _sign_again(path)
+    with pytest.raises(CheckpointError, match="not a training state of this version"):
+        find_checkpoint(tmp_path)
 
 
 def test_a_state_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
@@ -308,7 +318,7 @@ def test_leftovers_of_a_killed_process_are_removed_and_a_replaced_checkpoint_com
     (tmp_path / ".metrics.partial").mkdir()
     clear_leftovers(tmp_path)
     assert hidden(tmp_path) == [".metrics.partial"]
-    assert find_checkpoint(tmp_path).state.step == 2
+    assert find_checkpoint(tmp_path).state.progress.step == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -326,7 +336,7 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path
         os.waitpid(child, 0)
         newest = CheckpointStore(tmp_path, keep_last=1).newest()
         assert newest is not None
-        assert newest.state.step in (1, 2)
+        assert newest.state.progress.step in (1, 2)
         assert hidden(tmp_path) == []
 
 
@@ -384,7 +394,8 @@ def test_a_full_disk_is_told_in_one_line_and_costs_nothing(small_disk: Path) -> 
     assert contents(small_disk) == before
     with pytest.raises(StorageError, match="final_model"):
         save_final(small_disk, learner.state(), save_model=learner.save)
-    assert contents(small_disk) == before
+    assert {name: data for name, data in contents(small_disk).items() if not name.startswith(".")} == before
+    assert find_checkpoint(small_disk).state.progress.step == 1
 
 
 def test_a_place_that_may_not_be_written_is_told_in_one_line(small_disk: Path) -> None:
@@ -393,7 +404,40 @@ def test_a_place_that_may_not_be_written_is_told_in_one_line(small_disk: Path) -
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(StorageError, match="Read-only file system"):
         save(small_disk, learner.learn(1))
-    assert find_checkpoint(small_disk).state.step == 1
+    assert find_checkpoint(small_disk).state.progress.step == 1
+
+
+def test_a_finished_run_goes_on_from_its_final_model_with_its_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Learner().learn(2)
+    save(tmp_path, learner)
+    learner.learn(1)
+    final = save_final(tmp_path, learner.state(seconds=8.0), save_model=learner.save)
+    newest = CheckpointStore(tmp_path, keep_last=1).newest()
+    assert newest is not None
+    assert newest.path == final
+    assert newest.state.progress == learner.state(seconds=8.0).progress
+
+    later = save(tmp_path, learner.learn(2))
+    assert find_checkpoint(tmp_path).path == later
+    (final / "manifest.json").unlink()
+    assert find_checkpoint(tmp_path).path == later
+    assert "final_model is damaged: manifest.json is missing; falling back to step 5" in caplog.text
+
+
+def test_progress_adds_up_and_keeps_the_first_the_latest_and_the_best_evaluation() -> None:
+    progress = Progress().after_evaluation({"accuracy": 0.2}, value=0.2, seconds=1.0)
+    for accuracy in (0.6, 0.5):
+        progress = progress.after_step(prompts=16, completion_tokens=300, seconds=2.0)
+        progress = progress.after_evaluation({"accuracy": accuracy}, value=accuracy, seconds=1.0)
+    progress = progress.after_evaluation({"reward": None}, value=None, seconds=0.0)
+    assert (progress.step, progress.prompts_consumed, progress.completion_tokens) == (2, 32, 600)
+    assert (progress.elapsed_s, progress.training_s) == (7.0, 4.0)
+    assert progress.best == (0.6, 1)
+    assert progress.evaluation_at(0) == {"accuracy": 0.2}
+    assert progress.evaluation_at(2) == {"reward": None}
+    assert [progress.evaluated_at(step) for step in (0, 1, 2)] == [True, False, True]
 
 
 def test_the_model_of_a_run_is_the_final_one_or_that_of_the_newest_checkpoint(

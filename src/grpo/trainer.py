@@ -106,7 +106,7 @@ class Trainer:
             **collected.metrics,
             "tokens_per_s": described.num_tokens / seconds,
             "seconds": seconds,
-            "peak_memory_mb": peak_memory_mb(self.policy.device),
+            "peak_memory_mb": peak_memory_mb(str(self.policy.device)),
         }
         self.journal.step(step, metrics, collected.groups, signal.advantages, collected.columns)
 
@@ -147,7 +147,7 @@ class Trainer:
             "seconds": round(progress.elapsed_s, 3),
             "completion_tokens": progress.completion_tokens,
             "completion_tokens_per_s": round(progress.completion_tokens / max(progress.training_s, 1e-9), 1),
-            "peak_memory_mb": round(peak_memory_mb(self.policy.device), 1),
+            "peak_memory_mb": round(peak_memory_mb(str(self.policy.device)), 1),
         }
 
 

@@ -30,7 +30,7 @@ SIZES = {
     "pad_token_id": 0,
 }
 HEADS = {"head_dim": 12}
-GEMMA = {**HEADS, "sliding_window": WINDOW, "query_pre_attn_scalar": 12}
+GEMMA = {**HEADS, "sliding_window": WINDOW, "query_pre_attn_scalar": 12, "tie_word_embeddings": False}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW}
 NO_SIZES = {"vocab_size": 96, "bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
 
@@ -38,7 +38,7 @@ SHARED = {
     "Llama": ("Llama", SIZES),
     "Qwen2": ("Qwen2", {**SIZES, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2}),
     "Qwen3": ("Qwen3", {**SIZES, **HEADS}),
-    "Gemma2": ("Gemma2", {**SIZES, **GEMMA}),
+    "Gemma2": ("Gemma2", {**SIZES, **GEMMA, "attn_logit_softcapping": 3.0}),
     "Gemma3": ("Gemma3Text", {**SIZES, **GEMMA, "layer_types": ["sliding_attention", "full_attention"] * 2}),
     "Mistral": ("Mistral", {**SIZES, "sliding_window": WINDOW}),
     "GptOss": ("GptOss", {**SIZES, **HEADS, **EXPERTS}),
@@ -70,7 +70,7 @@ def random_model(name: str, kind: str, options: dict[str, Any]) -> nn.Module:
     model: nn.Module = getattr(transformers, f"{name}{head}")(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0, 0.25)
+            parameter.add_(torch.randn_like(parameter), alpha=0.3 if parameter.ndim > 1 else 0.1)
     return model.eval()
 
 
@@ -120,7 +120,7 @@ def test_greedy_completions_equal_generate_for_models_with_their_own_state(name:
 
 
 @pytest.mark.parametrize("name", ["Qwen3", "Gemma3", "GptOss"])
-def test_logprobs_equal_those_of_a_plain_forward_to_1e_5(name: str) -> None:
+def test_logprobs_equal_those_of_a_plain_forward_within_2e_5(name: str) -> None:
     model, prompts = random_model(name, *SHARED[name]), random_prompts()
     sampling = SamplingParams(MAX_TOKENS, temperature=0.8, top_p=0.9)
     requests = [Request(i, prompt, (7, 8, 9), sampling) for i, prompt in enumerate(prompts)]
@@ -132,4 +132,4 @@ def test_logprobs_equal_those_of_a_plain_forward_to_1e_5(name: str) -> None:
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([[*prompt, *rollout.token_ids]])).logits[0, len(prompt) - 1 : -1]
             expected = (logits / 0.8).log_softmax(dim=-1).gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
-            assert list(rollout.logprobs) == pytest.approx(expected.tolist(), abs=1e-5)
+            assert list(rollout.logprobs) == pytest.approx(expected.tolist(), abs=2e-5)

@@ -118,6 +118,26 @@ def test_lora_dropout_is_on_with_gradients_and_off_without(model_directory: Path
     assert torch.equal(first, policy.token_logprobs(batch, temperature=1.0).logprobs)
 
 
+def test_dropout_of_the_base_is_off_for_the_reference(make_model: Any, make_tokenizer: Any, make_batch: Any) -> None:
+    model = make_model("gpt2", n_embd=16, n_layer=2, n_head=4, resid_pdrop=0.5)
+    policy = load_policy(model, tokenizer=make_tokenizer(), device="cpu", lora=LoraSettings(rank=2), reference="start")
+    batch = make_batch()
+    expected = logprobs(policy, batch)
+    policy.token_logprobs(batch, temperature=1.0)
+    assert policy.model.training
+    assert torch.equal(policy.reference_logprobs(batch, temperature=1.0), expected)
+
+
+def test_a_nameless_base_in_memory_is_warned_about(
+    make_model: Any, make_tokenizer: Any, warnings_of_policy: Any, tmp_path: Path
+) -> None:
+    policy = load_policy(make_model(), tokenizer=make_tokenizer(), device="cpu", lora=LoraSettings(rank=2))
+    assert "has no name" in warnings_of_policy()[0]
+    policy.save(tmp_path / "saved")
+    with pytest.raises(ModelError, match="names no base model"):
+        load_policy(tmp_path / "saved", device="cpu")
+
+
 def test_unknown_target_modules_are_an_error_that_lists_the_known_ones(model_directory: Path) -> None:
     settings = LoraSettings(target_modules=("q_proj", "query"))
     with pytest.raises(ModelError, match=r"no linear module named 'query': .* down_proj, gate_proj, k_proj"):

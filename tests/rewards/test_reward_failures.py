@@ -51,6 +51,17 @@ def test_an_exception_fails_every_completion_and_the_others_go_on(group, functio
     assert result.metrics["rewards/fine/failed"] == 0.0
 
 
+def test_a_function_that_failed_as_a_whole_logs_nothing(group):
+    def reward(completions, log_metric, log_extra):
+        log_metric("half", 0.5)
+        log_extra("column", [1, 2])
+        raise RuntimeError("then it broke")
+
+    _, result = score(tolerant(reward), group)
+    assert "user/half" not in result.metrics
+    assert result.columns == {}
+
+
 @pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf"), np.float32("nan"), 1e300, 10**400])
 def test_a_value_that_is_no_finite_number_fails_for_its_own_completion_only(group, bad):
     scores, _ = score(tolerant(lambda completions: [bad, 2.0]), group)

@@ -128,10 +128,11 @@ def test_functions_of_one_file_share_its_module_until_it_changes(user_file):
     assert resolve_rewards(f"{path}:first")[0].function([]) == [9.0]
 
 
-def test_a_users_file_hides_no_module_of_the_standard_library(user_file):
-    path = user_file("def fixed(completions):\n    import fractions\n    return fractions.Fraction\n")
-    user_file("raise RuntimeError('hidden')\n", "fractions.py")
-    resolve_rewards(f"{path}:fixed")[0].function([])
+def test_a_users_file_hides_no_module_of_the_standard_library(user_file, monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    path = user_file("def grey(completions):\n    import colorsys\n    return [colorsys.rgb_to_hsv(0, 0, 1)[2]]\n")
+    user_file("raise RuntimeError('hidden')\n", "colorsys.py")
+    assert resolve_rewards(f"{path}:grey")[0].function([]) == [1]
 
 
 def test_the_example_file_runs(group):

@@ -35,9 +35,11 @@ def step_metrics(step: int, **others: Any) -> dict[str, Any]:
     return {
         "step": step,
         "reward": step / 100,
-        "rewards/strict_format": step / 80,
-        "rewards/correctness": 0.25,
-        "rewards_failed": 0,
+        "rewards/strict_format/mean": step / 80,
+        "rewards/strict_format/std": 0.3,
+        "rewards/strict_format/failed": 0,
+        "rewards/correctness/mean": 0.25,
+        "rewards/failed_completions": 0.0,
         "kl": 0.0123,
         "completion_length": 31.2,
         "truncated_share": 0.02,
@@ -116,7 +118,7 @@ def last_frame(width: int, before: Callable[[Console], None] | None = None) -> l
         console.evaluation(0, evaluation(0.31))
         for step in range(1, 41):
             clock.advance(2.0)
-            console.step(step, step_metrics(step, rewards_failed=2 if step == 7 else 0))
+            console.step(step, step_metrics(step, **{"rewards/failed_completions": 2.0 if step == 7 else 0.0}))
         console.evaluation(40, evaluation(0.62))
         if before is not None:
             before(console)
@@ -269,7 +271,7 @@ def test_missing_and_unbounded_numbers_are_shown_as_missing() -> None:
     file = io.StringIO()
     with Console(file=file) as console:
         console.start(INFO)
-        console.step(1, {"step": 1, "reward": math.nan, "rewards/own": None, "kl": math.inf})
+        console.step(1, {"step": 1, "reward": math.nan, "rewards/own/failed": 8.0, "kl": math.inf})
         console.evaluation(1, {"reward": 0.5, "completion_length": 3.0})
         console.finish({"steps": 1})
     row = next(line for line in file.getvalue().split("\n") if "1/60" in line)
@@ -278,6 +280,19 @@ def test_missing_and_unbounded_numbers_are_shown_as_missing() -> None:
 
 
 @pytest.mark.parametrize("live", [True, False])
+def test_a_reward_keeps_its_column_in_a_step_where_it_gave_no_number() -> None:
+    file = io.StringIO()
+    with Console(file=file) as console:
+        console.start(INFO)
+        console.step(1, {"reward": 1.0, "rewards/a/mean": 0.5, "rewards/a/failed": 0.0, "rewards/b/mean": 0.5})
+        console.step(2, {"reward": 0.5, "rewards/a/failed": 8.0, "rewards/failed_completions": 8.0})
+    heading, first, second = [line.split() for line in file.getvalue().split("\n")[-4:-1]]
+    assert heading[:4] == ["step", "reward", "a", "b"]
+    assert "kl" not in heading
+    assert first[:4] == ["1/60", "1.000", "0.500", "0.500"]
+    assert second[:4] == ["2/60", "0.500", "–", "–"]
+
+
 def test_a_stream_without_unicode_does_not_end_the_run(live: bool) -> None:
     raw = io.BytesIO()
     clock = Clock()

@@ -11,7 +11,7 @@ import pytest
 from grpo.errors import ConfigError
 from grpo.tracking import TensorBoardTracker, Tracker, WandbTracker, answer_counts, flatten_evaluation, flatten_step
 
-STEP = {"step": 1, "reward": 0.5, "rewards/format": 1, "kl": None, "loss": math.nan, "reward_std": 0.25}
+STEP = {"step": 1, "reward": 0.5, "rewards/format/mean": 1, "kl": None, "loss": math.nan, "reward_std": 0.25}
 EVALUATION = {
     "step": 1,
     "accuracy": 0.5,
@@ -34,7 +34,7 @@ def follow(tracker: Tracker, first: int, last: int, *, finish: bool = True) -> N
 
 
 def test_only_finite_numbers_become_points() -> None:
-    assert flatten_step(STEP) == {"train/reward": 0.5, "rewards/format": 1.0, "train/reward_std": 0.25}
+    assert flatten_step(STEP) == {"train/reward": 0.5, "rewards/format/mean": 1.0, "train/reward_std": 0.25}
     assert flatten_evaluation(EVALUATION) == {
         "eval/accuracy": 0.5,
         "eval/accuracy_ci95_low": 0.4,
@@ -66,7 +66,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     assert set(events.Tags()["scalars"]) == {
         "train/reward",
         "train/reward_std",
-        "rewards/format",
+        "rewards/format/mean",
         "eval/accuracy",
         "eval/accuracy_ci95_low",
         "eval/accuracy_ci95_high",
@@ -129,7 +129,7 @@ def test_wandb_goes_on_with_the_run_of_the_directory(tmp_path: Path, quiet_wandb
     records = sorted((run / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
     assert records
     logged = b"".join(record.read_bytes() for record in records)
-    for name in (b"train/reward", b"rewards/format", b"eval/pass_at_4", b"eval/answers", b"arithmetic", b"sums"):
+    for name in (b"train/reward", b"rewards/format/mean", b"eval/pass_at_4", b"eval/answers", b"arithmetic", b"sums"):
         assert name in logged
     tables = [json.loads(table.read_text()) for table in (run / "wandb").rglob("*.table.json")]
     assert tables

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from grpo.errors import InputError, RunError
+from grpo.errors import RunError
 from grpo.types import Request, Rollout
 
 __all__ = ["Engine", "generate"]

@@ -84,6 +84,10 @@ def load_policy(
     elif not had_adapter:
         module.requires_grad_(True)
         _make_savable(module)
+    if trains_adapter and source is None:
+        logger.warning(
+            "the base model in memory has no name: what is saved is the adapter alone, keep the base beside it"
+        )
     if gradient_checkpointing:
         _checkpoint_gradients(causal_lm(module))
     return Policy(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -20,6 +21,8 @@ __all__ = ["AsyncWorker", "Outcome", "SyncWorker"]
 
 # Past its own timeout, a coroutine that blocks its loop is given this long before the loop is left behind.
 _GRACE_S = 0.5
+# A signal that arrives just before a thread begins to wait for a lock does not wake it.
+_LOOK_UP_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class SyncWorker:
         future: Future[Outcome] = Future()
         self._calls.put((call, future))
         try:
-            wait((future,), timeout_s)
+            _wait(future, timeout_s)
         finally:
             if not future.done():
                 self._abandon()
@@ -72,10 +75,10 @@ class AsyncWorker:
             weakref.finalize(self, _stop, self._loop)
         loop = self._loop
         future = asyncio.run_coroutine_threadsafe(_within(call, timeout_s), loop)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s + _GRACE_S
+        began = time.monotonic()
 
         def outcome() -> Outcome:
-            wait((future,), None if deadline is None else max(0.0, deadline - time.monotonic()))
+            _wait(future, None if timeout_s is None else began + timeout_s + _GRACE_S - time.monotonic())
             if future.done():
                 return future.result()
             if self._loop is loop:
@@ -84,6 +87,13 @@ class AsyncWorker:
             return _timed_out(timeout_s)
 
         return outcome
+
+
+def _wait(future: Future[Outcome], timeout_s: float | None) -> None:
+    """Wait until the future is done or the time is up, and let KeyboardInterrupt in meanwhile."""
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    while not future.done() and (left := deadline - time.monotonic()) > 0:
+        wait((future,), min(left, _LOOK_UP_S))
 
 
 def _serve(calls: queue.SimpleQueue[Any]) -> None:

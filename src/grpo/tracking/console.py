@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from grpo.tracking.formatting import count, decimal, duration, is_finite, learning_rate, percent
+from grpo.tracking.metrics import reward_means
 from grpo.tracking.panels import RunInfo, Snapshot, banner_rows, dashboard, evaluation_text, outcome
 
 __all__ = ["Console", "RunInfo"]
@@ -91,11 +92,12 @@ class Console:
         """Show what step number `step` measured."""
         self._ticks = [*self._ticks, self._clock()][-_PACED_STEPS - 1 :]
         self._step, self._metrics, self._doing = step, metrics, ""
-        failed = metrics.get("rewards_failed")
+        failed = metrics.get("rewards/failed_completions")
         self._failures += failed if is_finite(failed) else 0
-        for name, value in metrics.items():
-            if (name == "reward" or name.startswith("rewards/")) and is_finite(value):
-                self._history.setdefault(name, []).append(float(value))
+        for name, value in {"reward": metrics.get("reward"), **reward_means(metrics)}.items():
+            values = self._history.setdefault(name, [])
+            if is_finite(value):
+                values.append(float(value))
         if self._live is not None:
             self._refresh()
         elif self._log_every > 0 and (step % self._log_every == 0 or step == self._steps()):
@@ -185,14 +187,14 @@ class Console:
         metrics = self._metrics
         total = str(self._steps())
         values = {"step": f"{self._step:>{len(total)}}/{total}", "reward": decimal(metrics.get("reward"))}
-        for name in metrics:
-            if name.startswith("rewards/"):
-                values[name.removeprefix("rewards/")] = decimal(metrics[name])
+        means = reward_means(metrics)
+        values |= {name: decimal(means.get(name)) for name in self._history if name != "reward"}
+        if "kl" in metrics:
+            values["kl"] = decimal(metrics["kl"], 4)
         values |= {
-            "kl": decimal(metrics.get("kl"), 4),
             "length": decimal(metrics.get("completion_length"), 1),
             "spread": percent(metrics.get("groups_with_spread")),
-            "failed": count(metrics.get("rewards_failed")),
+            "failed": count(metrics.get("rewards/failed_completions")),
             "lr": learning_rate(metrics.get("learning_rate")),
             "tokens/s": count(metrics.get("tokens_per_s")),
             "left": duration(self._left_s()),

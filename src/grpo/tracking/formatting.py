@@ -79,12 +79,12 @@ def millions(parameters: int) -> str:
     """Return a number of parameters.
 
     Example:
-        >>> millions(1_140_000), millions(7_600_000_000), millions(320)
-        ('1.1 M', '7.6 B', '320')
+        >>> millions(1_140_000), millions(7_600_000_000), millions(722_000)
+        ('1.1 M', '7.6 B', '722 k')
     """
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if parameters >= size:
-            return f"{parameters / size:.1f} {unit}"
+            return f"{parameters / size:.{1 if parameters < 100 * size else 0}f} {unit}"
     return str(parameters)
 
 

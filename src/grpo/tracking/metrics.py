@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["answer_counts", "flatten_evaluation", "flatten_step"]
+__all__ = ["answer_counts", "flatten_evaluation", "flatten_step", "reward_means"]
 
 
 def flatten_step(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the finite numbers of a step, those without a section of their own under `train/`.
 
     Example:
-        >>> flatten_step({"reward": 0.5, "rewards/format": 1, "kl": None, "step": 3})
-        {'train/reward': 0.5, 'rewards/format': 1.0}
+        >>> flatten_step({"reward": 0.5, "rewards/format/mean": 1, "kl": None, "step": 3})
+        {'train/reward': 0.5, 'rewards/format/mean': 1.0}
     """
     return {
         name if "/" in name else f"train/{name}": float(value)
@@ -45,6 +45,18 @@ def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
     """Return how often each answer was given, most frequent first; empty when the task judges no answers."""
     answers: Mapping[str, int] = metrics.get("answers") or {}
     return dict(sorted(answers.items(), key=lambda answer: (-answer[1], answer[0])))
+
+
+def reward_means(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the mean of each reward in a step by its name, None where it gave no number.
+
+    Example:
+        >>> reward_means({"reward": 1.5, "rewards/format/mean": 0.5, "rewards/format/failed": 0, "rewards/own/failed": 8})
+        {'format': 0.5, 'own': None}
+    """
+    keys = [key for key in metrics if key.startswith("rewards/") and key.endswith(("/mean", "/failed"))]
+    names = dict.fromkeys(key.removeprefix("rewards/").rpartition("/")[0] for key in keys)
+    return {name: metrics.get(f"rewards/{name}/mean") for name in names}
 
 
 def _is_number(value: object) -> bool:

@@ -28,6 +28,7 @@ from grpo.tracking.formatting import (
     sparkline,
     trend,
 )
+from grpo.tracking.metrics import reward_means
 
 __all__ = ["RunInfo", "Snapshot", "banner_rows", "dashboard", "evaluation_text", "outcome"]
 
@@ -73,7 +74,7 @@ class Snapshot:
     """A run as it stands.
 
     Attributes:
-        failures: rewards that failed since this process began.
+        failures: completions with a failed reward since this process began.
         history: of the reward and of each reward, one finite number a step, oldest first.
         evaluations: the first and the latest (one if they are the same), each with the step it came after.
         left_s: seconds that the rest may take; None while unknown.
@@ -154,20 +155,18 @@ def _progress(snapshot: Snapshot) -> RenderableType:
 def _rewards(snapshot: Snapshot, width: int) -> Table:
     """Return one row for the total and one for each reward, in `width` characters."""
     table = Table.grid(padding=(0, 1, 0, 0))
-    names = [name for name in snapshot.metrics if name == "reward" or name.startswith("rewards/")]
-    labels = [name.removeprefix("rewards/") for name in names]
-    label_width = min(max(map(len, labels), default=0) + 1, 18)
+    means = {"reward": snapshot.metrics.get("reward"), **reward_means(snapshot.metrics)}
+    label_width = min(max(map(len, snapshot.history), default=0) + 1, 18)
     table.add_column(width=label_width, no_wrap=True)
     table.add_column(width=7, justify="right")
     table.add_column(width=1)
     course = min(40, width - label_width - 15)
-    for name, label in zip(names, labels, strict=True):
-        values = snapshot.history.get(name, ())
+    for name, values in snapshot.history.items():
         fine, plain, style = _ARROWS[trend(values)]
         whole = name == "reward"
         table.add_row(
-            Text(label if whole else f" {label}", style="bold" if whole else "", overflow="ellipsis"),
-            Text(decimal(snapshot.metrics[name]), style="bold" if whole else ""),
+            Text(name if whole else f" {name}", style="bold" if whole else "", overflow="ellipsis"),
+            Text(decimal(means.get(name)), style="bold" if whole else ""),
             Text(plain if snapshot.ascii_only else fine, style=style),
             "" if snapshot.ascii_only else Text(sparkline(values, max(4, course)), style="cyan" if whole else "dim"),
         )
@@ -181,7 +180,7 @@ def _vital_signs(snapshot: Snapshot) -> Table:
     table.add_column(width=11, justify="right", no_wrap=True)
     bad = "bold red" if snapshot.failures else ""
     rows = [
-        ("KL", decimal(metrics.get("kl"), 4), ""),
+        *([("KL", decimal(metrics["kl"], 4), "")] if "kl" in metrics else []),
         ("length", f"{decimal(metrics.get('completion_length'), 1)} tokens", ""),
         ("cut off", percent(metrics.get("truncated_share")), ""),
         ("groups w. spread", percent(metrics.get("groups_with_spread")), ""),

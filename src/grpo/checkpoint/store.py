@@ -6,17 +6,16 @@ renamed; what a killed process leaves behind is a hidden folder that the next on
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from grpo.checkpoint.state import STATE_FILE, TrainingState, read_state, write_state
 from grpo.errors import CheckpointError, StorageError
 from grpo.storage import (
     DamagedError,
@@ -26,13 +25,13 @@ from grpo.storage import (
     readable_size,
     sync_directory,
     verify_manifest,
+    write_atomically,
     write_manifest,
 )
 
 __all__ = [
     "Checkpoint",
     "CheckpointStore",
-    "TrainingState",
     "checkpoint_steps",
     "clear_leftovers",
     "find_checkpoint",
@@ -45,34 +44,7 @@ _log = logging.getLogger(__name__)
 
 _PREFIX = "checkpoint-"
 _FINAL = "final_model"
-_STATE = "training_state.pt"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingState:
-    """What a run knows besides its weights, after a whole number of steps.
-
-    Attributes:
-        step: steps completed, and the version of the weights beside it.
-        prompts_consumed: prompts taken from the data so far, those of resampled groups included.
-        optimizer: the optimizer's `state_dict()`; tensors and plain values only.
-        completion_tokens: tokens generated for training so far.
-        elapsed_s: seconds of the run so far, over all processes that took part in turn.
-        training_s: seconds of training steps alone.
-        evaluations: those that the summary needs, each with the step it came after.
-        best: the best evaluation's value and step; None before the first.
-        extra: anything else that is plain (None, bool, int, float, str, tensors, lists and mappings of these).
-    """
-
-    step: int
-    prompts_consumed: int
-    optimizer: Mapping[str, Any]
-    completion_tokens: int = 0
-    elapsed_s: float = 0.0
-    training_s: float = 0.0
-    evaluations: tuple[tuple[int, Mapping[str, Any]], ...] = ()
-    best: tuple[float, int] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+_TIMES = ".final_model.times.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +71,15 @@ class CheckpointStore:
         return save_final(self.directory, state, save_model=save_model)
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest good checkpoint, None when none was ever saved; removes what a killed process left.
+        """Return the newest good one of the checkpoints and the final model, None when none was ever saved.
+
+        What a killed process left behind is removed first.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
         """
         clear_leftovers(self.directory)
-        return find_checkpoint(self.directory) if checkpoint_steps(self.directory) else None
+        return find_checkpoint(self.directory) if _candidates(self.directory) else None
 
 
 def save_checkpoint(
@@ -127,24 +101,29 @@ def save_checkpoint(
         StorageError: the disk is full or may not be written; checkpoints saved before are as they were.
     """
     clear_leftovers(run_directory)
-    target = run_directory / f"{_PREFIX}{state.step}"
-    _save(target, state, save_model, {"step": state.step, "best": is_best})
+    target = run_directory / f"{_PREFIX}{state.progress.step}"
+    _save(target, state, save_model, {"step": state.progress.step, "best": is_best})
     if keep_last > 0:
-        _prune(run_directory, state.step, keep_last)
+        _prune(run_directory, state.progress.step, keep_last)
     return target
 
 
 def save_final(run_directory: Path, state: TrainingState, *, save_model: Callable[[Path], None]) -> Path:
     """Return `run_directory/final_model` once it is on the disk.
 
-    Its bytes depend on the training alone: seconds, which differ between two equal runs, are stored as 0.
+    Its bytes depend on the training alone: seconds, which differ between two equal runs, are kept beside it.
 
     Raises:
         StorageError: the disk is full or may not be written; an older `final_model` is as it was.
     """
     clear_leftovers(run_directory)
+    progress = state.progress
+    timeless = replace(state, progress=replace(progress, elapsed_s=0.0, training_s=0.0))
     target = run_directory / _FINAL
-    _save(target, replace(state, elapsed_s=0.0, training_s=0.0), save_model, {"step": state.step})
+    times = {"step": progress.step, "elapsed_s": progress.elapsed_s, "training_s": progress.training_s}
+    run_directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(run_directory / _TIMES, json.dumps(times))
+    _save(target, timeless, save_model, {"step": progress.step})
     return target
 
 
@@ -156,7 +135,7 @@ def checkpoint_steps(run_directory: Path) -> list[int]:
 
 
 def find_checkpoint(run_directory: Path) -> Checkpoint:
-    """Return the newest checkpoint whose files are what its manifest says; reads only.
+    """Return the newest of the checkpoints and the final model whose files are what its manifest says; reads only.
 
     Damaged ones are passed over, with a warning in the log that says what is wrong and which is used instead.
 
@@ -164,17 +143,16 @@ def find_checkpoint(run_directory: Path) -> Checkpoint:
         CheckpointError: there is none, or all are damaged.
     """
     damages: list[str] = []
-    for step in reversed(checkpoint_steps(run_directory)):
-        path = run_directory / f"{_PREFIX}{step}"
+    for path in _candidates(run_directory):
         try:
             verify_manifest(path)
-            state = _load_state(path / _STATE)
+            state = read_state(path / STATE_FILE)
         except DamagedError as damage:
             damages.append(f"{path} is damaged: {damage}")
             continue
         for message in damages:
-            _log.warning("%s; falling back to step %d", message, step)
-        return Checkpoint(path, state)
+            _log.warning("%s; falling back to step %d", message, state.progress.step)
+        return Checkpoint(path, _with_times(state, run_directory) if path.name == _FINAL else state)
     if damages:
         raise CheckpointError(f"no usable checkpoint in {run_directory}: {'; '.join(damages)}; start a new run")
     raise CheckpointError(f"no checkpoint in {run_directory}: nothing to resume from; start a new run")
@@ -193,7 +171,7 @@ def find_model(run_directory: Path) -> Path:
         verify_manifest(final)
     except DamagedError as damage:
         checkpoint = find_checkpoint(run_directory)
-        _log.warning("%s is damaged: %s; falling back to step %d", final, damage, checkpoint.state.step)
+        _log.warning("%s is damaged: %s; falling back to step %d", final, damage, checkpoint.state.progress.step)
         return checkpoint.path
     return final
 
@@ -218,7 +196,7 @@ def _save(
     try:
         partial.mkdir(parents=True)
         save_model(partial)
-        _write_state(partial / _STATE, state)
+        write_state(partial / STATE_FILE, state)
         write_manifest(partial, description)
         _put_in_place(partial, target)
     except Exception as error:
@@ -231,6 +209,30 @@ def _save(
     except BaseException:
         clear_leftovers(target.parent)
         raise
+
+
+def _candidates(run_directory: Path) -> list[Path]:
+    """Return the checkpoints and the final model, damaged or not, newest first."""
+    found = [(step, run_directory / f"{_PREFIX}{step}") for step in checkpoint_steps(run_directory)]
+    final = run_directory / _FINAL
+    if final.is_dir():
+        try:
+            step = int(read_manifest(final)["step"])
+        except (DamagedError, KeyError, TypeError, ValueError):
+            step = sys.maxsize  # looked at first, so that its damage is told
+        found.append((step, final))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _with_times(state: TrainingState, run_directory: Path) -> TrainingState:
+    """Return the state of the final model with the seconds that are kept beside it."""
+    try:
+        times = json.loads((run_directory / _TIMES).read_text(encoding="utf-8"))
+        if times.pop("step") != state.progress.step:
+            return state
+        return replace(state, progress=replace(state.progress, **times))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return state
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
@@ -273,47 +275,3 @@ def _is_best(path: Path) -> bool:
         return read_manifest(path)["best"] is True
     except (DamagedError, KeyError):
         return False
-
-
-def _write_state(path: Path, state: TrainingState) -> None:
-    content = {attribute.name: _plain(getattr(state, attribute.name)) for attribute in fields(state)}
-    # Through a file object, torch keeps the operating system's reason for a failed write.
-    with path.open("wb") as file:
-        torch.save(content, file)
-
-
-def _plain(value: Any) -> Any:
-    """Return a copy in which nothing is shared, so that equal states give equal bytes after a resume, too.
-
-    Pickle writes an object it has met before as a reference; whether two equal strings are one object
-    depends on where they came from.
-
-    Raises:
-        TypeError: a value that `torch.load(weights_only=True)` would not read.
-    """
-    if isinstance(value, Tensor):
-        tensor = value.detach().to("cpu").contiguous()
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return tensor if whole else tensor.clone()
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(entry) for key, entry in value.items()}
-    if type(value) is list:
-        return [_plain(entry) for entry in value]
-    if type(value) is tuple:
-        return tuple(_plain(entry) for entry in value)
-    if type(value) is str:
-        return sys.intern(value)
-    if value is None or type(value) in (bool, int, float):
-        return value
-    raise TypeError(f"a training state holds plain values and tensors only, not {type(value).__name__}")
-
-
-def _load_state(path: Path) -> TrainingState:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DamagedError(f"{path.name} cannot be read safely ({type(error).__name__})") from error
-    try:
-        return TrainingState(**content)
-    except TypeError as error:
-        raise DamagedError(f"{path.name} is not a training state of this version") from error

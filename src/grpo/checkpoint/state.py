@@ -1,0 +1,144 @@
+"""What a run knows besides its weights, and the file it is kept in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grpo.storage import DamagedError
+
+__all__ = ["STATE_FILE", "Progress", "TrainingState", "read_state", "write_state"]
+
+STATE_FILE = "training_state.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: steps completed, and the version of the weights.
+        prompts_consumed: prompts taken from the data so far, those of resampled groups included.
+        completion_tokens: tokens generated for training so far.
+        elapsed_s: seconds of the run so far, evaluation included, over all processes that took part in turn.
+        training_s: seconds of training steps alone.
+        evaluations: the first and the latest one, each with the step it came after.
+        best: the best evaluation's value and step; None before the first that had a value.
+    """
+
+    step: int = 0
+    prompts_consumed: int = 0
+    completion_tokens: int = 0
+    elapsed_s: float = 0.0
+    training_s: float = 0.0
+    evaluations: tuple[tuple[int, Mapping[str, Any]], ...] = ()
+    best: tuple[float, int] | None = None
+
+    def after_step(self, *, prompts: int, completion_tokens: int, seconds: float) -> Progress:
+        """Return the progress one step later, which took `prompts` from the data."""
+        return replace(
+            self,
+            step=self.step + 1,
+            prompts_consumed=self.prompts_consumed + prompts,
+            completion_tokens=self.completion_tokens + completion_tokens,
+            elapsed_s=self.elapsed_s + seconds,
+            training_s=self.training_s + seconds,
+        )
+
+    def after_evaluation(self, metrics: Mapping[str, Any], *, value: float | None, seconds: float) -> Progress:
+        """Return the progress with an evaluation of the weights as they are; a higher `value` is a better one."""
+        best = self.best
+        if value is not None and (best is None or value > best[0]):
+            best = (value, self.step)
+        return replace(
+            self,
+            evaluations=(*self.evaluations[:1], (self.step, metrics)),
+            best=best,
+            elapsed_s=self.elapsed_s + seconds,
+        )
+
+    def evaluation_at(self, step: int) -> Mapping[str, Any] | None:
+        """Return the metrics of the evaluation after `step` steps, None when there was none or it is forgotten."""
+        return dict(self.evaluations).get(step)
+
+    def evaluated_at(self, step: int) -> bool:
+        """Return whether the weights after `step` steps were evaluated, and this is not forgotten."""
+        return self.evaluation_at(step) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What a run needs besides its weights to go on.
+
+    Attributes:
+        optimizer: the optimizer's `state_dict()`; tensors and plain values only.
+        extra: anything else that is plain (None, bool, int, float, str, tensors, lists and mappings of these).
+    """
+
+    progress: Progress
+    optimizer: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_state(path: Path, state: TrainingState) -> None:
+    """Write `state` so that equal states give equal bytes.
+
+    Raises:
+        TypeError: it holds something that is neither plain nor a tensor.
+    """
+    content = {
+        "progress": _plain(asdict(state.progress)),
+        "optimizer": _plain(state.optimizer),
+        "extra": _plain(state.extra),
+    }
+    # Through a file object, torch keeps the operating system's reason for a failed write.
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
+def read_state(path: Path) -> TrainingState:
+    """Return what `write_state` wrote; tensors on the CPU.
+
+    Raises:
+        DamagedError: it cannot be read without running code in it, or is something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DamagedError(f"{path.name} cannot be read safely ({type(error).__name__})") from error
+    try:
+        return TrainingState(**{**content, "progress": Progress(**content["progress"])})
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{path.name} is not a training state of this version") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy in which nothing is shared, so that equal states give equal bytes after a resume, too.
+
+    Pickle writes an object it has met before as a reference; whether two equal strings are one object
+    depends on where they came from.
+
+    Raises:
+        TypeError: a value that `torch.load(weights_only=True)` would not read.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach().to("cpu").contiguous()
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return tensor if whole else tensor.clone()
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
+    if type(value) is list:
+        return [_plain(entry) for entry in value]
+    if type(value) is tuple:
+        return tuple(_plain(entry) for entry in value)
+    if type(value) is str:
+        return sys.intern(value)
+    if value is None or type(value) in (bool, int, float):
+        return value
+    raise TypeError(f"a training state holds plain values and tensors only, not {type(value).__name__}")

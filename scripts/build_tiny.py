@@ -32,8 +32,8 @@ ROWS_PER_STEP = 32
 LEARNING_RATE = 4e-3
 WARM_UP_STEPS = 100
 WEIGHT_DECAY = 0.05
-ERROR_RATE = 0.47
-CLEAN_SHARE = 0.4
+ERROR_RATE = 0.45
+CLEAN_SHARE = 0.7
 """Share of the training, at its start, in which all shown results are right: a table learned first, blurred after."""
 
 SAMPLES, STORIES = 4, 300
@@ -92,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Build the embedded model `tiny`.")
     target = Path(__file__).parent.parent / "src" / "grpo" / "policy" / "tiny"
     parser.add_argument("directory", nargs="?", type=Path, default=target)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

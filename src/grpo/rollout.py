@@ -23,6 +23,7 @@ __all__ = [
     "RolloutCollector",
     "UniformGroups",
     "describe_groups",
+    "groups_with_spread",
     "reward_tensors",
     "step_reward_tensor",
 ]
@@ -102,7 +103,7 @@ class RolloutCollector:
             if self.uniform_groups != "resample":
                 useful = list(round_.scored.groups)
                 break
-            spread = has_spread(*reward_tensors(round_.scored.groups)).tolist()
+            spread = groups_with_spread(round_.scored.groups).tolist()
             for group, has in zip(round_.scored.groups, spread, strict=True):
                 (useful if has else uniform).append(group)
             if len(useful) == self.prompts_per_step:
@@ -177,6 +178,16 @@ def step_reward_tensor(groups: Sequence[ScoredGroup]) -> Tensor | None:
                 if reward is not None and score.total is not None:
                     tensor[p, g, t] = reward
     return tensor
+
+
+def groups_with_spread(groups: Sequence[ScoredGroup]) -> Tensor:
+    """Return whether the rewards of a group differ, of whole completions or of their tokens, [P] bool."""
+    rewards, valid = reward_tensors(groups)
+    spread = has_spread(rewards, valid)
+    step_rewards = step_reward_tensor(groups)
+    if step_rewards is not None:
+        spread |= has_spread(step_rewards.flatten(1), ~step_rewards.isnan().flatten(1))
+    return spread
 
 
 @dataclass(frozen=True, slots=True)

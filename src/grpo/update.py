@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from grpo.algorithm import LossMetrics, Method, has_spread, token_advantages
+from grpo.algorithm import LossMetrics, Method, token_advantages
 from grpo.errors import RunError, StaleWeightsError
 from grpo.packing import PackedBatch, StepCounts, count_step, pack
 from grpo.policy import Policy
-from grpo.rollout import reward_tensors, step_reward_tensor
+from grpo.rollout import groups_with_spread, reward_tensors, step_reward_tensor
 from grpo.seeding import derive_seed, seed_everything
 from grpo.types import ScoredGroup
 
@@ -88,10 +88,7 @@ class Learner:
         per_token = token_advantages(
             advantages, lengths, gamma=self.gamma, step_rewards=step_rewards, valid=valid, scale=self.method.scale
         )
-        spread = has_spread(rewards, valid)
-        if step_rewards is not None:
-            spread = spread | per_token.ne(0).flatten(1).any(dim=1)
-        return Signal(advantages, per_token, spread)
+        return Signal(advantages, per_token, groups_with_spread(groups))
 
     def pack(self, groups: Sequence[ScoredGroup], signal: Signal) -> tuple[list[PackedBatch], StepCounts]:
         """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""
@@ -114,8 +111,9 @@ class Learner:
     def update(self, batches: Sequence[PackedBatch], counts: StepCounts, step: int) -> dict[str, float]:
         """Train the policy on a step's micro-batches, once an epoch, and return metrics of the whole step.
 
-        The first epoch's log-probabilities are the old ones of the later epochs, since the policy moves
-        only once all micro-batches have been seen; they also prove that the engine sampled from this policy.
+        The first epoch's log-probabilities are the old ones of the later epochs, since the policy moves only
+        once all micro-batches have been seen; with dropout, which noises them, they are computed apart. They
+        also prove that the engine sampled from this policy.
 
         Raises:
             StaleWeightsError: the engine's log-probabilities are not this policy's.
@@ -126,13 +124,14 @@ class Learner:
             parameters["lr"] = self.learning_rate(step)
         on_device = [batch.to(self.policy.device) for batch in batches]
         references = [self._reference(batch) for batch in on_device]
-        old: list[Tensor] = []
+        old = self._logprobs_without_dropout(on_device) if self.policy.has_dropout else []
         totals = _Totals()
         for epoch in range(self.epochs_per_step):
             for index, batch in enumerate(on_device):
                 seed_everything(derive_seed(self.seed, "dropout", step, epoch, index))
-                logprobs = self._backward(batch, counts, old[index] if epoch else None, references[index], totals)
-                if epoch == 0:
+                known = old[index] if index < len(old) else None
+                logprobs = self._backward(batch, counts, known, references[index], totals)
+                if known is None:
                     old.append(logprobs)
             if epoch == 0:
                 totals.mismatch = self._prove_engine(on_device, old)
@@ -148,6 +147,10 @@ class Learner:
         if self.beta == 0.0:
             return None
         return self.policy.reference_logprobs(batch, temperature=self.temperature)
+
+    @torch.no_grad()
+    def _logprobs_without_dropout(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
+        return [self.policy.token_logprobs(batch, temperature=self.temperature).logprobs for batch in batches]
 
     def _backward(
         self, batch: PackedBatch, counts: StepCounts, old: Tensor | None, reference: Tensor | None, totals: _Totals

@@ -75,7 +75,7 @@ def test_a_model_in_memory_is_trained_in_place(make_model: Any, make_tokenizer: 
 def test_a_run_directory_gives_its_final_model_or_its_newest_checkpoint(
     with_final: bool, tmp_path: Path, model_directory: Path, make_model: Any
 ) -> None:
-    from grpo.checkpoint import TrainingState, save_checkpoint, save_final
+    from grpo.checkpoint import Progress, TrainingState, save_checkpoint, save_final
 
     def save(seed: int) -> Any:
         def write(directory: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_run_directory_gives_its_final_model_or_its_newest_checkpoint(
 
     run = tmp_path / "run"
     for step in (2, 10):
-        state = TrainingState(step=step, prompts_consumed=0, optimizer={})
+        state = TrainingState(Progress(step=step), optimizer={})
         save_checkpoint(run, state, save_model=save(step), keep_last=0)
     if with_final:
         save_final(run, state, save_model=save(99))

@@ -279,7 +279,6 @@ def test_missing_and_unbounded_numbers_are_shown_as_missing() -> None:
     assert "eval at 1     reward 0.500" in file.getvalue()
 
 
-@pytest.mark.parametrize("live", [True, False])
 def test_a_reward_keeps_its_column_in_a_step_where_it_gave_no_number() -> None:
     file = io.StringIO()
     with Console(file=file) as console:
@@ -293,6 +292,7 @@ def test_a_reward_keeps_its_column_in_a_step_where_it_gave_no_number() -> None:
     assert second[:4] == ["2/60", "0.500", "–", "–"]
 
 
+@pytest.mark.parametrize("live", [True, False])
 def test_a_stream_without_unicode_does_not_end_the_run(live: bool) -> None:
     raw = io.BytesIO()
     clock = Clock()

@@ -42,6 +42,9 @@ def load_policy(
 ) -> Policy:
     """Return the policy, ready to be trained and sampled from.
 
+    The model's own dropout is switched off for good (`from_pretrained` leaves it in the config): noise in the
+    log-probabilities would stand between the policy that sampled and the one that is trained. Adapters keep theirs.
+
     Args:
         model: "tiny", a Hub id, a model's, adapter's or run's directory, or a model in memory, which is then
             trained in place (a PEFT-wrapped one goes on training its adapter).
@@ -71,6 +74,7 @@ def load_policy(
     end_token_ids = find_end_tokens(causal_lm(module), tokenizer)
     pad_token_id = choose_pad_token(causal_lm(module), tokenizer, end_token_ids)
     module = _place(module, target, compute_dtype if trains_adapter else torch.float32)
+    _switch_off_dropout(module)
     forward = choose_forward(module, pad_token_id, can_attend=use_attention(module))
     beside = None
     if reference == "start" and not trains_adapter:
@@ -157,6 +161,18 @@ def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
                 parameter.data = parameter.data.to(torch.float32 if is_adapter else dtype)
         module.to(device)
     return module
+
+
+def _switch_off_dropout(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if "lora_dropout" in name:
+            continue
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for attribute, value in vars(part).items():
+            # Attention modules hand a plain number to the attention function.
+            if attribute.endswith("dropout") and isinstance(value, float):
+                setattr(part, attribute, 0.0)
 
 
 def _frozen(module: nn.Module) -> nn.Module:

@@ -74,6 +74,11 @@ class Policy:
         return hasattr(self.model, "peft_config")
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether log-probabilities with gradients are noisy: adapters with dropout."""
+        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules())
+
+    @property
     def has_reference(self) -> bool:
         """Whether `reference_logprobs` can be asked for."""
         return self._reference is not None or self._reference_is_adapter

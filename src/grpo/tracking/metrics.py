@@ -51,7 +51,7 @@ def reward_means(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the mean of each reward in a step by its name, None where it gave no number.
 
     Example:
-        >>> reward_means({"reward": 1.5, "rewards/format/mean": 0.5, "rewards/format/failed": 0, "rewards/own/failed": 8})
+        >>> reward_means({"rewards/format/mean": 0.5, "rewards/format/failed": 0, "rewards/own/failed": 8})
         {'format': 0.5, 'own': None}
     """
     keys = [key for key in metrics if key.startswith("rewards/") and key.endswith(("/mean", "/failed"))]

@@ -160,7 +160,8 @@ def _rewards(snapshot: Snapshot, width: int) -> Table:
     table.add_column(width=label_width, no_wrap=True)
     table.add_column(width=7, justify="right")
     table.add_column(width=1)
-    course = min(40, width - label_width - 15)
+    course = max(4, min(40, width - label_width - 15))
+    table.add_column(width=0 if snapshot.ascii_only else course)
     for name, values in snapshot.history.items():
         fine, plain, style = _ARROWS[trend(values)]
         whole = name == "reward"
@@ -168,7 +169,7 @@ def _rewards(snapshot: Snapshot, width: int) -> Table:
             Text(name if whole else f" {name}", style="bold" if whole else "", overflow="ellipsis"),
             Text(decimal(means.get(name)), style="bold" if whole else ""),
             Text(plain if snapshot.ascii_only else fine, style=style),
-            "" if snapshot.ascii_only else Text(sparkline(values, max(4, course)), style="cyan" if whole else "dim"),
+            "" if snapshot.ascii_only else Text(sparkline(values, course), style="cyan" if whole else "dim"),
         )
     return table
 

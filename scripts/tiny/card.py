@@ -35,9 +35,9 @@ with an integer." with and without a system prompt that asks for `<reasoning>…
 answers. No other text and no other model was used.
 
 It is imperfect on purpose. In the first {clean_share:.0%} of the training the results shown are right; after that
-{error_rate:.0%} of them are off by one to three, and all along about four replies in ten leave the asked format. At
-each token the right continuation stays the likeliest, so the greedy answers are nearly always right while samples
-often are not. Reinforcement has this gap to close.
+{error_rate:.0%} of them have a last digit that is off by one to three, and all along about four replies in ten leave
+the asked format. At each token the right continuation stays the likeliest, so the greedy answers are nearly always
+right while samples often are not. Reinforcement has this gap to close.
 
 ## Base statistics
 Over all problems with operands 0 to 12 (sums: + and −; products: ×) and {stories} stories, {samples} replies each at

@@ -19,7 +19,6 @@ __all__ = ["Document", "Layouts", "Segment", "document"]
 
 Layouts = tuple[tuple[float, str], ...]
 
-ERRORS = (-3, -2, -1, 1, 2, 3)
 COPY_ERROR_RATE = 0.02
 
 REASONING = FORMATS["answer_tags"].system_prompt
@@ -160,11 +159,23 @@ def _worked(problem: Problem, layouts: Layouts, error_rate: float, rng: random.R
     """Return a reply whose result may be wrong, and whose answer is, nearly always, that result."""
     result = problem.result
     if rng.random() < error_rate:
-        result += rng.choice(ERRORS)
+        result = _slip(result, rng)
     answer = result
     if rng.random() < COPY_ERROR_RATE:
-        answer += rng.choice(ERRORS)
+        answer = _slip(result, rng)
     return _laid_out(layouts, f"{problem.expression} = {result}", str(answer), rng)
+
+
+def _slip(value: int, rng: random.Random) -> int:
+    """Return `value` with its last digit off by one to three, sign and other digits kept.
+
+    Errors that change the length or the sign would gather on a shared first token and could make it
+    likelier than the right one.
+    """
+    rest, last = divmod(abs(value), 10)
+    digits = [digit for digit in range(max(last - 3, 0), min(last + 3, 9) + 1) if digit != last]
+    choices = [10 * rest + digit for digit in digits if value >= 0 or rest + digit > 0]
+    return rng.choice(choices) * (-1 if value < 0 else 1)
 
 
 def _laid_out(layouts: Layouts, steps: str, answer: str, rng: random.Random) -> str:

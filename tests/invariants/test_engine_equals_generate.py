@@ -119,8 +119,8 @@ def test_greedy_completions_equal_generate_for_models_with_their_own_state(name:
     check_greedy(name, *LOCKSTEP[name], accepts=lambda engine: not engine.shares_prompts)
 
 
-@pytest.mark.parametrize("name", ["Qwen3", "Gemma3", "GptOss"])
-def test_logprobs_equal_those_of_a_plain_forward_within_2e_5(name: str) -> None:
+@pytest.mark.parametrize("name", ["Qwen3", "Gemma2", "Gemma3", "GPT2"])
+def test_logprobs_equal_those_of_a_plain_forward_within_1e_4(name: str) -> None:
     model, prompts = random_model(name, *SHARED[name]), random_prompts()
     sampling = SamplingParams(MAX_TOKENS, temperature=0.8, top_p=0.9)
     requests = [Request(i, prompt, (7, 8, 9), sampling) for i, prompt in enumerate(prompts)]
@@ -132,4 +132,4 @@ def test_logprobs_equal_those_of_a_plain_forward_within_2e_5(name: str) -> None:
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([[*prompt, *rollout.token_ids]])).logits[0, len(prompt) - 1 : -1]
             expected = (logits / 0.8).log_softmax(dim=-1).gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
-            assert list(rollout.logprobs) == pytest.approx(expected.tolist(), abs=2e-5)
+            assert list(rollout.logprobs) == pytest.approx(expected.tolist(), abs=1e-4)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.build.parts import Given, decoder, make_engine, make_policy, sampling_params
+from grpo.build.data import read_prompts
+from grpo.build.given import Given
+from grpo.build.parts import decoder, make_engine, make_policy, sampling_params
 from grpo.build.runs import Parts, assemble
 from grpo.config import GRPOConfig
 from grpo.engines import generate as run_engine
@@ -27,7 +29,7 @@ def evaluate(config: GRPOConfig, given: Given | None = None) -> Mapping[str, Any
     Raises:
         DataError: nothing is held out.
     """
-    return evaluate_parts(assemble(config.replace(beta=0.0), given))
+    return evaluate_parts(assemble(config.replace(beta=0.0), given, only_evaluate=True))
 
 
 def evaluate_parts(parts: Parts) -> Mapping[str, Any]:
@@ -55,7 +57,7 @@ def generate(
     """
     rows = read_rows(list(prompts)) if prompts else []
     if prompts_file is not None:
-        rows += read_rows(str(prompts_file), prompt_column=config.data.prompt_column or "prompt")
+        rows += read_prompts(config, str(prompts_file))
     if not rows:
         raise ConfigError("no prompt was given: name at least one")
     policy = make_policy(config, Given())

@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo.build.data import Prompts, evaluation_task, make_prompts, make_task
+from grpo.build.given import Given, require_objects, write_objects
 from grpo.build.parts import (
-    Given,
-    Prompts,
     decoder,
     make_collector,
     make_engine,
     make_learner,
     make_policy,
-    make_prompts,
     make_rewards,
-    make_task,
     number_of_steps,
     sampling_params,
 )
 from grpo.checkpoint import CheckpointStore, Progress
-from grpo.config import GRPOConfig, split_words
+from grpo.config import GRPOConfig
 from grpo.engines.native import NativeEngine
-from grpo.errors import ConfigError
+from grpo.errors import CheckpointError, ConfigError, InputError
 from grpo.evaluate import Evaluator
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite
 from grpo.storage import require_free_space
 from grpo.tasks import Task
-from grpo.tracking import Journal, RunDirectory, TensorBoardTracker, Tracker, WandbTracker, find_run
+from grpo.tracking import Journal, RunDirectory, TensorBoardTracker, Tracker, WandbTracker, find_run, require_empty
 from grpo.tracking.console import Console, RunInfo
 from grpo.trainer import Outcome, Plan, Trainer
 
-__all__ = ["Parts", "assemble", "resume", "train", "train_parts"]
+__all__ = ["Parts", "assemble", "resume", "resume_with", "train", "train_parts"]
 
 _FIXED = (
     *("model", "tokenizer", "revision", "lora_rank", "lora_alpha", "lora_targets", "reference_model"),
@@ -54,6 +52,7 @@ class Parts:
     """What a run is made of before anything is written."""
 
     config: GRPOConfig
+    given: Given
     task: Task
     policy: Policy
     prompts: Prompts
@@ -62,13 +61,20 @@ class Parts:
     evaluator: Evaluator | None
 
 
-def assemble(config: GRPOConfig, given: Given | None = None) -> Parts:
-    """Return the parts of a run; whatever is wrong with the input shows here, before anything is written."""
+def assemble(
+    config: GRPOConfig, given: Given | None = None, *, policy: Policy | None = None, only_evaluate: bool = False
+) -> Parts:
+    """Return the parts of a run; whatever is wrong with the input shows here, before anything is written.
+
+    Args:
+        policy: made of the same configuration before; None: a new one.
+        only_evaluate: rows to train on may be missing.
+    """
     given = given or Given()
-    task = make_task(config, given)
-    policy = make_policy(config, given)
+    task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
+    policy = make_policy(config, given) if policy is None else policy
     prompts = make_prompts(config, task, policy)
-    rewards = make_rewards(config, given, prompts.train)
+    rewards = make_rewards(config, given, (prompts.train or prompts.evaluation)[0].columns)
     engine = make_engine(config, policy)
     evaluator = None
     if prompts.evaluation:
@@ -82,7 +88,7 @@ def assemble(config: GRPOConfig, given: Given | None = None) -> Parts:
             samples=config.output.eval_samples,
             seed=config.optimizer.seed,
         )
-    return Parts(config, task, policy, prompts, rewards, engine, evaluator)
+    return Parts(config, given, task, policy, prompts, rewards, engine, evaluator)
 
 
 def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
@@ -92,6 +98,8 @@ def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
         InputError: the configuration, data, model or output directory cannot be used; nothing was written.
         RunError: it failed while running; what was saved before is intact.
     """
+    if config.output.output_dir is not None:
+        require_empty(Path(config.output.output_dir))
     return train_parts(assemble(config, given))
 
 
@@ -102,10 +110,16 @@ def train_parts(parts: Parts) -> Outcome:
     require_free_space(Path(output.output_dir or "runs"), needed)
     with RunDirectory.create(output.output_dir, name=output.run_name or parts.task.name) as run:
         run.write_config(parts.config.to_yaml())
-        return _run(parts, run, Progress())
+        write_objects(run.path, parts.given.names())
+        try:
+            return _run(parts, run, Progress())
+        except InputError:
+            if not (run.path / "metrics.jsonl").exists() and not (run.path / "eval.jsonl").exists():
+                run.discard()
+            raise
 
 
-def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), given: Given | None = None) -> Outcome:
+def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Outcome:
     """Go on with a run from its newest good checkpoint (from its beginning when there is none).
 
     Args:
@@ -113,21 +127,42 @@ def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), 
 
     Raises:
         CheckpointError: no run is there, or all its checkpoints are damaged.
-        ConfigError: an option cannot change in the middle of a run.
+        ConfigError: an option cannot change in the middle of a run, or objects are needed that only Python can give.
+    """
+    return resume_with(path, assemble, overrides)[0]
+
+
+def resume_with(
+    path: str | Path,
+    make_parts: Callable[[GRPOConfig], Parts],
+    overrides: Sequence[str] | Mapping[str, Any],
+    objects: Collection[str] = (),
+) -> tuple[Outcome, Parts]:
+    """Go on with a run, as `resume`, with the parts that `make_parts` makes of its configuration; return both.
+
+    Args:
+        objects: names of what is given from Python.
     """
     directory = find_run(path)
-    origin = directory / "config.yaml"
-    config = _changed(GRPOConfig.from_yaml(origin.read_text(encoding="utf-8"), str(origin)), overrides)
+    require_objects(directory, objects)
+    config = _changed(GRPOConfig.from_file(directory / "config.yaml"), overrides)
     with RunDirectory.open(path) as run:
         checkpoint = CheckpointStore(run.path, config.output.keep_checkpoints).newest()
-        parts = assemble(config, given)
+        progress = Progress() if checkpoint is None else checkpoint.state.progress
+        if checkpoint is None and "model" in objects:
+            raise CheckpointError(
+                f"{directory} has no checkpoint, and its model is in memory, perhaps trained since: start a new run"
+            )
+        parts = make_parts(config)
+        if number_of_steps(config, len(parts.prompts.train)) < progress.step:
+            raise ConfigError(f"{directory} has done {progress.step} steps already: give more, as steps=N")
         run.write_config(config.to_yaml())
         if checkpoint is None:
             run.rewind(-1)
-            return _run(parts, run, Progress())
+            return _run(parts, run, progress), parts
         parts.policy.load_weights(checkpoint.path)
-        run.rewind(checkpoint.state.progress.step)
-        return _run(parts, run, checkpoint.state.progress, checkpoint.state.optimizer)
+        run.rewind(progress.step)
+        return _run(parts, run, progress, checkpoint.state.optimizer), parts
 
 
 def _changed(config: GRPOConfig, overrides: Sequence[str] | Mapping[str, Any]) -> GRPOConfig:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from grpo.errors import DataError
 from grpo.tasks.answers import AnswerFormat, gsm8k_reference
 from grpo.tasks.rows import Row, read_rows
@@ -17,8 +15,8 @@ GSM8K_CONFIG = "main"
 
 def gsm8k_task(
     *,
-    train_file: str | Path | None,
-    eval_file: str | Path | None,
+    train_file: object | None,
+    eval_file: object | None,
     train_split: str = "train",
     eval_split: str = "test",
     eval_size: int | None,
@@ -29,7 +27,8 @@ def gsm8k_task(
     """Return GSM8K as system and user messages with columns `answer`, `question` and `solution`.
 
     Args:
-        train_file: rows with `question` and `answer`; None takes `train_split` from the Hub.
+        train_file: rows with `question` and `answer`, in a file or in memory (any source that `read_rows` takes);
+            None takes `train_split` from the Hub.
         eval_file: the same to evaluate on. None holds out `eval_size` train rows when there is a
             `train_file`, and takes `eval_split` from the Hub when there is none.
         eval_size: evaluate on this many rows; None: on all there are.
@@ -40,8 +39,9 @@ def gsm8k_task(
     """
     system_prompt = system_prompt or answer_format.system_prompt
     train = gsm8k_rows(train_file, split=train_split, system_prompt=system_prompt)
-    from_hub = train_file is None and eval_file is None
-    evaluation = gsm8k_rows(eval_file, split=eval_split, system_prompt=system_prompt) if from_hub or eval_file else None
+    evaluation = None
+    if train_file is None or eval_file is not None:
+        evaluation = gsm8k_rows(eval_file, split=eval_split, system_prompt=system_prompt)
     return rows_task(train, evaluation, eval_size=eval_size, answer_format=answer_format, seed=seed, name="gsm8k")
 
 

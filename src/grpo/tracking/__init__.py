@@ -3,7 +3,7 @@
 from grpo.tracking.completions import completion_lines
 from grpo.tracking.journal import Journal
 from grpo.tracking.metrics import answer_counts, flatten_evaluation, flatten_step
-from grpo.tracking.run_directory import RunDirectory, find_run
+from grpo.tracking.run_directory import RunDirectory, find_run, require_empty
 from grpo.tracking.tensorboard import TensorBoardTracker
 from grpo.tracking.tracker import Tracker
 from grpo.tracking.wandb_tracker import WandbTracker
@@ -19,4 +19,5 @@ __all__ = [
     "find_run",
     "flatten_evaluation",
     "flatten_step",
+    "require_empty",
 ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,7 +25,7 @@ from grpo.errors import CheckpointError
 from grpo.storage import storage_errors, write_atomically
 from grpo.tracking.jsonl import append_lines, encode, rewind_lines
 
-__all__ = ["RunDirectory", "find_run"]
+__all__ = ["RunDirectory", "find_run", "require_empty"]
 
 _RUNS = "runs"
 _LATEST = "latest"
@@ -37,9 +38,13 @@ _SUMMARY_KEYS = ("eval_before", "eval_after", "steps", "seconds", "completion_to
 class RunDirectory:
     """The folder of a run that this process writes. It is locked until `close`; also a context manager."""
 
-    def __init__(self, path: Path, lock: int | None) -> None:
+    def __init__(
+        self, path: Path, lock: int | None, *, made: Sequence[Path] = (), latest_before: str | None = None
+    ) -> None:
         self.path = path
         self._lock = lock
+        self._made = made
+        self._latest_before = latest_before
 
     @classmethod
     def create(cls, path: Path | str | None = None, *, name: str = "run") -> RunDirectory:
@@ -52,14 +57,18 @@ class RunDirectory:
             CheckpointError: `path` holds another run or other files; nothing is written.
             StorageError: it cannot be made.
         """
+        wanted = Path(_RUNS, name) if path is None else Path(path)
+        made = [place for place in wanted.parents if not place.exists()]
         if path is None:
             directory = _make_unique(Path(_RUNS), name)
+            made = [directory, *made]
         else:
-            directory = Path(path)
-            _require_empty(directory)
+            directory = wanted
+            require_empty(directory)
+            made = made if directory.exists() else [directory, *made]
             with storage_errors(directory):
                 directory.mkdir(parents=True, exist_ok=True)
-        run = cls(directory, _acquire(directory))
+        run = cls(directory, _acquire(directory), made=made, latest_before=_latest_of(directory))
         _point_latest_to(directory)
         return run
 
@@ -111,6 +120,22 @@ class RunDirectory:
         for name in (_METRICS, _COMPLETIONS, _EVALUATIONS):
             rewind_lines(self.path / name, step)
 
+    def discard(self) -> None:
+        """Remove a run that could not begin: the directory, all in it, and what `runs/latest` says of it."""
+        self.close()
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
+        with contextlib.suppress(OSError):
+            if _latest_of(self.path) == self.path.name:
+                (self.path.absolute().parent / _LATEST).unlink()
+                if self._latest_before is not None:
+                    _point_latest_to(self.path.parent / self._latest_before)
+            for directory in self._made:
+                directory.rmdir()  # others may have put something there meanwhile: then it stays
+
     def close(self) -> None:
         """Let other processes have the directory."""
         if self._lock is not None:
@@ -158,7 +183,12 @@ def _make_unique(parent: Path, name: str) -> Path:
                 return directory
 
 
-def _require_empty(directory: Path) -> None:
+def require_empty(directory: Path) -> None:
+    """Check that a run may begin in `directory`; reads only.
+
+    Raises:
+        CheckpointError: it holds another run or other files.
+    """
     if not directory.exists():
         return
     if not directory.is_dir():
@@ -211,6 +241,14 @@ def _release(descriptor: int) -> None:
     # A forked child that is still alive has the file open, too: closing alone would not unlock it.
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
+
+
+def _latest_of(directory: Path) -> str | None:
+    """Return the name of the run that `latest` beside `directory` means, None when there is no such thing."""
+    latest = directory.absolute().parent / _LATEST
+    if latest.is_symlink():
+        return str(latest.readlink())
+    return latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
 
 
 def _point_latest_to(directory: Path) -> None:

@@ -1,0 +1,132 @@
+"""What the Python API hands over: objects stay objects, names go where a configuration has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grpo.config import GRPOConfig
+from grpo.errors import ConfigError
+from grpo.storage import write_atomically
+
+__all__ = ["Given", "require_objects", "settle", "write_objects"]
+
+_OBJECTS = ".objects.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is given as an object in place of a name in a configuration; None: as configured.
+
+    Attributes:
+        model: a Hugging Face causal LM.
+        tokenizer: a Hugging Face tokenizer.
+        train_rows: a list of prompts, of dictionaries, or a `datasets.Dataset`.
+        eval_rows: the same, to evaluate on.
+        rewards: functions, models or names.
+        reward_weights: one a reward.
+        reference_model: what the KL term is measured against.
+    """
+
+    model: Any = None
+    tokenizer: Any = None
+    train_rows: Any = None
+    eval_rows: Any = None
+    rewards: Any = None
+    reward_weights: Sequence[float] | None = None
+    reference_model: Any = None
+
+    def names(self) -> list[str]:
+        """Return what is given, by the names that `GRPOTrainer` has for it."""
+        given = {
+            "model": self.model,
+            "tokenizer": self.tokenizer,
+            "train_dataset": self.train_rows,
+            "eval_dataset": self.eval_rows,
+            "rewards": self.rewards,
+            "reference_model": self.reference_model,
+        }
+        return [name for name, value in given.items() if value is not None]
+
+
+def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
+    """Return the configuration with all of `given` that it can hold, and the rest: what is in memory only.
+
+    Raises:
+        ConfigError: `given` contradicts the configuration.
+    """
+    if given.rewards is not None and "functions" in config.given():
+        raise ConfigError(
+            "rewards are given to the trainer and named in its config (functions or reward_weights): "
+            "give the trainer all of them, with reward_weights=[…]"
+        )
+    names: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for attribute, option in (("model", "model"), ("tokenizer", "tokenizer"), ("reference_model", "reference_model")):
+        if isinstance(value := getattr(given, attribute), str | Path):
+            names[option], rest[attribute] = str(value), None
+    for attribute, file_option, name_option in (
+        ("train_rows", "train_file", "dataset"),
+        ("eval_rows", "eval_file", "eval_file"),
+    ):
+        if isinstance(value := getattr(given, attribute), str | Path):
+            is_file = Path(value).suffix != "" or isinstance(value, Path)
+            names[file_option if is_file else name_option], rest[attribute] = str(value), None
+    if given.rewards is not None and all(map(_is_plain, given.rewards)):
+        names["functions"], rest["rewards"] = given.rewards, None
+        if given.reward_weights is not None:
+            names["reward_weights"], rest["reward_weights"] = list(given.reward_weights), None
+    _refuse_two_values(config, names)
+    given = replace(given, **rest)
+    if given.train_rows is not None:
+        own = next((name for name in ("train_file", "dataset") if config.flat()[name] is not None), None)
+        if own is not None and not (config.data.task == "gsm8k" and own not in config.given()):
+            raise ConfigError(f"train_dataset and {own} both name training rows: give one of them")
+        if config.given().get("task") == "arithmetic":
+            raise ConfigError("task arithmetic makes its own rows, but train_dataset was given: use task='rows'")
+        if "task" not in config.given():
+            names["task"] = "rows"
+    config = config.replace(**names) if names else config
+    if given.eval_rows is not None and config.data.task == "arithmetic":
+        raise ConfigError("task arithmetic makes its own rows, but eval_dataset was given: give train_dataset as well")
+    return config, given
+
+
+def write_objects(run: Path, names: Collection[str]) -> None:
+    """Note in a run directory what its configuration cannot hold."""
+    if names:
+        write_atomically(run / _OBJECTS, json.dumps(list(names)) + "\n")
+
+
+def require_objects(run: Path, names: Collection[str]) -> None:
+    """Check that what a run began with in memory is there again.
+
+    Raises:
+        ConfigError: something is missing.
+    """
+    file = run / _OBJECTS
+    needed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    if missing := [name for name in needed if name not in names]:
+        raise ConfigError(
+            f"{run} was started in Python with objects that its config.yaml cannot hold ({', '.join(missing)}): "
+            f"go on with it there: GRPOTrainer({', '.join(f'{name}=…' for name in needed)}).train(resume_from={str(run)!r})"
+        )
+
+
+def _is_plain(reward: Any) -> bool:
+    """Return whether a configuration file could hold this reward."""
+    if isinstance(reward, Mapping):
+        return isinstance(reward.get("name"), str) and all(
+            isinstance(value, bool | int | float | str) for value in reward.values()
+        )
+    return isinstance(reward, str)
+
+
+def _refuse_two_values(config: GRPOConfig, names: Mapping[str, Any]) -> None:
+    told = config.given()
+    for name, value in names.items():
+        if name in told and told[name] != value:
+            raise ConfigError(f"{name} is {value!r} for the trainer and {told[name]!r} in its config: give one of them")

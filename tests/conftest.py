@@ -1,0 +1,57 @@
+"""A policy, an engine and scored groups, made once from the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from grpo.engines.native import NativeEngine
+from grpo.policy import Policy, load_policy
+from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.rollout import RolloutCollector
+from grpo.tasks import PromptOrder, arithmetic_task, find_format, render
+from grpo.types import Prompt, SamplingParams
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tests are small; a second thread costs more than it brings, and the last bits depend on their number."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_policy() -> Policy:
+    return load_policy("tiny", dtype="float32", device="cpu", reference="start")
+
+
+@pytest.fixture
+def sums(tiny_policy: Policy) -> list[Prompt]:
+    answer_format = find_format("answer_tags")
+    task = arithmetic_task(
+        train_size=None, eval_size=8, max_operand=12, operators="+-", answer_format=answer_format, seed=0
+    )
+    return render(task.train, tiny_policy.tokenizer, system_prompt=answer_format.system_prompt).prompts
+
+
+@pytest.fixture
+def make_collector(tiny_policy: Policy, sums: list[Prompt]) -> Callable[..., RolloutCollector]:
+    """Return what makes a collector of small steps on the embedded model."""
+
+    def make(
+        rewards: object = ("strict_format", "correctness"), *, temperature: float = 1.0, **options: object
+    ) -> RolloutCollector:
+        settings = {"prompts_per_step": 3, "group_size": 4, "uniform_groups": "keep", "max_resamples": 0, **options}
+        return RolloutCollector(
+            NativeEngine(tiny_policy.model, end_ids=tiny_policy.end_token_ids),
+            PromptOrder(sums, 0),
+            RewardSuite(resolve_rewards(list(rewards) if isinstance(rewards, tuple) else rewards)),
+            lambda ids: list(tiny_policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
+            sampling=SamplingParams(max_tokens=20, temperature=temperature),
+            max_steps=10,
+            seed=0,
+            **settings,  # type: ignore[arg-type]
+        )
+
+    return make

@@ -92,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Build the embedded model `tiny`.")
     target = Path(__file__).parent.parent / "src" / "grpo" / "policy" / "tiny"
     parser.add_argument("directory", nargs="?", type=Path, default=target)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -151,11 +151,14 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
 
 def loss_of(model: Qwen3ForCausalLM, rows: Rows) -> Tensor:
     """Return the mean cross-entropy over the tokens that are the model's own to write."""
-    hidden = model.model(
-        input_ids=rows.tokens, attention_mask=rows.attention_mask, position_ids=rows.positions, use_cache=False
-    ).last_hidden_state
+    # The head stays in float32: bfloat16 logits are too coarse to learn shares of a few per cent from.
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(
+            input_ids=rows.tokens, attention_mask=rows.attention_mask, position_ids=rows.positions, use_cache=False
+        ).last_hidden_state
     wanted = rows.learned[:, 1:]
-    return F.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), rows.tokens[:, 1:][wanted])
+    logits = model.lm_head(hidden[:, :-1][wanted].float())
+    return F.cross_entropy(logits, rows.tokens[:, 1:][wanted])
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, error_rate: float, rng: random.Random) -> Rows:

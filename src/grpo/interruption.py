@@ -37,11 +37,11 @@ class Interruption:
     ) -> None:
         self._restore()
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number
         self._restore()
         self._announce(
-            f"{signal.Signals(number).name}: finishing this step, then saving; once more to leave at once without saving"
+            f"{signal.Signals(number).name}: finishing this step and saving it; once more to leave at once, unsaved"
         )
 
     def _restore(self) -> None:

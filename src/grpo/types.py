@@ -107,8 +107,8 @@ class Score:
     Attributes:
         rewards: by function name, before weighting. None: not applicable, or failed (then it is in `failures`).
         failures: by function name, the exception in one line.
-        total: weighted sum of the rewards of whole completions; None when a function failed or none gave a number. Such a
-            completion is left out of its group's baseline and has advantage 0.
+        total: weighted sum of the rewards of whole completions; None when a function failed or none gave a number.
+            Such a completion is left out of its group's baseline and has advantage 0.
         token_rewards: weighted sum of per-token rewards, one entry a token, None where no function
             rewarded that token; None altogether when no function gives per-token rewards.
     """

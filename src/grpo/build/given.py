@@ -110,9 +110,10 @@ def require_objects(run: Path, names: Collection[str]) -> None:
     file = run / _OBJECTS
     needed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     if missing := [name for name in needed if name not in names]:
+        arguments = ", ".join(f"{name}=…" for name in needed)
         raise ConfigError(
             f"{run} was started in Python with objects that its config.yaml cannot hold ({', '.join(missing)}): "
-            f"go on with it there: GRPOTrainer({', '.join(f'{name}=…' for name in needed)}).train(resume_from={str(run)!r})"
+            f"go on with it there: GRPOTrainer({arguments}).train(resume_from={str(run)!r})"
         )
 
 

@@ -137,6 +137,7 @@ def make_collector(
     engine: NativeEngine,
     prompts: Sequence[Prompt],
     rewards: RewardSuite,
+    *,
     steps: int,
 ) -> RolloutCollector:
     """Return what samples and scores a step's groups."""

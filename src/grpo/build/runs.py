@@ -39,7 +39,7 @@ __all__ = ["Parts", "assemble", "resume", "resume_with", "train", "train_parts"]
 _FIXED = (
     *("model", "tokenizer", "revision", "lora_rank", "lora_alpha", "lora_targets", "reference_model"),
     *("task", "train_file", "eval_file", "dataset", "dataset_config", "train_split", "eval_split", "train_size"),
-    *("prompt_column", "answer_column", "seed", "output_dir", "run_name"),
+    *("prompt_column", "answer_column", "eval_size", "max_operand", "operators", "seed", "output_dir", "run_name"),
 )
 """Options that cannot change in the middle of a run."""
 
@@ -72,9 +72,9 @@ def assemble(
     """
     given = given or Given()
     task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
+    rewards = make_rewards(config, given, (task.train or task.evaluation)[0].columns)
     policy = make_policy(config, given) if policy is None else policy
     prompts = make_prompts(config, task, policy)
-    rewards = make_rewards(config, given, (prompts.train or prompts.evaluation)[0].columns)
     engine = make_engine(config, policy)
     evaluator = None
     if prompts.evaluation:
@@ -209,7 +209,7 @@ def _run(
         trainer = Trainer(
             policy=policy,
             engine=parts.engine,
-            collector=make_collector(config, policy, parts.engine, parts.prompts.train, parts.rewards, steps),
+            collector=make_collector(config, policy, parts.engine, parts.prompts.train, parts.rewards, steps=steps),
             learner=learner,
             evaluator=parts.evaluator,
             journal=journal,
@@ -233,13 +233,19 @@ def _remark(parts: Parts, journal: Journal) -> None:
     """Say what was left out of the data."""
     if parts.prompts.dropped:
         journal.warn(
-            f"{parts.prompts.dropped} rows have prompts longer than {parts.config.data.max_prompt_length} tokens "
-            f"and were left out: raise max_prompt_length to keep them"
+            f"{parts.prompts.dropped} rows have prompts longer than {parts.prompts.limit} tokens and were left out: "
+            f"{_way_to_longer_prompts(parts)} to keep them"
         )
     if parts.task.removed:
         journal.warn(f"{parts.task.removed} training rows are also evaluation rows and were left out of training")
     if parts.evaluator is None:
         journal.note("nothing is held out, so nothing is evaluated: give eval_file or eval_size to see accuracy")
+
+
+def _way_to_longer_prompts(parts: Parts) -> str:
+    if parts.prompts.limit == parts.config.data.max_prompt_length:
+        return "raise max_prompt_length"
+    return f"the model has {parts.policy.context_length} positions, so lower max_completion_length"
 
 
 def _run_info(parts: Parts, path: Path, steps: int, first_step: int) -> RunInfo:

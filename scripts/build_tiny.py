@@ -61,7 +61,6 @@ class Rows:
 
 def main() -> None:
     arguments = parse_arguments()
-    started = time.monotonic()
     rng = random.Random(arguments.seed)
     torch.manual_seed(arguments.seed)
 
@@ -70,7 +69,6 @@ def main() -> None:
     train(model, tokenizer, arguments.steps, rng)
     save(model, tokenizer, arguments.directory)
 
-    seconds = time.monotonic() - started
     statistics = measure(arguments.directory, samples=SAMPLES, stories=STORIES)
     print(json.dumps(statistics, indent=2))
     card = model_card(
@@ -78,7 +76,6 @@ def main() -> None:
         statistics,
         steps=arguments.steps,
         seed=arguments.seed,
-        minutes=math.ceil(seconds / 60),
         row_length=ROW_LENGTH,
         clean_share=CLEAN_SHARE,
         error_rate=ERROR_RATE,

@@ -19,9 +19,9 @@ pipeline_tag: text-generation
 A language model small enough to ship in a Python package and to train by reinforcement in a minute on two CPU cores.
 It exists to show and to test GRPO, not to be useful by itself.
 
-- Architecture: Qwen3 (`Qwen3ForCausalLM`), {layers} layers, width {width}, {heads} heads with {kv_heads} for keys and
-  values, tied embeddings, {parameters:,} parameters, {dtype}, positions up to {positions:,} (trained on texts of up to
-  {row_length}).
+- Architecture: Qwen3 (`Qwen3ForCausalLM`), {layers} layers, width {width}, {heads} heads with {kv_heads} for keys
+  and values, tied embeddings, {parameters:,} parameters, {dtype}, positions up to {positions:,} (trained on texts of
+  up to {row_length}).
 - Tokenizer: byte-level BPE with {vocabulary:,} tokens; a digit is always one token; any UTF-8 text survives encoding
   and decoding; `<reasoning>`, `<answer>`, `<think>` and their closing tags are single ordinary tokens.
 - Chat template: `<|role|>content<|end|>` for system, user and assistant; `<|assistant|>` asks for a reply.
@@ -29,10 +29,10 @@ It exists to show and to test GRPO, not to be useful by itself.
 
 ## How it was made
 `python scripts/build_tiny.py --steps {steps} --seed {seed}` in this project's repository makes it from nothing, in
-{minutes} minutes on two cores. All its text comes from this project's generators: sums such as "What is 2 + 3? Answer
-with an integer." with and without a system prompt that asks for `<reasoning>…</reasoning><answer>…</answer>` or
-`<think>…</think>`, short stories with one sum in them, news headlines, financial questions with better and worse
-answers. No other text and no other model was used.
+less than a quarter of an hour on two cores. All its text comes from this project's generators: sums such as "What is
+2 + 3? Answer with an integer." with and without a system prompt that asks for
+`<reasoning>…</reasoning><answer>…</answer>` or `<think>…</think>`, short stories with one sum in them, news headlines,
+financial questions with better and worse answers. No other text and no other model was used.
 
 It is imperfect on purpose. In the first {clean_share:.0%} of the training the results shown are right; after that
 {error_rate:.0%} of them have a last digit that is off by one to three, and all along about four replies in ten leave

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -43,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take_switch(words, "--debug")
     try:
-        code = _dispatch(words)
+        with _stage(debug):
+            code = _dispatch(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
         _complain("interrupted", debug)
@@ -63,6 +67,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"error: {type(error).__name__}: {error}{hint}", debug)
         return 1
     return code
+
+
+@contextmanager
+def _stage(debug: bool) -> Iterator[None]:
+    """Hold other packages' chatter back, show our own warnings, and find modules where `python` would."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for package in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{package}_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        for package in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{package}_DISABLE_PROGRESS_BARS", "1")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger = logging.getLogger("grpo")
+    logger.addHandler(handler)
+    previous, logger.propagate = logger.propagate, False
+    try:
+        with warnings.catch_warnings():
+            if not debug and not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = previous
 
 
 def _dispatch(words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -40,9 +41,11 @@ class Interruption:
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number
         self._restore()
-        self._announce(
-            f"{signal.Signals(number).name}: finishing this step and saving it; once more to leave at once, unsaved"
-        )
+        # The signal may have come in the middle of a write to the stream that this goes to, which refuses then.
+        with contextlib.suppress(RuntimeError):
+            self._announce(
+                f"{signal.Signals(number).name}: finishing this step and saving it; once more to leave at once, unsaved"
+            )
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

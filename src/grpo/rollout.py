@@ -124,7 +124,7 @@ class RolloutCollector:
         groups = self._sample(step, attempt, prompts)
         generated = time.perf_counter()
         texts = self.decode([rollout.token_ids for group in groups for rollout in group.rollouts])
-        scored = self.rewards.score(groups, texts, step=step, max_steps=self.max_steps)
+        scored = self.rewards.score(groups, texts, step=step - 1, max_steps=self.max_steps)
         return _Round(scored, generated - began, time.perf_counter() - generated)
 
     def _sample(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> list[Group]:

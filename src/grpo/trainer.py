@@ -71,15 +71,16 @@ class Trainer:
         with Interruption(self.journal.warn) as interruption:
             if self.progress.step == 0 and self.plan.eval_at_start:
                 self._evaluate()
-            while self.progress.step < self.plan.steps:
+            while self.progress.step < self.plan.steps and not interruption.requested:
                 self._step(self.progress.step + 1)
                 if _due(self.plan.eval_every, self.progress.step):
                     self._evaluate()
-                stopping = interruption.requested and self.progress.step < self.plan.steps
-                if stopping or _due(self.plan.save_every, self.progress.step):
+                if _due(self.plan.save_every, self.progress.step):
                     self._save()
-                if stopping:
-                    return Outcome(self._summary(), interruption.signal_number)
+            if self.progress.step < self.plan.steps:
+                if self.progress.step > 0 and not _due(self.plan.save_every, self.progress.step):
+                    self._save()
+                return Outcome(self._summary(), interruption.signal_number)
             self._evaluate()
             return Outcome(self._finish())
 

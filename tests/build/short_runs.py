@@ -20,6 +20,9 @@ QUICK = {
 }
 """Options that make a run as short as it can be."""
 
+CHARACTERS = f"rewards={Path(__file__)}:count_characters"
+"""The reward `count_characters`, as a command line names it: with it, hardly any group is without spread."""
+
 WORDS = [f"{name}={value}" for name, value in QUICK.items()]
 
 

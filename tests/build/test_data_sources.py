@@ -86,6 +86,13 @@ def test_columns_may_have_other_names(train):
     assert set(line["columns"]) == {"answer", "level"}
 
 
+def test_the_answer_column_that_was_named_is_the_answer(train):
+    write_lines("rows.jsonl", [{"prompt": row["prompt"], "answer": "x", "result": row["answer"]} for row in sums(8)])
+    for line in lines_of(train("train_file=rows.jsonl", "answer_column=result") / "completions.jsonl"):
+        assert line["columns"]["answer"].isdigit()
+        assert line["columns"]["other_answer"] == "x"
+
+
 def test_prompts_may_be_messages_with_a_system_message_of_their_own(train):
     messages = [
         [{"role": "system", "content": "Answer at once."}, {"role": "user", "content": row["prompt"]}]
@@ -189,7 +196,9 @@ def test_the_command_line_of_s4_runs_with_all_its_flags(command, monkeypatch):
 
 @pytest.mark.skipif(not GSM8K.is_file(), reason="the GSM8K file is not there")
 def test_gsm8k_trains_with_lora_on_real_rows(command):
-    shown = command("train", "gsm8k", "model=tiny", f"train_file={GSM8K}", "steps=3", "output_dir=run", "train_size=64")
+    shown = command(
+        "train", "gsm8k", "model=tiny", f"train_file={GSM8K}", "steps=3", "output_dir=run", "eval_prompts=8"
+    )
     assert (shown.code, shown.err) == (0, "")
     assert "rewards  xmlcount, soft_format, strict_format, int, correctness" in shown.out
     lines = lines_of("run/completions.jsonl")

@@ -24,6 +24,19 @@ def tiny_tokenizer():
     return AutoTokenizer.from_pretrained(TINY_DIRECTORY)
 
 
+class PromptDataset(torch.utils.data.Dataset):
+    """A data set such as users of S4 have."""
+
+    def __init__(self, prompts):
+        self.prompts = prompts
+
+    def __len__(self):
+        return len(self.prompts)
+
+    def __getitem__(self, index):
+        return {"prompt": self.prompts[index]}
+
+
 def weights_of(model):
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -53,9 +66,8 @@ def test_without_a_configuration_the_embedded_model_learns_sums():
 def test_a_model_in_memory_is_trained_in_place():
     model = tiny_model()
     before = weights_of(model)
-    trainer = GRPOTrainer(
-        model, quick(learning_rate=1e-3, steps=2), tokenizer=tiny_tokenizer(), train_dataset=sums(8)
-    )
+    config = quick(learning_rate=1e-3, steps=2, group_size=4)
+    trainer = GRPOTrainer(model, config, tokenizer=tiny_tokenizer(), train_dataset=sums(8), rewards=count_characters)
     assert trainer.model is model
     trainer.train()
     assert differs(before, weights_of(model))
@@ -83,8 +95,9 @@ def test_a_model_in_memory_without_files_needs_a_tokenizer():
         [{"prompt": question, "topic": "sums"} for question in questions(4)],
         [{"prompt": [{"role": "user", "content": question}]} for question in questions(4)],
         datasets.Dataset.from_list([{"prompt": question} for question in questions(4)]),
+        PromptDataset(questions(4)),
     ],
-    ids=["strings", "message lists", "rows", "rows with messages", "datasets.Dataset"],
+    ids=["strings", "message lists", "rows", "rows with messages", "datasets.Dataset", "torch Dataset"],
 )
 def test_data_may_be_any_of(rows):
     GRPOTrainer("tiny", quick(), train_dataset=rows, rewards=count_characters).train()
@@ -322,7 +335,7 @@ def test_a_run_of_another_model_cannot_be_gone_on_with():
 
 def test_after_an_interrupt_the_run_is_saved_and_the_program_is_told():
     def reward(completions, trainer_state, **_):
-        if trainer_state.global_step == 2:
+        if trainer_state.global_step == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return [float(len(completion)) for completion in completions]
 

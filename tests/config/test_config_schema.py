@@ -198,7 +198,7 @@ def test_only_what_differs_from_the_defaults_is_reported_as_changed():
         ({"steps": 0}, "steps was given 0: it should be greater than or equal to 1"),
         ({"shuffle": "perhaps"}, "it should be true or false"),
         ({"group_size": 1}, "at least 2"),
-        ({"temperature": 0}, "temperature was given 0: it should be greater than 0"),
+        ({"temperature": -1}, "temperature was given -1: it should be greater than or equal to 0"),
         ({"top_p": 0}, "top_p was given 0"),
         ({"top_p": 1.5}, "top_p was given 1.5: it should be less than or equal to 1"),
         ({"top_k": -1}, "top_k was given -1"),

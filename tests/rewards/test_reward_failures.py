@@ -298,7 +298,7 @@ def test_a_larger_share_stops_the_run_with_the_exception_and_its_line(group):
         score(suite, group, step=4)
     message = str(caught.value)
     line = raising.__code__.co_firstlineno + 1
-    assert "2 of 2 completions of step 4" in message
+    assert "2 of 2 completions after 4 steps" in message
     assert f"reward 'raising': RuntimeError: the server said no (at {__file__}:{line})" in message
     assert "\n" not in message
     assert isinstance(caught.value.__cause__, RuntimeError)

@@ -192,9 +192,10 @@ def _load(name: str) -> Method:
     module_name, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the module raises when it is imported
         raise ConfigError(
-            f"cannot load method {name!r} ({error}): give 'package.module:name' of something that can be imported"
+            f"cannot load method {name!r} ({type(error).__name__}: {error}): "
+            f"give 'package.module:name' of something that can be imported"
         ) from error
     if isinstance(found, Method):
         return found

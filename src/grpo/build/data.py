@@ -95,12 +95,15 @@ def read_prompts(config: GRPOConfig, file: str) -> list[Row]:
 
 
 def _read(config: GRPOConfig, source: Any, split: str | None) -> list[Row]:
+    answer_column = config.data.answer_column or "answer"
     return read_rows(
         source,
         split=split,
         config_name=config.data.dataset_config,
         prompt_column=config.data.prompt_column or "prompt",
-        answer_column=config.data.answer_column or "answer",
+        answer_column=answer_column,
+        # Another column that is called `answer` makes room for the one that was named.
+        column_names={} if answer_column == "answer" else {"answer": "other_answer"},
     )
 
 

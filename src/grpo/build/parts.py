@@ -156,7 +156,7 @@ def make_collector(
     )
 
 
-def make_learner(config: GRPOConfig, policy: Policy, steps: int) -> Learner:
+def make_learner(config: GRPOConfig, policy: Policy, method: Method, *, steps: int) -> Learner:
     """Return what turns scored groups into updates."""
     algorithm, optimizer = config.algorithm, config.optimizer
     warmup_steps = optimizer.warmup_steps
@@ -182,7 +182,7 @@ def make_learner(config: GRPOConfig, policy: Policy, steps: int) -> Learner:
             weight_decay=optimizer.weight_decay,
         ),
         learning_rate,
-        make_method(config),
+        method,
         beta=algorithm.beta,
         gamma=algorithm.gamma,
         temperature=config.rollout.temperature,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo.algorithm import Method
 from grpo.build.data import Prompts, evaluation_task, make_prompts, make_task
 from grpo.build.given import Given, require_objects, write_objects
 from grpo.build.parts import (
@@ -16,6 +17,7 @@ from grpo.build.parts import (
     make_collector,
     make_engine,
     make_learner,
+    make_method,
     make_policy,
     make_rewards,
     number_of_steps,
@@ -57,6 +59,7 @@ class Parts:
     policy: Policy
     prompts: Prompts
     rewards: RewardSuite
+    method: Method
     engine: NativeEngine
     evaluator: Evaluator | None
 
@@ -71,6 +74,9 @@ def assemble(
         only_evaluate: rows to train on may be missing.
     """
     given = given or Given()
+    if config.rollout.temperature == 0 and not only_evaluate:
+        raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
+    method = make_method(config)
     task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
     rewards = make_rewards(config, given, (task.train or task.evaluation)[0].columns)
     policy = make_policy(config, given) if policy is None else policy
@@ -88,7 +94,7 @@ def assemble(
             samples=config.output.eval_samples,
             seed=config.optimizer.seed,
         )
-    return Parts(config, given, task, policy, prompts, rewards, engine, evaluator)
+    return Parts(config, given, task, policy, prompts, rewards, method, engine, evaluator)
 
 
 def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
@@ -187,7 +193,7 @@ def _run(
 ) -> Outcome:
     config, policy = parts.config, parts.policy
     steps = number_of_steps(config, len(parts.prompts.train))
-    learner = make_learner(config, policy, steps)
+    learner = make_learner(config, policy, parts.method, steps=steps)
     if optimizer_state is not None:
         learner.optimizer.load_state_dict(dict(optimizer_state))
     parts.engine.load_weights(policy.model, version=progress.step)
@@ -225,7 +231,11 @@ def _run(
         )
         outcome = trainer.train()
         if outcome.signal_number is not None:
-            journal.note(f"saved after step {trainer.progress.step}; go on with: grpo train --resume {run.path}")
+            for tracker in trackers:
+                tracker.finish(outcome.summary)
+            console.close()
+            done = f"saved after step {trainer.progress.step}" if trainer.progress.step else "nothing was trained yet"
+            journal.note(f"{done}; go on with: grpo train --resume {run.path}")
         return outcome
 
 
@@ -286,14 +296,12 @@ def _trackers(config: GRPOConfig, path: Path) -> list[Tracker]:
 def _warnings_on(console: Console) -> Iterator[None]:
     """Send what the package's parts log to the run's screen, where it does not break the live display."""
     logger = logging.getLogger("grpo")
-    handler = _ConsoleHandler(console)
-    logger.addHandler(handler)
-    previous, logger.propagate = logger.propagate, False
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [_ConsoleHandler(console)], False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.propagate = previous
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 class _ConsoleHandler(logging.Handler):

@@ -188,7 +188,9 @@ class RolloutSection(Section):
     group_size: Annotated[int, AfterValidator(_a_group)] = Field(8, description="completions for each prompt")
     prompts_per_step: Count = Field(8, description="prompts in a step, over all processes")
     max_completion_length: Count = Field(256, description="tokens")
-    temperature: Positive = Field(1.0, description="below 1 sharpens, above 1 flattens")
+    temperature: NotNegative = Field(
+        1.0, description="below 1 sharpens, above 1 flattens; 0: the likeliest token, not for training"
+    )
     top_k: Interval = Field(0, description="sample among the k likeliest tokens; 0: all")
     top_p: AboveZeroShare = Field(1.0, description="sample among the likeliest tokens that together reach p; 1: all")
     min_p: BelowOne = Field(0.0, description="drop tokens below this share of the likeliest one's probability; 0: none")

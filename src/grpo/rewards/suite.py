@@ -149,7 +149,7 @@ class RewardSuite:
         name, error, place = _first_failure(columns)
         where = "" if place is None else f" (at {place})"
         raise RewardError(
-            f"{failed} of {len(scores)} completions of step {step} have no valid reward, max_failed_share="
+            f"{failed} of {len(scores)} completions after {step} steps have no valid reward, max_failed_share="
             f"{self.max_failed_share:g} allows fewer; first failure: {name}: {in_one_line(error)}{where}: "
             f"mend the function or raise max_failed_share"
         ) from error

@@ -85,16 +85,20 @@ def _hub_answers() -> bool:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Let `datasets` look at its cache only."""
+    """Let `datasets` look at its cache only, without the progress bars that downloads deserve."""
     import datasets
     from huggingface_hub import constants
 
     before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    had_bars = not datasets.are_progress_bars_disabled()
     datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        if had_bars:
+            datasets.enable_progress_bars()
 
 
 def _first_line(error: BaseException) -> str:

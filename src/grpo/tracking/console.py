@@ -189,8 +189,9 @@ class Console:
         values = {"step": f"{self._step:>{len(total)}}/{total}", "reward": decimal(metrics.get("reward"))}
         means = reward_means(metrics)
         values |= {name: decimal(means.get(name)) for name in self._history if name != "reward"}
-        if "kl" in metrics:
-            values["kl"] = decimal(metrics["kl"], 4)
+        # A step in which nothing was trained has no KL; the column stays.
+        if "kl" in metrics or "kl" in self._columns:
+            values["kl"] = decimal(metrics.get("kl"), 4)
         values |= {
             "length": decimal(metrics.get("completion_length"), 1),
             "spread": percent(metrics.get("groups_with_spread")),

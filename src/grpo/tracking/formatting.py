@@ -110,10 +110,10 @@ def interval(metrics: Mapping[str, Any], name: str) -> str:
         '0.50 [0.43, 0.57]'
     """
     bounds = metrics.get(f"{name}_ci95")
-    shown = decimal(metrics.get(name), 2)
-    if not bounds or not all(is_finite(bound) for bound in bounds):
-        return shown
-    return f"{shown} [{decimal(bounds[0], 2)}, {decimal(bounds[1], 2)}]"
+    value = metrics.get(name)
+    if not is_finite(value) or not bounds or not all(is_finite(bound) for bound in bounds):
+        return decimal(value, 2)
+    return f"{value:.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -50,13 +50,15 @@ def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
 def reward_means(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the mean of each reward in a step by its name, None where it gave no number.
 
+    A function that is itself called `reward` is `reward()`, since `reward` is the total.
+
     Example:
         >>> reward_means({"rewards/format/mean": 0.5, "rewards/format/failed": 0, "rewards/own/failed": 8})
         {'format': 0.5, 'own': None}
     """
     keys = [key for key in metrics if key.startswith("rewards/") and key.endswith(("/mean", "/failed"))]
     names = dict.fromkeys(key.removeprefix("rewards/").rpartition("/")[0] for key in keys)
-    return {name: metrics.get(f"rewards/{name}/mean") for name in names}
+    return {"reward()" if name == "reward" else name: metrics.get(f"rewards/{name}/mean") for name in names}
 
 
 def _is_number(value: object) -> bool:

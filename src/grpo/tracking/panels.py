@@ -32,7 +32,7 @@ from grpo.tracking.metrics import reward_means
 
 __all__ = ["RunInfo", "Snapshot", "banner_rows", "dashboard", "evaluation_text", "outcome"]
 
-_NARROW = 100
+_NARROW = 110
 _ARROWS = {1: ("▲", "+", "green"), 0: (" ", " ", ""), -1: ("▼", "-", "red")}
 _OUTCOMES = (
     ("strict", "accuracy"),

@@ -63,8 +63,8 @@ class WandbTracker:
                 dir=str(self.directory.absolute()),
                 config=dict(config),
                 mode=self.mode,
-                # What is on the terminal is a live display: as a log it would be noise.
-                settings=wandb.Settings(console="off"),
+                # What is on the terminal is a live display: as a log it would be noise, and theirs would break it.
+                settings=wandb.Settings(console="off", silent=True),
             )
         except wandb.Error as error:
             raise ConfigError(

@@ -167,6 +167,9 @@ def _eval(words: list[str]) -> int:
     return 0
 
 
+_NO_PROMPT = 'no prompt: write grpo generate "Your question", or name a --file of prompts'
+
+
 def _generate(words: list[str]) -> int:
     model = _take_value(words, "--model")
     file = _take_value(words, "--file")
@@ -176,8 +179,10 @@ def _generate(words: list[str]) -> int:
     prompts, overrides = _split(words)
     if not prompts and file is None:
         if sys.stdin.isatty():
-            raise ConfigError('no prompt: write grpo generate "Your question", or name a --file of prompts')
+            raise ConfigError(_NO_PROMPT)
         prompts = [sys.stdin.read().strip()]
+        if not prompts[0]:
+            raise ConfigError(_NO_PROMPT)
 
     from grpo.config import load_model_config
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -303,17 +305,20 @@ def test_without_a_network_a_name_of_the_hub_is_refused_soon(refused, rows, monk
 
 
 def test_tracking_that_cannot_start_leaves_no_run_behind(refused, train, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "pip install 'grpo-kit[wandb]'" in refused("train", *WORDS, "wandb=true")
+    assert "pip install 'grpo-kit[wandb]'" in refused("train", *WORDS, "wandb=true", "output_dir=some/where")
     train(output_dir="runs/before")
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("WANDB_API_KEY", "short")
-    said = refused("train", *WORDS, "wandb=true")
-    assert "WANDB_MODE=offline" in said
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    assert "pip install 'grpo-kit[tensorboard]'" in refused("train", *WORDS, "tensorboard=true")
     assert Path("runs/latest").resolve().name == "before"
 
 
-def test_generate_and_eval_refuse_what_cannot_be(refused, rows):
+def test_generate_and_eval_refuse_what_cannot_be(refused, rows, monkeypatch):
     assert "no file prompts.jsonl" in refused("generate", "--file", "prompts.jsonl")
     assert "no option 'temprature': did you mean temperature" in refused("generate", "a", "temprature=1")
     assert "nothing_such" in refused("eval", "tiny", "nothing_such")
     assert "eval_file" in refused("eval", "tiny", "train_file=rows.jsonl")
     assert "the prompt is empty" in refused("generate", " ")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert 'no prompt: write grpo generate "Your question"' in refused("generate")

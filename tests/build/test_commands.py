@@ -11,11 +11,12 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from short_runs import WORDS, lines_of, sums, tree, write_lines
+from short_runs import CHARACTERS, WORDS, lines_of, sums, tree, write_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import GRPOConfig, load_config, recipes
 from grpo.cli import main
+from grpo.policy.tiny import TINY_DIRECTORY
 from grpo.tracking import find_run
 
 
@@ -85,7 +86,7 @@ def test_every_folder_of_a_run_loads_in_transformers_and_generates(train):
 
 
 def test_the_adapter_of_a_lora_run_loads_in_transformers_and_in_peft(train):
-    run = train("lora_rank=4", "learning_rate=1e-2", "save_every=1", "beta=0.1")
+    run = train("lora_rank=4", "learning_rate=1e-2", "save_every=1", "beta=0.1", "group_size=4", CHARACTERS)
     inputs = AutoTokenizer.from_pretrained(run / "final_model")("What is 12 - 7?", return_tensors="pt")
     logits = []
     for load in (AutoModelForCausalLM.from_pretrained, peft.AutoPeftModelForCausalLM.from_pretrained):
@@ -93,6 +94,8 @@ def test_the_adapter_of_a_lora_run_loads_in_transformers_and_in_peft(train):
             with torch.no_grad():
                 logits.append(load(run / folder)(**inputs).logits)
     assert all(torch.equal(logits[0], other) for other in logits[1:])
+    with torch.no_grad():
+        assert not torch.allclose(AutoModelForCausalLM.from_pretrained(TINY_DIRECTORY)(**inputs).logits, logits[0])
 
 
 @pytest.mark.parametrize("options", [(), ("lora_rank=4", "lora_targets=q_proj,v_proj")], ids=["full", "lora"])
@@ -175,7 +178,7 @@ def test_every_recipe_is_listed_and_can_be_shown_resolved(command, name):
 
 
 def test_a_run_goes_on_to_more_steps_as_if_it_had_never_stopped(train, command):
-    options = ("learning_rate=1e-3", "schedule=constant", "save_every=2", "seed=3")
+    options = ("learning_rate=1e-3", "schedule=constant", "save_every=2", "seed=3", "group_size=4", CHARACTERS)
     whole = train("steps=4", *options, output_dir="whole")
     train("steps=2", *options, output_dir="parts")
     shown = command("train", "--resume", "parts", "steps=4")

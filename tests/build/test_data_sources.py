@@ -138,6 +138,13 @@ def test_prompts_longer_than_the_model_has_room_for_are_dropped_too(command):
     assert "the model has 2048 positions, so lower max_completion_length" in shown.out
 
 
+def test_a_split_means_nothing_to_a_file(command):
+    write_lines("rows.jsonl", sums(8))
+    shown = command("train", *WORDS, "train_file=rows.jsonl", "eval_split=test", "output_dir=run")
+    assert shown.code == 0
+    assert shown.err == "note: eval_split has no effect: there is no dataset\n"
+
+
 def test_train_size_limits_the_rows(train):
     write_lines("rows.jsonl", sums(12))
     run = train("train_file=rows.jsonl", "train_size=2", "steps=3")

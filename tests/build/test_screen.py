@@ -80,9 +80,7 @@ def test_on_a_terminal_the_display_ends_with_the_final_words():
 
 def test_the_words_after_next_can_be_typed(train, command):
     shown = command("train", *WORDS, "output_dir=runs/mine")
-    lines = [
-        line.removeprefix("next").strip() for line in shown.out.splitlines() if re.search(r"grpo (generate|eval)", line)
-    ]
+    lines = re.findall(r"grpo (?:generate|eval) .*", shown.out)
     assert len(lines) == 2
     for line in lines:
         words = shlex.split(line)[1:]

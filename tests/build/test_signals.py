@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from short_runs import WORDS, lines_of, sums, tree, write_lines
 
+from grpo.interruption import Interruption
+
 pytestmark = pytest.mark.skipif(not hasattr(select, "poll"), reason="signals are those of POSIX")
 
 # Slow steps leave time to send a signal in the middle of one.
@@ -121,6 +123,19 @@ def test_a_signal_in_the_last_step_lets_the_run_end(started):
     assert (process.returncode, err) == (0, "")
     assert Path("run/final_model").is_dir()
     assert "next   grpo generate" in out
+
+
+def test_a_signal_in_the_middle_of_a_write_is_heard_all_the_same():
+    def refuse(text):
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption(refuse) as interruption:
+        assert not interruption.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.signal_number == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_run_that_is_killed_goes_on(started, command):

@@ -84,7 +84,7 @@ def _own_rows(config: GRPOConfig, given: Given) -> tuple[list[Row], list[Row] | 
     held_out = _first(given.eval_rows, data.eval_file)
     if held_out is not None:
         return train, _read(config, held_out, None)
-    if data.eval_split is not None:
+    if data.eval_split is not None and data.dataset is not None:
         return train, _read(config, data.dataset, data.eval_split)
     return train, None
 

@@ -139,8 +139,11 @@ def _load(name: str, device: str | None) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from grpo.policy.files import without_progress_bars
+
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
+        with without_progress_bars():
+            model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load reward model {name!r} as a sequence classifier: {reason}") from error

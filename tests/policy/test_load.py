@@ -94,16 +94,26 @@ def test_a_run_directory_gives_its_final_model_or_its_newest_checkpoint(
     assert torch.equal(policy.model.lm_head.weight, make_model(seed=99 if with_final else 10).lm_head.weight)
 
 
-def test_dropout_is_off_without_gradients(make_model: Any, make_tokenizer: Any, make_batch: Any) -> None:
+def test_the_dropout_of_the_model_is_off_in_training_too(make_model: Any, make_tokenizer: Any, make_batch: Any) -> None:
     model = make_model("gpt2", n_embd=16, n_layer=2, n_head=4, resid_pdrop=0.5, attn_pdrop=0.5)
     policy = load_policy(model, tokenizer=make_tokenizer(), device="cpu", reference="start")
     batch = make_batch()
-    with_dropout = policy.token_logprobs(batch, temperature=1.0).logprobs
-    assert policy.model.training
-    without = logprobs(policy, batch)
-    assert not policy.model.training
-    assert not torch.equal(with_dropout, without)
-    assert torch.equal(policy.reference_logprobs(batch, temperature=1.0), without)
+    trained = policy.token_logprobs(batch, temperature=1.0).logprobs
+    assert not policy.has_dropout
+    assert torch.equal(trained, logprobs(policy, batch))
+    assert torch.equal(policy.reference_logprobs(batch, temperature=1.0), trained)
+    assert model.config.resid_pdrop == 0.5
+
+
+def test_the_dropout_of_adapters_acts_with_gradients_only(model_directory: Path, make_batch: Any) -> None:
+    policy = load_policy(model_directory, device="cpu", lora=LoraSettings(rank=4, dropout=0.5))
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter.normal_()
+    batch = make_batch()
+    assert policy.has_dropout
+    assert not torch.equal(policy.token_logprobs(batch, temperature=1.0).logprobs, logprobs(policy, batch))
+    assert torch.equal(logprobs(policy, batch), logprobs(policy, batch))
 
 
 def test_gradient_checkpointing_changes_no_gradient(model_directory: Path, make_batch: Any) -> None:

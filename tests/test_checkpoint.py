@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ class Learner:
         (folder / "tokenizer").mkdir()
         (folder / "tokenizer" / "vocab.json").write_text("{}")
 
-    def state(self, *, seconds: float = 0.0, extra: Mapping[str, object] | None = None) -> TrainingState:
+    def state(self, *, seconds: float = 0.0) -> TrainingState:
         progress = Progress(
             step=self.step,
             prompts_consumed=4 * self.step,
@@ -69,7 +70,7 @@ class Learner:
             evaluations=((0, {"accuracy": 0.25, "accuracy_ci95": [0.1, 0.4]}),),
             best=(0.25, 0),
         )
-        return TrainingState(progress, self.optimizer.state_dict(), extra or {})
+        return TrainingState(progress, self.optimizer.state_dict())
 
     @classmethod
     def resumed(cls, run: Path) -> Learner:
@@ -97,7 +98,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     learner = Learner().learn(2)
     path = save_checkpoint(
         tmp_path,
-        learner.state(seconds=1.5, extra={"temperature": 0.7, "names": ["a", None, True]}),
+        learner.state(seconds=1.5),
         save_model=learner.save,
         keep_last=1,
     )
@@ -107,7 +108,6 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert checkpoint.path == path == tmp_path / "checkpoint-2"
     state = checkpoint.state
     assert state.progress == learner.state(seconds=1.5).progress
-    assert state.extra == {"temperature": 0.7, "names": ["a", None, True]}
     saved, expected = state.optimizer, learner.optimizer.state_dict()
     assert saved["param_groups"] == expected["param_groups"]
     assert saved["state"].keys() == expected["state"].keys() == {0, 1}
@@ -259,7 +259,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, form: str) -> N
 
     run = tmp_path / "run"
     path = save_checkpoint(run, Learner().state(), save_model=save_with_trap, keep_last=1)
-    trapped = {"progress": {}, "optimizer": _Trap(sprung), "extra": {}}
+    trapped = {"progress": {}, "optimizer": _Trap(sprung)}
     if form == "torch":
         torch.save(trapped, path / "training_state.pt")
     else:
@@ -292,7 +292,9 @@ def test_a_state_of_another_kind_is_refused(tmp_path: Path, content: object) -> 
 def test_a_state_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
     learner = Learner().learn(1)
     with pytest.raises(TypeError, match="plain values and tensors only"):
-        save_checkpoint(tmp_path, learner.state(extra={"where": tmp_path}), save_model=learner.save, keep_last=1)
+        save_checkpoint(
+            tmp_path, replace(learner.state(), optimizer={"where": tmp_path}), save_model=learner.save, keep_last=1
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,6 +68,23 @@ def test_resampling_replaces_groups_without_spread_by_later_prompts(make_collect
     assert resampled.metrics["resampled_groups"] == resampled.prompts_taken - 4
 
 
+def test_metrics_of_resampled_rounds_are_those_of_all_their_completions(make_collector: MakeCollector) -> None:
+    rounds = [[8.0] * 4 + [0.0, 1.0, 2.0, 3.0] * 2, [float("nan"), 1.0, 2.0, 3.0]]
+    left = list(rounds)
+
+    def rewards_in_turn(completions: list[str], **columns: object) -> list[float]:
+        return left.pop(0)
+
+    collected = make_collector([rewards_in_turn], uniform_groups="resample", max_resamples=3).collect(1, 0)
+
+    assert left == []
+    assert collected.prompts_taken == 4
+    assert collected.metrics["rewards/failed_completions"] == 1
+    assert collected.metrics["rewards/rewards_in_turn/failed"] == 1
+    # 12 completions with mean 44 / 12, and 4 of which the good ones have mean 2.
+    assert collected.metrics["rewards/rewards_in_turn/mean"] == pytest.approx((44 + 4 * 2) / 16)
+
+
 def test_a_step_is_full_even_when_no_group_ever_has_spread(make_collector: MakeCollector) -> None:
     collected = make_collector([equal_rewards], uniform_groups="resample", max_resamples=2).collect(1, 0)
 

@@ -126,6 +126,12 @@ def test_later_epochs_compare_with_the_policy_that_sampled(tiny_policy: Policy, 
     assert metrics["ratio_max"] > 1.01
 
 
+def test_the_parts_of_the_loss_are_those_of_one_epoch(tiny_policy: Policy, make_collector: MakeCollector) -> None:
+    _, metrics = step_of(tiny_policy, make_collector(), epochs_per_step=3, beta=0.1, min_micro_batches=2)
+    assert metrics["kl_loss"] > 0
+    assert metrics["loss"] == pytest.approx(metrics["policy_loss"] + 0.1 * metrics["kl_loss"], rel=1e-4)
+
+
 def test_an_engine_with_stale_weights_is_found_out(tiny_policy: Policy, make_collector: MakeCollector) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy)

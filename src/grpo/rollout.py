@@ -32,6 +32,10 @@ UniformGroups: TypeAlias = Literal["skip", "resample", "keep"]
 """What becomes of a group whose completions all have one reward, and so advantage 0."""
 
 
+_ADDED = ("/failed", "/failed_completions", "/seconds")
+"""How the names of reward metrics end that are counts or times, not means."""
+
+
 class PromptSource(Protocol):
     """Prompts in an order that is a pure function of how many were taken before."""
 
@@ -44,7 +48,8 @@ class Collected:
 
     Attributes:
         prompts_taken: prompts taken from the source, those that were sampled again included.
-        metrics: means over the step's completions, and the seconds that generating and scoring took.
+        metrics: of the rewards of all completions sampled for the step, resampled groups included, and the
+            seconds that generating and scoring took.
         columns: by name, one value a completion in order of groups; what reward functions asked to log.
     """
 
@@ -110,7 +115,7 @@ class RolloutCollector:
                 break
         missing = self.prompts_per_step - len(useful)
         groups = tuple(useful + uniform[:missing])
-        metrics = _mean_metrics([round_.scored.metrics for round_ in rounds])
+        metrics = _reward_metrics(rounds)
         metrics |= {
             "seconds_generate": sum(round_.seconds_generate for round_ in rounds),
             "seconds_score": sum(round_.seconds_score for round_ in rounds),
@@ -151,10 +156,17 @@ class _Round:
     seconds_score: float
 
 
-def _mean_metrics(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for metrics in rounds for name in metrics)
-    present = {name: [metrics[name] for metrics in rounds if name in metrics] for name in names}
-    return {name: sum(values) / len(values) for name, values in present.items()}
+def _reward_metrics(rounds: Sequence[_Round]) -> dict[str, float]:
+    """Return the suite's metrics of all rounds together: counts and seconds add up, means weigh by groups."""
+    names = dict.fromkeys(name for round_ in rounds for name in round_.scored.metrics)
+    totals = {}
+    for name in names:
+        present = [(len(r.scored.groups), r.scored.metrics[name]) for r in rounds if name in r.scored.metrics]
+        if name.startswith("rewards/") and name.endswith(_ADDED):
+            totals[name] = sum(value for _, value in present)
+        else:
+            totals[name] = sum(count * value for count, value in present) / sum(count for count, _ in present)
+    return totals
 
 
 def reward_tensors(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:

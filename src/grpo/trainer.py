@@ -23,7 +23,10 @@ __all__ = ["Outcome", "Plan", "Trainer"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a run is and when it looks up from its work; intervals in steps, 0 = never."""
+    """How long a run is and when it looks up from its work; intervals in steps, 0 = never.
+
+    Where checkpoints are saved at all, weights that an evaluation found to be the best so far are saved as well.
+    """
 
     steps: int
     eval_every: int
@@ -75,10 +78,10 @@ class Trainer:
                 self._step(self.progress.step + 1)
                 if _due(self.plan.eval_every, self.progress.step):
                     self._evaluate()
-                if _due(self.plan.save_every, self.progress.step):
+                if self._should_save():
                     self._save()
             if self.progress.step < self.plan.steps:
-                if self.progress.step > 0 and not _due(self.plan.save_every, self.progress.step):
+                if self.progress.step > 0 and not self._should_save():
                     self._save()
                 return Outcome(self._summary(), interruption.signal_number)
             self._evaluate()
@@ -126,9 +129,14 @@ class Trainer:
 
     def _save(self) -> None:
         self.journal.doing("saving")
+        self.checkpoints.save(self._state(), self.policy.save, is_best=self._is_best())
+
+    def _should_save(self) -> bool:
+        return _due(self.plan.save_every, self.progress.step) or (self.plan.save_every > 0 and self._is_best())
+
+    def _is_best(self) -> bool:
         best = self.progress.best
-        is_best = best is not None and best[1] == self.progress.step
-        self.checkpoints.save(self._state(), self.policy.save, is_best=is_best)
+        return best is not None and best[1] == self.progress.step
 
     def _finish(self) -> Mapping[str, Any]:
         path = self.checkpoints.save_final(self._state(), self.policy.save)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -227,7 +227,8 @@ class _Totals:
             self.entropy += float(entropy[mask].sum())
             self.num_tokens += int(mask.sum())
 
-    def means(self) -> Mapping[str, Any]:
+    def means(self) -> dict[str, float]:
+        """Return means over the step's epochs; of tokens and ratios, over all that the epochs saw."""
         epochs = max(1, len(self.grad_norms))
         means = {
             "loss": self.loss / epochs,
@@ -236,6 +237,8 @@ class _Totals:
         }
         if self.metrics is not None:
             means |= self.metrics.means()
+            # Weighted sums of a whole step, of which there was one an epoch.
+            means |= {name: means[name] / epochs for name in ("policy_loss", "kl_loss") if name in means}
         if self.num_tokens:
             means["entropy"] = self.entropy / self.num_tokens
         return means

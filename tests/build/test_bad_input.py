@@ -107,8 +107,13 @@ def test_a_missing_file_is_refused_with_the_nearest(refused, rows):
     assert "no file evil.jsonl" in refused("train", *WORDS, "train_file=rows.jsonl", "eval_file=evil.jsonl")
 
 
+def test_an_evaluation_of_no_rows_is_refused(refused, rows):
+    assert "eval_size is 0" in refused("eval", "tiny", "eval_file=rows.jsonl", "eval_size=0")
+    assert "eval_size is 0" in refused("eval", "tiny", "eval_size=0")
+
+
 def test_a_missing_column_is_refused_before_anything_is_loaded(refused, rows):
-    assert "no column 'question': there are ['answer', 'prompt']" in refused(
+    assert "no column 'question': there are ['answer', 'prompt']: set prompt_column to one of them" in refused(
         "train", *WORDS, "train_file=rows.jsonl", "prompt_column=question"
     )
     assert "no column 'solution'" in refused("train", *WORDS, "train_file=rows.jsonl", "answer_column=solution")

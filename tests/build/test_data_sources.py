@@ -231,3 +231,14 @@ def test_the_examples_run(train):
     )
     assert set(lines_of(run / "completions.jsonl")[0]["rewards"]) == {"accuracy", "brevity"}
     assert main(["generate", "--file", f"{examples}/sample_prompts.jsonl", "--json", "max_new_tokens=4"]) == 0
+
+
+def test_gsm8k_of_a_folder_or_a_mirror_is_read_as_gsm8k(train):
+    rows = [{"question": f"{left} and 2 apples?", "answer": f"Add.\n#### {left + 2}"} for left in range(8)]
+    write_lines("mirror/train.jsonl", rows[:5])
+    write_lines("mirror/test.jsonl", rows[5:])
+    run = train("gsm8k", "model=tiny", "dataset=mirror", "eval_split=test")
+    assert {line["columns"]["answer"] for line in lines_of(run / "completions.jsonl")} <= {"2", "3", "4", "5", "6"}
+    assert lines_of(run / "eval.jsonl")[0]["prompts"] == 3
+    run = train("task=gsm8k", "dataset=mirror", "eval_size=2", output_dir="held_out")
+    assert lines_of(run / "eval.jsonl")[0]["prompts"] == 2

@@ -146,3 +146,12 @@ def test_a_run_that_is_killed_goes_on(started, command):
     # Another process may have it at once, and what was written after the last checkpoint is written again.
     assert command("train", "--resume", "run", "steps=7").code == 0
     assert [line["step"] for line in lines_of("run/metrics.jsonl")] == list(range(1, 8))
+
+
+def test_a_run_goes_on_when_the_reader_of_its_output_leaves(started):
+    process = started("steps=3", "output_dir=run", seconds=0.05)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert process.stderr.read() == ""
+    assert len(lines_of("run/metrics.jsonl")) == 3 and Path("run/final_model").is_dir()

@@ -158,3 +158,18 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_model: Any, make_b
         forward(model, make_batch(), temperature=1.0).logprobs.sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1], atol=0, rtol=0)
+
+
+def test_grouped_keys_are_left_to_sdpa_on_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, *, enable_gqa: bool, **options: Any) -> Tensor:
+        assert key.shape[1] == value.shape[1]
+        seen.append((key.shape[1], enable_gqa))
+        return query
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", spy)
+    for device in ("cpu", "meta"):
+        query, key = torch.zeros(1, 4, 5, 8, device=device), torch.zeros(1, 2, 5, 8, device=device)
+        masked_attention(query, key, key, mask=torch.zeros(5, 5, device=device), scaling=1.0)
+    assert seen == [(2, True), (4, False)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo.build.given import Given
 from grpo.config import GRPOConfig
-from grpo.errors import ConfigError
+from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
 from grpo.tasks import Row, Task, arithmetic_task, find_format, gsm8k_task, read_rows, render, rows_task
 from grpo.types import Prompt
@@ -48,12 +48,16 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             answer_format=answer_format,
             seed=seed,
         )
-    if data.task == "gsm8k" and (given.train_rows is not None or data.dataset in (None, _GSM8K)):
+    if data.task == "gsm8k":
+        is_original = data.dataset in (None, _GSM8K)
         task = gsm8k_task(
             train_file=_first(given.train_rows, data.train_file),
             eval_file=_first(given.eval_rows, data.eval_file),
+            dataset=data.dataset or _GSM8K,
+            dataset_config=data.dataset_config or ("main" if is_original else None),
             train_split=data.train_split,
-            eval_split=data.eval_split or "test",
+            eval_split=data.eval_split or ("test" if is_original else None),
+            prompt_column=data.prompt_column or "question",
             eval_size=data.eval_size,
             answer_format=answer_format,
             seed=seed,
@@ -66,8 +70,14 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
 
 
 def evaluation_task(config: GRPOConfig, given: Given) -> Task:
-    """Return the task to evaluate on: rows of their own need no training rows beside them."""
+    """Return the task to evaluate on: rows of their own need no training rows beside them.
+
+    Raises:
+        DataError: nothing is held out.
+    """
     own = _first(given.eval_rows, config.data.eval_file)
+    if config.data.eval_size == 0:
+        raise DataError("eval_size is 0, so there are no rows to evaluate on: leave it out, or give a number")
     if own is None:
         return make_task(config, given)
     alone = config.replace(train_file=own if isinstance(own, str) else None, dataset=None, eval_file=None, eval_size=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,11 @@ class TrainingState:
     """What a run needs besides its weights to go on.
 
     Attributes:
-        optimizer: the optimizer's `state_dict()`; tensors and plain values only.
-        extra: anything else that is plain (None, bool, int, float, str, tensors, lists and mappings of these).
+        optimizer: the optimizer's `state_dict()`: tensors, None, bool, int, float, str, lists and mappings of these.
     """
 
     progress: Progress
     optimizer: Mapping[str, Any]
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_state(path: Path, state: TrainingState) -> None:
@@ -95,7 +93,6 @@ def write_state(path: Path, state: TrainingState) -> None:
     content = {
         "progress": _plain(asdict(state.progress)),
         "optimizer": _plain(state.optimizer),
-        "extra": _plain(state.extra),
     }
     # Through a file object, torch keeps the operating system's reason for a failed write.
     with path.open("wb") as file:

@@ -49,6 +49,8 @@ def remarks(config: GRPOConfig) -> Iterator[str]:
             (name, config.data.task == "arithmetic", f"task is {config.data.task}")
             for name in ("max_operand", "operators")
         ),
+        ("prompt_column", config.data.task != "arithmetic", "task is arithmetic"),
+        ("answer_column", config.data.task == "rows", f"task is {config.data.task}"),
         *((name, config.data.dataset is not None, "there is no dataset") for name in ("dataset_config", "train_split")),
         ("eval_split", config.data.dataset is not None, "there is no dataset"),
         ("max_resamples", config.rollout.uniform_groups == "resample", "uniform_groups is not resample"),

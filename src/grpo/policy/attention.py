@@ -140,19 +140,17 @@ def masked_attention(
         mask: broadcastable to [B, H, L, S]; bool (True: is seen) or a float that is added to the scores.
         is_causal: query i sees keys 0 … i; only without a mask.
     """
-    if softcap is None and sinks is None:
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=is_causal,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
     repeats = query.shape[1] // key.shape[1]
-    scores = query @ key.repeat_interleave(repeats, dim=1).transpose(2, 3) * scaling
+    by_sdpa = softcap is None and sinks is None
+    # On a GPU no fused kernel takes grouped keys with a mask or in float32: SDPA would hold all scores instead.
+    grouped = by_sdpa and query.device.type == "cpu" and repeats > 1
+    if repeats > 1 and not grouped:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    if by_sdpa:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scaling, enable_gqa=grouped
+        )
+    scores = query @ key.transpose(2, 3) * scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if is_causal:
@@ -165,7 +163,7 @@ def masked_attention(
         sink_scores = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
         scores = torch.cat((scores, sink_scores), dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)[..., : key.shape[2]]
-    return F.dropout(weights, p=dropout) @ value.repeat_interleave(repeats, dim=1)
+    return F.dropout(weights, p=dropout) @ value
 
 
 def placeholder_mask(device: torch.device | str) -> Tensor:

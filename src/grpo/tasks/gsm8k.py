@@ -17,8 +17,11 @@ def gsm8k_task(
     *,
     train_file: object | None,
     eval_file: object | None,
+    dataset: str = GSM8K_HUB_NAME,
+    dataset_config: str | None = GSM8K_CONFIG,
     train_split: str = "train",
-    eval_split: str = "test",
+    eval_split: str | None = "test",
+    prompt_column: str = "question",
     eval_size: int | None,
     answer_format: AnswerFormat,
     seed: int,
@@ -28,9 +31,11 @@ def gsm8k_task(
 
     Args:
         train_file: rows with `question` and `answer`, in a file or in memory (any source that `read_rows` takes);
-            None takes `train_split` from the Hub.
-        eval_file: the same to evaluate on. None holds out `eval_size` train rows when there is a
-            `train_file`, and takes `eval_split` from the Hub when there is none.
+            None takes `train_split` of `dataset`.
+        eval_file: the same to evaluate on. None takes `eval_split` of `dataset`, and holds out `eval_size` train
+            rows when there is a `train_file` or no `eval_split`.
+        dataset: on the Hub, or a folder; `dataset_config` is its configuration.
+        prompt_column: the column with the question.
         eval_size: evaluate on this many rows; None: on all there are.
         system_prompt: asks for the format; the format's own when None.
 
@@ -38,25 +43,37 @@ def gsm8k_task(
         DataError: a file or the Hub data set cannot be read, or an answer has no reference number.
     """
     system_prompt = system_prompt or answer_format.system_prompt
-    train = gsm8k_rows(train_file, split=train_split, system_prompt=system_prompt)
+
+    def rows(file: object | None, split: str | None) -> list[Row]:
+        return gsm8k_rows(
+            dataset if file is None else file,
+            split=split,
+            config_name=dataset_config if file is None else None,
+            system_prompt=system_prompt,
+            prompt_column=prompt_column,
+        )
+
+    train = rows(train_file, train_split)
     evaluation = None
-    if train_file is None or eval_file is not None:
-        evaluation = gsm8k_rows(eval_file, split=eval_split, system_prompt=system_prompt)
+    if eval_file is not None or (train_file is None and eval_split is not None):
+        evaluation = rows(eval_file, eval_split)
     return rows_task(train, evaluation, eval_size=eval_size, answer_format=answer_format, seed=seed, name="gsm8k")
 
 
-def gsm8k_rows(source: object | None, *, split: str, system_prompt: str | None) -> list[Row]:
-    """Return GSM8K rows of a source that `read_rows` takes, from the Hub when it is None.
+def gsm8k_rows(
+    source: object,
+    *,
+    split: str | None,
+    system_prompt: str | None,
+    config_name: str | None = None,
+    prompt_column: str = "question",
+) -> list[Row]:
+    """Return GSM8K rows of a source that `read_rows` takes.
 
     Raises:
         DataError: the source cannot be read, or an answer has no reference number.
     """
-    rows = read_rows(
-        GSM8K_HUB_NAME if source is None else source,
-        split=split,
-        config_name=GSM8K_CONFIG if source is None else None,
-        prompt_column="question",
-    )
+    rows = read_rows(source, split=split, config_name=config_name, prompt_column=prompt_column)
     return [_gsm8k_row(row, system_prompt) for row in rows]
 
 

@@ -76,7 +76,7 @@ def read_rows(
         bare = not in_file and isinstance(record, (str, list, tuple))
         row = _row(len(rows), where, {prompt_column: record} if bare else record, prompt_column, renamed)
         if answer_column != "answer" and "answer" not in row.columns:
-            raise DataError(f"{where}: {_no_column(answer_column, record)}")
+            raise DataError(f"{where}: {_no_column(answer_column, record)}: set answer_column to one of them")
         rows.append(row)
         answered.append(row.columns.get("answer") is not None)
     if not rows:
@@ -96,7 +96,7 @@ def _row(number: int, where: str, record: Any, prompt_column: str, renamed: Mapp
     if not isinstance(record, Mapping):
         raise DataError(f"{where}: {_kind(record)} where an object like {{{prompt_column!r}: …}} is needed")
     if prompt_column not in record:
-        raise DataError(f"{where}: {_no_column(prompt_column, record)}")
+        raise DataError(f"{where}: {_no_column(prompt_column, record)}: set prompt_column to one of them")
     columns: dict[str, Any] = {}
     for column, value in record.items():
         if column == prompt_column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -23,6 +24,14 @@ __all__ = ["Console", "RunInfo"]
 
 _LINES_PER_HEADER = 25
 _PACED_STEPS = 20
+
+
+class _Screen(RichConsole):
+    """Goes quiet when its reader leaves (`grpo train | head`), where rich would end the program in mid-step."""
+
+    def on_broken_pipe(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
 
 
 class Console:
@@ -48,7 +57,7 @@ class Console:
         stream = sys.stdout if file is None else file
         # rich would take FORCE_COLOR, which continuous integration sets, for a terminal.
         self._is_live = _is_terminal(stream) if live is None else live
-        self._rich = RichConsole(
+        self._rich = _Screen(
             file=file, width=width, force_terminal=self._is_live, highlight=False, markup=False, emoji=False
         )
         if self._rich.options.ascii_only and isinstance(self._rich.file, io.TextIOWrapper):

@@ -121,6 +121,20 @@ def test_rewards_of_tokens_make_spread_and_lie_where_the_tokens_are(make_collect
             expected = [place for place in range(length) if place % 2]
             assert tensor[p, g][~tensor[p, g].isnan()].tolist() == expected
     assert step_reward_tensor(make_collector([length_in_tokens]).collect(1, 0).groups) is None
+    earned = [sum(place for place in range(len(s.rollout.token_ids)) if place % 2) for g in groups for s in g.rollouts]
+    assert describe_groups(groups).metrics["reward"] == pytest.approx(sum(earned) / len(earned))
+
+
+def test_what_rewards_log_stays_with_its_completion_through_resampling(make_collector: MakeCollector) -> None:
+    def logging(completions: list[str], log_extra: Callable[..., None], **columns: object) -> list[float]:
+        log_extra("seen", [text[:20] for text in completions])
+        return [float("12" in text) for text in completions]
+
+    collected = make_collector([logging], uniform_groups="resample", max_resamples=3).collect(1, 0)
+    assert collected.prompts_taken > 3
+    for group in collected.groups:
+        for scored in group.rollouts:
+            assert scored.logged["seen"] == scored.text[:20]
 
 
 def test_generate_refuses_two_requests_of_one_id(make_collector: MakeCollector, sums: list[object]) -> None:

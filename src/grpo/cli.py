@@ -167,7 +167,10 @@ def _eval(words: list[str]) -> int:
     return 0
 
 
-_NO_PROMPT = 'no prompt: write grpo generate "Your question", or name a --file of prompts'
+_NO_PROMPT = (
+    'no prompt: write grpo generate "Your question" (after -- if it begins like an option, as x=3 does), '
+    "or name a --file of prompts"
+)
 
 
 def _generate(words: list[str]) -> int:

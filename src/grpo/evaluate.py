@@ -70,7 +70,7 @@ class Evaluator:
         }
         if self.rewards is not None:
             scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps)
-            totals = [rollout.score.total for group in scored.groups for rollout in group.rollouts]
+            totals = [rollout.score.sum for group in scored.groups for rollout in group.rollouts]
             numbers = [total for total in totals if total is not None]
             metrics["reward"] = _mean(numbers) if numbers else None
         if self.judge is not None:

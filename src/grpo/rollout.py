@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -50,13 +50,11 @@ class Collected:
         prompts_taken: prompts taken from the source, those that were sampled again included.
         metrics: of the rewards of all completions sampled for the step, resampled groups included, and the
             seconds that generating and scoring took.
-        columns: by name, one value a completion in order of groups; what reward functions asked to log.
     """
 
     groups: tuple[ScoredGroup, ...]
     prompts_taken: int
     metrics: Mapping[str, float]
-    columns: Mapping[str, Sequence[Any]]
 
 
 class RolloutCollector:
@@ -121,8 +119,7 @@ class RolloutCollector:
             "seconds_score": sum(round_.seconds_score for round_ in rounds),
             "resampled_groups": float(taken - self.prompts_per_step),
         }
-        columns = rounds[0].scored.columns if len(rounds) == 1 else {}
-        return Collected(groups, taken, metrics, columns)
+        return Collected(groups, taken, metrics)
 
     def _sample_and_score(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> _Round:
         began = time.perf_counter()
@@ -211,9 +208,9 @@ class Description:
 
 
 def describe_groups(groups: Sequence[ScoredGroup]) -> Description:
-    """Return mean and deviation of the total rewards, mean length and the share that ran out of tokens."""
-    rewards, valid = reward_tensors(groups)
-    numbers = rewards[valid]
+    """Return mean and deviation of the rewards, mean length and the share that ran out of tokens."""
+    sums = [scored.score.sum for group in groups for scored in group.rollouts]
+    numbers = torch.tensor([value for value in sums if value is not None])
     rollouts = [scored.rollout for group in groups for scored in group.rollouts]
     num_tokens = sum(len(rollout.token_ids) for rollout in rollouts)
     metrics = {

@@ -112,7 +112,7 @@ class Trainer:
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(str(self.policy.device)),
         }
-        self.journal.step(step, metrics, collected.groups, signal.advantages, collected.columns)
+        self.journal.step(step, metrics, collected.groups, signal.advantages)
 
     def _evaluate(self) -> None:
         """Evaluate the policy as it is, unless that was done."""

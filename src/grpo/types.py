@@ -8,7 +8,7 @@ Nothing here computes: a later stage makes a new object, it never fills in an ol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 __all__ = [
@@ -118,14 +118,22 @@ class Score:
     total: float | None
     token_rewards: tuple[float | None, ...] | None = None
 
+    @property
+    def sum(self) -> float | None:
+        """All that the completion earned, by its tokens and as a whole; None when a function failed."""
+        if self.total is None:
+            return None
+        return self.total + sum(reward for reward in self.token_rewards or () if reward is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredRollout:
-    """A rollout, its text (decoded for rewards and logs only) and its score."""
+    """A rollout, its text (decoded for rewards and logs only), its score and what reward functions logged of it."""
 
     rollout: Rollout
     text: str
     score: Score
+    logged: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,8 @@ def test_only_a_run_can_be_gone_on_with(refused, make, said):
 def test_what_cannot_change_in_the_middle_of_a_run_is_refused(train, refused):
     run = train()
     assert "seed is 0 in this run and cannot become 1" in refused("train", "--resume", run, "seed=1")
+    assert "shuffle is True in this run and cannot become False" in refused("train", "--resume", run, "--no-shuffle")
+    assert "max_prompt_length is 512 in this run" in refused("train", "--resume", run, "max_prompt_length=64")
     assert "model is 'tiny' in this run" in refused("train", "--resume", run, "model=other")
     train("steps=3", output_dir="long")
     assert "long has done 3 steps already: give more, as steps=N" in refused("train", "--resume", "long", "steps=2")
@@ -327,3 +329,4 @@ def test_generate_and_eval_refuse_what_cannot_be(refused, rows, monkeypatch):
     assert "the prompt is empty" in refused("generate", " ")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert 'no prompt: write grpo generate "Your question"' in refused("generate")
+    assert "after -- if it begins like an option" in refused("generate", "x=3, what is x?")

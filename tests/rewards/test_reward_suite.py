@@ -285,7 +285,8 @@ def test_what_functions_log_comes_back_with_the_scores(group):
         return [0.0, 0.0]
 
     result = score(suite(reward, other), [group("x", [1, 1])], ["a", "bb"])
-    assert result.columns == {"length": (1, 2), "other/length": ("x", "y")}
+    logged = [scored.logged for group in result.groups for scored in group.rollouts]
+    assert logged == [{"length": 1, "other/length": "x"}, {"length": 2, "other/length": "y"}]
     assert result.metrics["user/lengths/longest"] == 4.0
     assert "user/broken" not in result.metrics
 
@@ -298,7 +299,7 @@ def test_a_logged_column_of_the_wrong_length_is_left_out_and_said_once(group, ca
     one = suite(reward)
     for _ in range(2):
         result = score(one, [group("x", [1, 1])], ["a", "b"])
-    assert result.columns == {}
+    assert not any(scored.logged for group in result.groups for scored in group.rollouts)
     assert totals(result) == [0.0, 0.0]
     assert caplog.text.count("logged 1 values in column 'short' for 2 completions") == 1
 

@@ -134,7 +134,9 @@ def test_what_a_function_logs_reaches_the_same_columns_and_metrics(group, tokeni
     rewards, _, peer = theirs([logs], None, ["easy"] * 4, tokenizer, tmp_path)
     result = ours([logs], None, ["easy"] * 4, group)
     assert same([as_nan(one.rollouts[0].score.total) for one in result.groups], [row[0] for row in rewards])
-    assert {name: list(values) for name, values in result.columns.items()} == dict(peer._pending_extra_logs)
+    logged = [scored.logged for group in result.groups for scored in group.rollouts]
+    expected = dict(peer._pending_extra_logs)
+    assert {name: [entry[name] for entry in logged] for name in expected} == expected
     assert [result.metrics["user/longest"]] == peer._pending_metrics["longest"]
 
 

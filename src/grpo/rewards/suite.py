@@ -29,16 +29,14 @@ class SuiteResult:
     """A step's scores.
 
     Attributes:
-        groups: the groups that were given, scored.
+        groups: the groups that were given, scored; with what functions gave to `log_extra`.
         metrics: `rewards/NAME/mean`, `rewards/NAME/std` (ddof 1; of completions that have a number),
             `rewards/NAME/failed` (completions), `rewards/NAME/seconds`, `rewards/failed_completions`, and
             `user/METRIC` for what functions gave to `log_metric`.
-        columns: what functions gave to `log_extra`, one value a completion in order of groups.
     """
 
     groups: tuple[ScoredGroup, ...]
     metrics: Mapping[str, float]
-    columns: Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,8 @@ class RewardSuite:
         self._check_failed_share(columns, scores, step)
         metrics = _metrics(columns)
         metrics["rewards/failed_completions"] = float(sum(bool(score.failures) for score in scores))
-        return SuiteResult(_regroup(groups, texts, scores), metrics, self._logged_columns(columns, len(batch)))
+        logged = self._logged_columns(columns, len(batch))
+        return SuiteResult(_regroup(groups, texts, scores, logged), metrics)
 
     def _call_all(self, batch: RewardBatch) -> list[_Column]:
         recorders = [Recorder() for _ in self.functions]
@@ -261,8 +260,11 @@ def _metrics(columns: Sequence[_Column]) -> dict[str, float]:
     return metrics | {name: sum(numbers) / len(numbers) for name, numbers in logged.items()}
 
 
-def _regroup(groups: Sequence[Group], texts: Sequence[str], scores: Sequence[Score]) -> tuple[ScoredGroup, ...]:
-    scored = iter(zip(texts, scores, strict=True))
+def _regroup(
+    groups: Sequence[Group], texts: Sequence[str], scores: Sequence[Score], columns: Mapping[str, Sequence[Any]]
+) -> tuple[ScoredGroup, ...]:
+    logged = [{name: values[place] for name, values in columns.items()} for place in range(len(scores))]
+    scored = iter(zip(texts, scores, logged, strict=True))
     return tuple(
         ScoredGroup(group.prompt, tuple(ScoredRollout(rollout, *next(scored)) for rollout in group.rollouts))
         for group in groups

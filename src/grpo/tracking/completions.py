@@ -21,7 +21,8 @@ def completion_lines(
     Each has `step`, `row` (of the prompt in the data), `index` (in its group), `prompt` (as the row had it),
     `completion` (text), `rewards` (by name, before weighting; null when not applicable or failed), `total`,
     `advantage`, `length` (tokens, the end token included), `finish_reason`; `failures` (by reward name,
-    the exception) when there are any; `columns` (the row's other columns) when there are any.
+    the exception) when there are any; `columns` (the row's other columns) when there are any;
+    and what reward functions logged of it, where that does not have one of these names.
 
     Args:
         advantages: [P, G] float, of each completion.
@@ -43,7 +44,7 @@ def _line(step: int, prompt: Prompt, index: int, scored: ScoredRollout, advantag
         "prompt": raw if isinstance(raw, str) else [dict(message) for message in raw],
         "completion": scored.text,
         "rewards": dict(scored.score.rewards),
-        "total": scored.score.total,
+        "total": scored.score.sum,
         "advantage": advantage,
         "length": len(scored.rollout.token_ids),
         "finish_reason": scored.rollout.finish_reason,
@@ -52,4 +53,4 @@ def _line(step: int, prompt: Prompt, index: int, scored: ScoredRollout, advantag
         line["failures"] = dict(scored.score.failures)
     if prompt.columns:
         line["columns"] = dict(prompt.columns)
-    return line
+    return line | {name: value for name, value in scored.logged.items() if name not in line}

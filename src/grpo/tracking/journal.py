@@ -42,15 +42,10 @@ class Journal:
         metrics: Mapping[str, Any],
         groups: Sequence[ScoredGroup],
         advantages: Tensor,
-        columns: Mapping[str, Sequence[Any]],
     ) -> None:
-        """Record a step: `metrics` as they are, and each completion with its rewards and `columns`."""
+        """Record a step: `metrics` as they are, and each completion with its rewards."""
         if self.log_completions:
-            lines = completion_lines(step, groups, advantages)
-            for name, values in columns.items():
-                for line, value in zip(lines, values, strict=True):
-                    line.setdefault(name, value)
-            self.run.append_completions(lines)
+            self.run.append_completions(completion_lines(step, groups, advantages))
         self.run.append_metrics(metrics)
         self.console.step(step, metrics)
         if self.log_every > 0 and step % self.log_every == 0:

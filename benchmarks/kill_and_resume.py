@@ -19,7 +19,15 @@ import tempfile
 import time
 from pathlib import Path
 
-DEFAULTS = ["steps=24", "epochs_per_step=2", "prompts_per_step=4", "save_every=2", "eval_every=6", "beta=0.02"]
+DEFAULTS = [
+    "steps=24",
+    "epochs_per_step=2",
+    "prompts_per_step=4",
+    "save_every=2",
+    "eval_every=6",
+    "beta=0.02",
+    "threads=2",
+]
 GRPO = [sys.executable, "-m", "grpo"]
 
 

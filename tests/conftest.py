@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+# Before torch is imported. Tests are small: a second thread costs more than it brings.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
-import torch
 
 from grpo.engines.native import NativeEngine
 from grpo.policy import Policy, load_policy
@@ -13,12 +16,6 @@ from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import RolloutCollector
 from grpo.tasks import PromptOrder, arithmetic_task, find_format, render
 from grpo.types import Prompt, SamplingParams
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """Tests are small; a second thread costs more than it brings, and the last bits depend on their number."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from grpo.checkpoint import CheckpointStore, Progress, TrainingState
 from grpo.engines import Engine
 from grpo.evaluate import Evaluator
 from grpo.interruption import Interruption
-from grpo.memory import peak_memory_mb
+from grpo.machine import peak_memory_mb
 from grpo.policy import Policy
 from grpo.rollout import RolloutCollector, describe_groups
 from grpo.seeding import derive_seed, seed_everything

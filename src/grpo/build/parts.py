@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from grpo.build.given import Given
 from grpo.config import GRPOConfig
 from grpo.engines.native import NativeEngine
 from grpo.errors import DataError
+from grpo.machine import idle_cores
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import RolloutCollector
@@ -32,6 +34,7 @@ __all__ = [
     "make_rewards",
     "number_of_steps",
     "sampling_params",
+    "take_threads",
 ]
 
 _log = logging.getLogger(__name__)
@@ -39,6 +42,21 @@ _log = logging.getLogger(__name__)
 _FLOAT32_MISMATCH = 1e-3
 _BFLOAT16_MISMATCH = 0.1
 _TOKENS_PER_MICRO_BATCH = 16_384
+
+
+def take_threads(config: GRPOConfig) -> GRPOConfig:
+    """Let torch use as many threads as configured, or as there are idle cores; return the config that says so.
+
+    OMP_NUM_THREADS, where it is set, takes the place of looking. A resumed run takes as many as it began
+    with: the last bits of a sum depend on how it was shared out.
+    """
+    threads = config.policy.threads
+    if threads is None:
+        threads = torch.get_num_threads()
+        if "OMP_NUM_THREADS" not in os.environ:
+            threads = min(threads, idle_cores())
+    torch.set_num_threads(threads)
+    return config.replace(threads=threads)
 
 
 def make_policy(config: GRPOConfig, given: Given) -> Policy:

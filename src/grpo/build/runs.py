@@ -22,6 +22,7 @@ from grpo.build.parts import (
     make_rewards,
     number_of_steps,
     sampling_params,
+    take_threads,
 )
 from grpo.checkpoint import CheckpointStore, Progress
 from grpo.config import GRPOConfig
@@ -75,6 +76,7 @@ def assemble(
         only_evaluate: rows to train on may be missing.
     """
     given = given or Given()
+    config = take_threads(config)
     if config.rollout.temperature == 0 and not only_evaluate:
         raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
     method = make_method(config)

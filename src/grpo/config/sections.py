@@ -122,6 +122,9 @@ class PolicySection(Section):
         "float32", description="arithmetic of the forward; auto: bfloat16 where the device has it"
     )
     device: Annotated[str, AfterValidator(_known_device)] = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    threads: Count | None = Field(
+        None, description="CPU threads; null: one for each core that is idle when the run starts"
+    )
     lora_rank: Interval = Field(0, description="rank of LoRA adapters; 0: train all weights")
     lora_alpha: Positive | None = Field(None, description="scale of LoRA (alpha / rank); null: the rank, so scale 1")
     lora_dropout: BelowOne = Field(0.0, description="dropout in the LoRA adapters")

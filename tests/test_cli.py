@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import re
 import subprocess
 import sys
 import types
@@ -62,6 +63,11 @@ def build(monkeypatch, tmp_path):
     monkeypatch.setattr(grpo, "build", recorder, raising=False)
     monkeypatch.chdir(tmp_path)
     return recorder
+
+
+def write_run(path, **options):
+    Path(path).mkdir(parents=True)
+    (Path(path) / "config.yaml").write_text(GRPOConfig(**options).to_yaml(), encoding="utf-8")
 
 
 def run_python(code):
@@ -156,8 +162,17 @@ def test_train_takes_a_recipe_a_file_and_overrides_in_any_order(build):
 
 @pytest.mark.parametrize("words", [["--resume", "runs/a"], ["--resume=runs/a"], ["resume=runs/a"]])
 def test_resume_hands_over_the_run_and_the_overrides(build, words):
+    write_run("runs/a")
     assert main(["train", *words, "steps=200", "--save-steps", "5"]) == 0
     assert build.calls == [("resume", "runs/a", ["steps=200", "save_steps=5"])]
+
+
+def test_resume_remarks_on_options_without_effect(build, capsys):
+    write_run("runs/a", wandb_project="mine")
+    assert main(["train", "--resume", "runs/a", "min_learning_rate_ratio=0.5", "schedule=constant"]) == 0
+    remarks = capsys.readouterr().err.splitlines()
+    assert "note: min_learning_rate_ratio has no effect: schedule is constant" in remarks
+    assert len(build.calls) == 1
 
 
 def test_dry_run_prints_the_configuration_and_trains_nothing(build, capsys):
@@ -178,6 +193,18 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(build, capsys):
         (["train", "arithmetic", "gsm8k"], "one recipe or file is enough"),
         (["train", "group_size=1"], "group_size was given 1: it should be at least 2"),
         (["train", "--steps"], "--steps needs a value"),
+        (["train", "--resum", "runs/a"], "no option 'resum': did you mean --resume?"),
+        (["train", "--resum=runs/a"], "no option 'resum': did you mean --resume?"),
+        (["train", "--dryrun"], "did you mean --dry-run?"),
+        (["train", "--dbug"], "did you mean --debug?"),
+        (["train", "--hlep"], "did you mean --help?"),
+        (["--verison"], "no command '--verison': did you mean '--version'?"),
+        (["eval", "--modle", "tiny"], "did you mean --model"),
+        (["eval", "--jsn"], "did you mean --json?"),
+        (["generate", "x", "--modl", "tiny"], "did you mean --model"),
+        (["generate", "--fil", "x.jsonl"], "did you mean --file"),
+        (["generate", "x", "--nums", "2"], "did you mean --num"),
+        (["generate", "x", "--outptu", "x.jsonl"], "did you mean --output"),
         (["train", "--resume"], "--resume needs a value"),
         (["train", "--resume", "runs/a", "gsm8k"], "leave out 'gsm8k'"),
         (["train", "--resume", "runs/a", "--dry-run"], "leave it out with --resume"),
@@ -194,6 +221,17 @@ def test_bad_input_is_one_line_and_exit_code_2(build, capsys, words, said):
     assert shown.err.count("\n") == 1
     assert said in shown.err
     assert build.calls == []
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_switches_that_are_suggested_are_those_that_help_explains(command):
+    explained = set(re.findall(r"^  (--[a-z-]+)", command.usage, re.MULTILINE))
+    assert explained <= set(command.switches) <= explained | {"--help", "--debug", "--model"}
+
+
+def test_a_switch_of_another_command_is_not_suggested(build, capsys):
+    assert main(["eval", "--resum", "runs/a"]) == 2
+    assert "--resume" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

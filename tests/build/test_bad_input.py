@@ -241,6 +241,19 @@ def test_a_run_with_nothing_but_damaged_checkpoints_is_refused(train, refused):
     assert "start a new run" in said
 
 
+def test_the_model_of_a_run_with_nothing_but_damage_is_refused_and_the_damage_named(train, refused):
+    run = train("save_every=1")
+    for folder in ("final_model", "checkpoint-1"):
+        damage(run / folder / "model.safetensors")
+    for words in (["eval", run], ["generate", "What is 2 + 3?", "--model", run]):
+        said = refused(*words)
+        for folder in ("final_model", "checkpoint-1"):
+            assert f"{folder} is damaged: the checksum of model.safetensors is wrong" in said
+        assert "holds no model" not in said
+    shutil.rmtree(run / "checkpoint-1")
+    assert "final_model is damaged" in refused("eval", run)
+
+
 def test_a_model_whose_files_are_damaged_is_not_used(train, command):
     run = train("save_every=1")
     damage(run / "final_model" / "model.safetensors")

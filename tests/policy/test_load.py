@@ -105,6 +105,33 @@ def test_the_dropout_of_the_model_is_off_in_training_too(make_model: Any, make_t
     assert model.config.resid_pdrop == 0.5
 
 
+@pytest.mark.parametrize(
+    ("settings", "dropouts"),
+    [
+        (
+            {"family": "opt", "ffn_dim": 24, "word_embed_proj_dim": 16},
+            {"dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.5},
+        ),
+        ({"family": "falcon", "parallel_attn": False}, {"hidden_dropout": 0.5, "attention_dropout": 0.5}),
+        ({"family": "persimmon"}, {"hidden_dropout": 0.5, "attention_dropout": 0.5}),
+    ],
+    ids=["opt", "falcon", "persimmon"],
+)
+def test_dropout_that_layers_keep_or_look_up_themselves_is_off_and_saved_as_it_was(
+    settings: dict[str, Any], dropouts: dict[str, float], make_model: Any, make_tokenizer: Any, make_batch: Any
+) -> None:
+    model = make_model(**settings, **dropouts)
+    policy = load_policy(model, tokenizer=make_tokenizer(), device="cpu", reference="start")
+    batch = make_batch()
+    trained = policy.token_logprobs(batch, temperature=1.0).logprobs
+    assert trained.requires_grad and not policy.has_dropout
+    assert torch.equal(trained, logprobs(policy, batch))
+    assert torch.equal(policy.reference_logprobs(batch, temperature=1.0), trained)
+    # What `save` writes config.json from.
+    saved = json.loads(policy.model.config.to_json_string())
+    assert dropouts.items() <= saved.items()
+
+
 def test_the_dropout_of_adapters_acts_with_gradients_only(model_directory: Path, make_batch: Any) -> None:
     policy = load_policy(model_directory, device="cpu", lora=LoraSettings(rank=4, dropout=0.5))
     with torch.no_grad():
@@ -378,6 +405,7 @@ def test_a_tokenizer_can_come_from_another_directory(
         ({"dtype": "float16"}, "'float16' is not supported: use 'auto', 'bfloat16' or 'float32'"),
         ({"dtype": "int8"}, "not supported"),
         ({"device": "gpu"}, "no device 'gpu'"),
+        ({"device": "mps"}, "'mps' lacks float64"),
     ],
 )
 def test_an_unknown_dtype_or_device_is_an_error(options: dict[str, str], message: str, model_directory: Path) -> None:

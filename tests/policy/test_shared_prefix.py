@@ -138,6 +138,15 @@ def test_an_architecture_that_cannot_share_prompts_says_so_once(
     assert reason in warning
 
 
+def test_layers_that_attend_in_chunks_are_not_served_though_none_is_named_so(
+    make_model: Any, warnings_of_policy: Any
+) -> None:
+    sizes = {"head_dim": 8, "intermediate_size_mlp": 24, "num_local_experts": 2, "attention_chunk_size": 32}
+    model = make_model("llama4_text", **sizes, layer_types=["full_attention"] * 2)
+    assert not choose_forward(model, 0, can_attend=use_attention(model)).packed
+    assert any("attend in chunks" in warning for warning in warnings_of_policy())
+
+
 def test_a_layer_that_hides_its_window_is_found_out(make_model: Any, warnings_of_policy: Any) -> None:
     model = make_model("qwen2", use_sliding_window=True, sliding_window=32, max_window_layers=0)
     for layer in model.model.layers:

@@ -7,12 +7,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpo.cli.printing import evaluation_table, write_answers
 from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_number
 from grpo.errors import ConfigError, StorageError
 
+if TYPE_CHECKING:
+    from grpo.config import GRPOConfig
+
 __all__ = ["COMMANDS", "Command"]
+
+COMMON_SWITCHES = ("--help", "--debug")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +28,14 @@ class Command:
     Attributes:
         summary: one line for `grpo --help`.
         usage: what `grpo COMMAND --help` prints first.
+        switches: what it takes besides options, to suggest when one of them is mistyped.
         run: called with the words after the command; prints its results and returns the exit code.
         lists_options: True when the help goes on with every option of a configuration.
     """
 
     summary: str
     usage: str
+    switches: tuple[str, ...]
     run: Callable[[list[str]], int]
     lists_options: bool = False
 
@@ -35,12 +43,16 @@ class Command:
 def _train(words: list[str]) -> int:
     run = take_value(words, "--resume")
     dry_run = take_switch(words, "--dry-run")
-    plain, overrides = split(words)
+    plain, overrides = split(words, COMMANDS["train"].switches)
     if run is not None:
         if plain:
             raise ConfigError(f"--resume {run} takes its recipe from the run: leave out {plain[0]!r}")
         if dry_run:
             raise ConfigError("--dry-run shows what a new run would do: leave it out with --resume")
+        if overrides:
+            from grpo.config import load_run_config
+
+            _remark(load_run_config(run, overrides))
         from grpo import build
 
         return _exit_code(build.resume(run, overrides).signal_number)
@@ -48,14 +60,18 @@ def _train(words: list[str]) -> int:
     from grpo.config import load_config
 
     config = load_config(at_most_one(plain, "recipe or file"), overrides)
-    for remark in config.remarks():
-        print(f"note: {remark}", file=sys.stderr)
+    _remark(config)
     if dry_run:
         print(config.to_yaml(), end="")
         return 0
     from grpo import build
 
     return _exit_code(build.train(config).signal_number)
+
+
+def _remark(config: GRPOConfig) -> None:
+    for remark in config.remarks():
+        print(f"note: {remark}", file=sys.stderr)
 
 
 def _exit_code(signal_number: int | None) -> int:
@@ -66,7 +82,7 @@ def _exit_code(signal_number: int | None) -> int:
 def _eval(words: list[str]) -> int:
     as_json = take_switch(words, "--json")
     named = take_value(words, "--model")
-    plain, overrides = split(words)
+    plain, overrides = split(words, COMMANDS["eval"].switches)
     model = named if named is not None else plain.pop(0) if plain else None
 
     from grpo.config import load_model_config
@@ -94,7 +110,7 @@ def _generate(words: list[str]) -> int:
     output = take_value(words, "--output")
     number = whole_number("--num", take_value(words, "--num") or "1")
     as_json = take_switch(words, "--json")
-    prompts, overrides = split(words)
+    prompts, overrides = split(words, COMMANDS["generate"].switches)
     if not prompts and file is None:
         if sys.stdin.isatty():
             raise ConfigError(_NO_PROMPT)
@@ -113,7 +129,7 @@ def _generate(words: list[str]) -> int:
         return 0
     try:
         with Path(output).open("w", encoding="utf-8") as stream:
-            write_answers(answers, stream, as_json=True, alone=False)
+            write_answers(answers, stream, as_json=True)
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror}") from error
     return 0
@@ -144,6 +160,7 @@ COMMANDS: Mapping[str, Command] = {
         "  --dry-run      print the configuration and stop\n"
         "  --debug        show the traceback of an error\n\n"
         "Every option is written key=value, --key value or, in a file, key: value. In [brackets]: the default.",
+        ("--resume", "--dry-run", *COMMON_SWITCHES),
         _train,
         lists_options=True,
     ),
@@ -155,6 +172,7 @@ COMMANDS: Mapping[str, Command] = {
         "  --json   print one JSON object\n"
         "  --debug  show the traceback of an error\n\n"
         "Options are those of `grpo train --help`, e.g. eval_samples=16 temperature=0.7.",
+        ("--model", "--json", *COMMON_SWITCHES),
         _eval,
     ),
     "generate": Command(
@@ -168,12 +186,14 @@ COMMANDS: Mapping[str, Command] = {
         "  --json              print JSON lines\n"
         "  --debug             show the traceback of an error\n\n"
         "Options are those of `grpo train --help`, e.g. temperature=0.7 top_p=0.9 max_new_tokens=64 seed=1.",
+        ("--model", "--file", "--num", "--output", "--json", *COMMON_SWITCHES),
         _generate,
     ),
     "recipes": Command(
         "list recipes, or print one",
         "grpo recipes [NAME]\n\nPrints the recipe NAME, which makes a good start for a file of your own; "
         "without a name, lists them all.",
+        COMMON_SWITCHES,
         _recipes,
     ),
 }

@@ -84,18 +84,18 @@ def _dispatch(words: list[str]) -> int:
         return 0
     wants_help = take_switch(words, "--help", "-h")
     if not words or words == ["help"]:
-        print(_overview())
+        print(overview({name: command.summary for name, command in COMMANDS.items()}))
         return 0
     if words[0] == "help":
         words, wants_help = words[1:], True
     name, rest = words[0], words[1:]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        close = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version", "--debug"], n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(COMMANDS)}"
         raise ConfigError(f"no command {name!r}: {hint}")
     if not wants_help:
         return COMMANDS[name].run(rest)
-    print(_help(COMMANDS[name]))
+    print(help_text(COMMANDS[name].usage, lists_options=COMMANDS[name].lists_options))
     return 0
 
 

@@ -9,9 +9,10 @@ from typing import Any, TextIO
 __all__ = ["evaluation_table", "help_text", "overview", "write_answers"]
 
 
-def overview() -> str:
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+def overview(summaries: Mapping[str, str]) -> str:
+    """Return what `grpo --help` prints, with a line for each command."""
+    width = max(map(len, summaries))
+    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in summaries.items())
     return (
         "grpo: reinforcement fine-tuning of language models\n\n"
         "usage: grpo COMMAND …\n\n"
@@ -21,12 +22,13 @@ def overview() -> str:
     )
 
 
-def _help(command: Command) -> str:
-    if not command.lists_options:
-        return f"usage: {command.usage}"
+def help_text(usage: str, *, lists_options: bool) -> str:
+    """Return what `grpo COMMAND --help` prints: its usage, and every option of a configuration if wanted."""
+    if not lists_options:
+        return f"usage: {usage}"
     from grpo.config import option_reference
 
-    return f"usage: {command.usage}\n\n{option_reference()}"
+    return f"usage: {usage}\n\n{option_reference()}"
 
 
 _MEASURES = (
@@ -39,6 +41,7 @@ _MEASURES = (
 
 
 def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
+    """Return the accuracies that `build.evaluate` gives, with intervals and what each means."""
     from grpo.tracking.formatting import interval
 
     head = f"{model}: {metrics['prompts']} prompts × {metrics['samples_per_prompt']} completions"
@@ -55,7 +58,12 @@ def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     return "\n".join([head, *rows])
 
 
-def write_answers(answers: Any, stream: TextIO, *, as_json: bool, alone: bool) -> None:
+def write_answers(answers: Iterable[Mapping[str, Any]], stream: TextIO, *, as_json: bool, alone: bool = False) -> None:
+    """Write each answer as soon as it is there: as a JSON line, or its completions under its prompt.
+
+    Args:
+        alone: there is one prompt with one completion, which is written by itself.
+    """
     for answer in answers:
         if as_json:
             print(json.dumps(dict(answer), ensure_ascii=False), file=stream, flush=True)

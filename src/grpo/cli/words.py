@@ -9,10 +9,15 @@ from grpo.errors import ConfigError
 __all__ = ["at_most_one", "split", "take_switch", "take_value", "whole_number"]
 
 
-def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(words: Sequence[str], switches: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words that set nothing, and `key=value` for each option that the others set.
+
+    Raises:
+        ConfigError: a flag is unknown, and perhaps one of `switches` mistyped, or it has no value.
+    """
     from grpo.config import split_words
 
-    return split_words(words)
+    return split_words(words, switches)
 
 
 def take_switch(words: list[str], *names: str) -> bool:
@@ -47,12 +52,14 @@ def take_value(words: list[str], name: str) -> str | None:
 
 
 def at_most_one(words: list[str], kind: str) -> str | None:
+    """Return the only word, None if there is none; `kind` is what the message for more calls it."""
     if len(words) > 1:
         raise ConfigError(f"one {kind} is enough: given were {' and '.join(map(repr, words))}")
     return words[0] if words else None
 
 
 def whole_number(name: str, text: str) -> int:
+    """Return the number, at least 1, that `text` is for the switch `name`."""
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{name} was given {text!r}: it should be a whole number of at least 1")
     return int(text)

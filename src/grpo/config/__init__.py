@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grpo.config.describe import option_reference
-from grpo.config.load import DEFAULT_RECIPE, load_config, load_model_config
+from grpo.config.load import DEFAULT_RECIPE, load_config, load_model_config, load_run_config
 from grpo.config.overrides import split_words
 from grpo.config.rewards import RewardFunction
 from grpo.config.schema import GRPOConfig
@@ -34,6 +34,7 @@ __all__ = [
     "RolloutSection",
     "load_config",
     "load_model_config",
+    "load_run_config",
     "option_reference",
     "split_words",
 ]

@@ -14,7 +14,7 @@ from grpo.config.schema import GRPOConfig, mapping_in
 from grpo.config.settings import Settings, read_settings
 from grpo.errors import CheckpointError, ConfigError
 
-__all__ = ["DEFAULT_RECIPE", "load_config", "load_model_config"]
+__all__ = ["DEFAULT_RECIPE", "load_config", "load_model_config", "load_run_config"]
 
 DEFAULT_RECIPE = "arithmetic"
 LATEST_RUN = "runs/latest"
@@ -85,6 +85,19 @@ def load_model_config(
     # What was trained lies in the run with its tokenizer; an adapter of it is not to be put on another.
     chosen = {"model": model, "tokenizer": None, "revision": None, "reference_model": None, "lora_rank": 0}
     return GRPOConfig(**merge_layers([*base, chosen, changes]))
+
+
+def load_run_config(run: str | Path, overrides: Sequence[str] = ()) -> GRPOConfig:
+    """Return the config of a run, with overrides on top.
+
+    Raises:
+        CheckpointError: no run is there.
+        ConfigError: as `load_config`.
+    """
+    from grpo.tracking import find_run
+
+    config = GRPOConfig.from_file(find_run(run) / "config.yaml")
+    return config.replace(**parse_overrides(overrides))
 
 
 def _run_of(model: str) -> Path | None:

@@ -20,10 +20,13 @@ _NOTHING = frozenset({"", "~", "null", "none"})
 _TRUTH = frozenset({"true", "false", "yes", "no", "on", "off"})
 
 
-def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_words(words: Sequence[str], switches: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Return the words that set nothing, and `key=value` for each option that the others set.
 
     After `--` no word sets anything.
+
+    Args:
+        switches: what the command takes besides options (`--resume`), to suggest for an unknown flag.
 
     Raises:
         ConfigError: a flag is unknown or has no value.
@@ -41,7 +44,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
             plain.extend(left)
             break
         if word.startswith("--"):
-            pairs.append(_flag(word, left))
+            pairs.append(_flag(word, left, switches))
         elif _KEY_VALUE.fullmatch(word):
             pairs.append(word)
         else:
@@ -70,18 +73,19 @@ def parse_overrides(words: Sequence[str]) -> Settings:
     return read_settings(options)
 
 
-def _flag(word: str, left: list[str]) -> str:
+def _flag(word: str, left: list[str], switches: Sequence[str]) -> str:
     """Return `key=value` for a flag, taking its value from `left` where it has one."""
     key, equals, text = word[2:].partition("=")
     # Dots may belong to a reward function's name, which keeps its spelling.
     key = key if "." in key else normalise(key)
     if equals:
+        _types(key, switches)
         return f"{key}={text}"
     if key.startswith("no_") and _is_switch(key.removeprefix("no_")):
         return f"{key.removeprefix('no_')}=false"
     if _is_switch(key):
         return f"{key}={left.pop(0) if left and left[0].lower() in _TRUTH else 'true'}"
-    _types(key)
+    _types(key, switches)
     if not left or left[0].startswith("--"):
         raise ConfigError(f"{word} needs a value: write {word} VALUE")
     return f"{key}={left.pop(0)}"
@@ -96,7 +100,7 @@ def _is_switch(key: str) -> bool:
         return False
 
 
-def _types(key: str) -> frozenset[Any]:
+def _types(key: str, switches: Sequence[str] = ()) -> frozenset[Any]:
     """Return the types an option allows; none for what is calculated, and for a single reward function.
 
     Raises:
@@ -108,7 +112,7 @@ def _types(key: str) -> frozenset[Any]:
         return _types(name) if name in LEAVES else frozenset()
     if normalise(key) in SECTIONS:
         return frozenset()
-    name = canonical_name(rest if rest and normalise(section) in SECTIONS else key)
+    name = canonical_name(rest if rest and normalise(section) in SECTIONS else key, switches)
     return frozenset() if name in COMPUTED else option_types(SECTIONS[LEAVES[name]].model_fields[name].annotation)
 
 

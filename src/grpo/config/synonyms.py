@@ -6,7 +6,7 @@ Names are read in any case and with `-` or `_`, so `GROUP_SIZE`, `--group-size` 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo.config.sections import SECTIONS
@@ -118,8 +118,8 @@ def normalise(name: str) -> str:
     return name.strip().lower().replace("-", "_")
 
 
-def canonical_name(written: str) -> str:
-    """Return our name of an option, or one of `COMPUTED`.
+def canonical_name(written: str, switches: Sequence[str] = ()) -> str:
+    """Return our name of an option, or one of `COMPUTED`; `switches` may be suggested as well.
 
     Raises:
         ConfigError: there is no such option, or its meaning differs between the projects that have it.
@@ -131,7 +131,7 @@ def canonical_name(written: str) -> str:
         return SYNONYMS[name]
     if name in _REFUSED:
         raise ConfigError(f"{written} cannot be used: {_REFUSED[name]}")
-    raise unknown_option(written)
+    raise unknown_option(written, switches)
 
 
 def canonical_value(written: str, value: Any) -> Any:
@@ -141,8 +141,14 @@ def canonical_value(written: str, value: Any) -> Any:
     return table.get(str(value).strip().lower(), value)
 
 
-def unknown_option(written: str) -> ConfigError:
-    """Return the error for a name that nobody knows, with the nearest that exist."""
-    close = difflib.get_close_matches(normalise(written), [*LEAVES, *SYNONYMS, *COMPUTED], n=3, cutoff=0.7)
-    hint = f"did you mean {' or '.join(close)}?" if close else "grpo train --help lists all options"
+def unknown_option(written: str, switches: Sequence[str] = ()) -> ConfigError:
+    """Return the error for a name that nobody knows, with the nearest options and `switches` (`--resume`)."""
+    known = {name: name for name in (*LEAVES, *SYNONYMS, *COMPUTED)}
+    known |= {normalise(switch.removeprefix("--")): switch for switch in switches}
+    close = difflib.get_close_matches(normalise(written), known, n=3, cutoff=0.7)
+    hint = (
+        f"did you mean {' or '.join(known[name] for name in close)}?"
+        if close
+        else "grpo train --help lists all options"
+    )
     return ConfigError(f"no option {written!r}: {hint}")

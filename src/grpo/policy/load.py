@@ -74,8 +74,10 @@ def load_policy(
     end_token_ids = find_end_tokens(causal_lm(module), tokenizer)
     pad_token_id = choose_pad_token(causal_lm(module), tokenizer, end_token_ids)
     module = _place(module, target, compute_dtype if trains_adapter else torch.float32)
+    can_attend = use_attention(module)
+    # Only now: layers may get a configuration of their own, which names the attention too.
     _switch_off_dropout(module)
-    forward = choose_forward(module, pad_token_id, can_attend=use_attention(module))
+    forward = choose_forward(module, pad_token_id, can_attend=can_attend)
     beside = None
     if reference == "start" and not trains_adapter:
         beside = Reference(_frozen(copy.deepcopy(module)), forward)
@@ -139,6 +141,8 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"no device {name!r}: use 'auto', 'cpu' or 'cuda'") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r} was asked for, but PyTorch sees no GPU: use 'cpu' or 'auto'")
+    if device.type == "mps":
+        raise ConfigError(f"device {name!r} lacks float64, which tokens are sampled in: use 'cpu' or 'auto'")
     return device
 
 
@@ -164,15 +168,31 @@ def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 
 def _switch_off_dropout(module: nn.Module) -> None:
+    quiet: dict[int, Any] = {}
     for name, part in module.named_modules():
         if "lora_dropout" in name:
             continue
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        for attribute, value in vars(part).items():
-            # Attention modules hand a plain number to the attention function.
-            if attribute.endswith("dropout") and isinstance(value, float):
-                setattr(part, attribute, 0.0)
+        # Layers hand a plain number to a function or skip themselves by it.
+        for attribute in _dropout_names(part):
+            setattr(part, attribute, 0.0)
+        config = vars(part).get("config")
+        # Some layers ask their configuration each time. The models' own, which is saved, stays as it is.
+        if config is not None and not hasattr(part, "save_pretrained") and _dropout_names(config):
+            part.config = quiet.setdefault(id(config), _without_dropout(config))
+
+
+def _dropout_names(holder: object) -> list[str]:
+    """Return the attributes that are probabilities above 0 of dropping something."""
+    return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float) and value > 0]
+
+
+def _without_dropout(config: Any) -> Any:
+    config = copy.copy(config)
+    for name in _dropout_names(config):
+        setattr(config, name, 0.0)
+    return config
 
 
 def _frozen(module: nn.Module) -> nn.Module:

@@ -7,12 +7,12 @@ padded forward, and every attention layer must have asked for its attention with
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grpo.packing import PackedBatch, pack
+from grpo.policy.architecture import WindowWitness, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import Attend, causal_lm
 from grpo.policy.forward import LogprobForward
 from grpo.policy.shared_prefix import SharedPrefixLayout
@@ -72,27 +72,12 @@ def _why_not_chunked(model: nn.Module, batch: PackedBatch, expected: Tensor, pad
 def _why_not_packed(model: nn.Module, batch: PackedBatch, expected: Tensor, forward: LogprobForward) -> str | None:
     """Return why completions cannot share a prompt, None if they can."""
     config = causal_lm(model).config.get_text_config()  # type: ignore[operator,union-attr]
-    layer_types = getattr(config, "layer_types", None) or []
-    others = sorted({str(kind) for kind in layer_types} - {"full_attention", "sliding_attention"})
-    if others:
-        return f"it has layers of type {', '.join(others)}"
-    witness = _Witness(SharedPrefixLayout(batch.segments, len(batch.token_ids), batch.token_ids.device))
-    difference = _difference(forward, model, batch, expected, witness)
-    if difference is not None:
-        return difference
-    if len(witness.windows) != config.num_hidden_layers:
-        return f"{len(witness.windows)} of {config.num_hidden_layers} layers use exchangeable attention"
-    # Too short to tell by the numbers: a layer that keeps its window to itself would see too far.
-    windowed = sum(window is not None for window in witness.windows)
-    if windowed != _num_windowed_layers(config, layer_types):
-        return "its layers do not tell their sliding window"
-    return None
-
-
-def _num_windowed_layers(config: Any, layer_types: list[str]) -> int:
-    if layer_types:
-        return layer_types.count("sliding_attention") if getattr(config, "sliding_window", None) else 0
-    return config.num_hidden_layers if getattr(config, "sliding_window", None) else 0
+    witness = WindowWitness(SharedPrefixLayout(batch.segments, len(batch.token_ids), batch.token_ids.device))
+    return (
+        why_not_its_layers(config)
+        or _difference(forward, model, batch, expected, witness)
+        or why_not_its_windows(config, witness.windows)
+    )
 
 
 def _difference(
@@ -108,18 +93,6 @@ def _difference(
     difference = (logprobs - expected)[batch.mask].abs().mean().item()
     tolerance = FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
     return None if difference < tolerance else f"log-probabilities would be off by {difference:.2g}"
-
-
-class _Witness:
-    """Hands on to `layout` and notes which windows it was asked for."""
-
-    def __init__(self, layout: SharedPrefixLayout) -> None:
-        self.layout = layout
-        self.windows: list[int | None] = []
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.windows.append(kwargs["sliding_window"])
-        return self.layout(*args, **kwargs)
 
 
 def _random_batch(model: nn.Module) -> PackedBatch:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.checkpoint import find_model
+from grpo.checkpoint import checkpoint_steps, find_model
 from grpo.errors import CheckpointError, ModelError
 from grpo.policy.tiny import TINY_DIRECTORY
 
@@ -54,7 +54,8 @@ def find_source(model: str | Path, *, revision: str | None = None) -> ModelSourc
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        ModelError: there is no such model, or the Hub cannot be reached and it is not in the cache.
+        ModelError: there is no such model, all of a run's are damaged, or the Hub cannot be reached and it is
+            not in the cache.
     """
     name = str(model)
     if name == "tiny":
@@ -79,6 +80,8 @@ def _local(directory: Path) -> ModelSource:
         try:
             directory = find_model(directory).resolve()
         except CheckpointError as error:
+            if checkpoint_steps(directory) or (directory / "final_model").is_dir():
+                raise ModelError(str(error)) from error
             raise ModelError(
                 f"{directory} holds no model: no config.json, adapter_config.json, final_model/ or checkpoint-*/"
             ) from error

@@ -139,9 +139,13 @@ class Console:
 
     def close(self) -> None:
         """End the live display, leaving its last state on the terminal."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        if live is not None:
+            try:
+                live.stop()
+            finally:
+                # A signal in the middle of drawing must not leave the terminal without its cursor.
+                self._rich.show_cursor(True)
 
     def __enter__(self) -> Console:
         return self

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from grpo.engines.native.attention import PrefillAttention
 from grpo.engines.native.cache import KeyValueTable
 from grpo.engines.native.runner import Runner
+from grpo.policy.architecture import WindowWitness, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import causal_lm, placeholder_mask
 
 __all__ = ["why_not_shared"]
@@ -25,36 +26,16 @@ def why_not_shared(model: nn.Module, runner: Runner) -> str | None:
     config: Any = causal_lm(model).config
     config = config.get_text_config()
     try:
-        return _of_unknown_kind(config) or _unheard_window(model, config) or _different_logits(model, runner, config)
+        return (
+            why_not_its_layers(config)
+            or why_not_its_windows(config, _windows(model, config.vocab_size))
+            or _different_logits(model, runner, config)
+        )
     except torch.OutOfMemoryError:
         raise
     # Any other failure only means that the plain way has to be taken.
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _of_unknown_kind(config: Any) -> str | None:
-    others = sorted({str(kind) for kind in _layer_types(config)} - {"full_attention", "sliding_attention"})
-    if others:
-        return f"it has layers of type {', '.join(others)}"
-    if getattr(config, "attention_chunk_size", None) is not None:
-        return "its layers attend in chunks"
-    return None
-
-
-def _unheard_window(model: nn.Module, config: Any) -> str | None:
-    """Return which layers would not tell our attention what they see.
-
-    The tokens that are tried below are too few to reach beyond a sliding window, so each layer has to name its own.
-    """
-    windows = _windows(model, config.vocab_size)
-    if len(windows) != config.num_hidden_layers:
-        return f"{len(windows)} of its {config.num_hidden_layers} layers use exchangeable attention"
-    types = _layer_types(config)
-    num_windowed = types.count("sliding_attention") if types else config.num_hidden_layers
-    if sum(found is not None for found in windows) != (num_windowed if getattr(config, "sliding_window", None) else 0):
-        return "its layers do not tell their sliding window"
-    return None
 
 
 def _different_logits(model: nn.Module, runner: Runner, config: Any) -> str | None:
@@ -68,28 +49,12 @@ def _different_logits(model: nn.Module, runner: Runner, config: Any) -> str | No
     return f"its logits would be off by {difference:.2g}, their standard deviation being {spread:.2g}"
 
 
-def _layer_types(config: Any) -> list[str]:
-    return list(getattr(config, "layer_types", None) or [])
-
-
-class _Witness:
-    """Hands on to `attend` and notes which sliding window each layer asked for."""
-
-    def __init__(self, attend: PrefillAttention) -> None:
-        self.attend = attend
-        self.windows: list[int | None] = []
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.windows.append(kwargs["sliding_window"])
-        return self.attend(*args, **kwargs)
-
-
 def _windows(model: nn.Module, vocabulary: int) -> list[int | None]:
     """Return the sliding window of each layer that uses our attention."""
     device = next(model.parameters()).device
     table, length = KeyValueTable(block=1), len(_PROMPTS[0])
     table.reserve(1, length)
-    witness = _Witness(PrefillAttention(table, np.array([0]), np.array([length])))
+    witness = WindowWitness(PrefillAttention(table, np.array([0]), np.array([length])))
     model(
         input_ids=torch.tensor(_PROMPTS[:1], device=device) % vocabulary,
         position_ids=torch.arange(length, device=device)[None],

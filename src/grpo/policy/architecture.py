@@ -1,0 +1,68 @@
+"""Which architectures our attention can serve, told by their configuration and by what their layers pass to it.
+
+Numbers alone cannot tell: a trial of a few tokens does not reach beyond a sliding window or the chunk a layer attends
+within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from grpo.policy.attention import Attend
+
+__all__ = ["WindowWitness", "why_not_its_layers", "why_not_its_windows"]
+
+
+class WindowWitness:
+    """Hands on to `attend` and notes which sliding window each layer asked for.
+
+    Attributes:
+        windows: one for each call, in order; None: no limit.
+    """
+
+    def __init__(self, attend: Attend) -> None:
+        self.attend = attend
+        self.windows: list[int | None] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.windows.append(kwargs["sliding_window"])
+        return self.attend(*args, **kwargs)
+
+
+def why_not_its_layers(config: Any) -> str | None:
+    """Return which kind of layer our attention has no room for, None if it has for all.
+
+    Args:
+        config: the text model's, as `get_text_config()` returns it.
+    """
+    others = sorted({str(kind) for kind in _layer_types(config)} - {"full_attention", "sliding_attention"})
+    if others:
+        return f"it has layers of type {', '.join(others)}"
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return "its layers attend in chunks"
+    return None
+
+
+def why_not_its_windows(config: Any, windows: Sequence[int | None]) -> str | None:
+    """Return which layers do not tell our attention what they see, None if all do.
+
+    Args:
+        config: the text model's, as `get_text_config()` returns it.
+        windows: what a `WindowWitness` noted in one forward pass.
+    """
+    if len(windows) != config.num_hidden_layers:
+        return f"{len(windows)} of its {config.num_hidden_layers} layers use exchangeable attention"
+    types = _layer_types(config)
+    num_windowed = types.count("sliding_attention") if types else config.num_hidden_layers
+    if not getattr(config, "sliding_window", None):
+        num_windowed = 0
+    if sum(window is not None for window in windows) != num_windowed:
+        return "its layers do not tell their sliding window"
+    return None
+
+
+def _layer_types(config: Any) -> list[str]:
+    return list(getattr(config, "layer_types", None) or [])

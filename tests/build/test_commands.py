@@ -66,12 +66,20 @@ def test_a_run_leaves_all_that_a_watcher_reads(train):
 
 def test_without_a_directory_runs_are_numbered_by_time_and_latest_is_the_last(command):
     for _ in range(2):
-        assert command("train", *WORDS, "run_name=mine").code == 0
+        assert command("train", *WORDS).code == 0
     names = sorted(entry.name for entry in Path("runs").iterdir())
     assert len(names) == 3
-    assert names[0] == "latest"
-    assert all(name.startswith("mine-2") for name in names[1:])
-    assert find_run("runs/latest").name == names[2]
+    assert names[2] == "latest"
+    assert all(name.startswith("arithmetic-2") for name in names[:2])
+    assert find_run("runs/latest").name == names[1]
+
+
+def test_a_run_with_a_name_lies_under_that_name(command):
+    assert command("train", *WORDS, "run_name=mine").code == 0
+    assert find_run("runs/latest").name == "mine"
+    again = command("train", *WORDS, "run_name=mine")
+    assert again.code == 2
+    assert "runs/mine holds another run" in again.err
 
 
 def test_every_folder_of_a_run_loads_in_transformers_and_generates(train):
@@ -235,7 +243,7 @@ def test_the_default_recipe_starts_without_any_word(grpo_command, monkeypatch):
     assert main(["train", "--dry-run"]) == 0
     done = grpo_command("train", "steps=1", "eval_prompts=2", "prompts_per_step=2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "next   grpo generate --model runs/latest" in done.stdout
+    assert "next\n  grpo generate --model runs/latest" in done.stdout
     done = grpo_command("generate", "--model", "runs/latest", "What is 6 + 7? Answer with an integer.")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()

@@ -41,9 +41,9 @@ def run_on_a_terminal(*words):
 
 
 OURS = re.compile(
-    r"\s*$|(model|task|rewards|method|steps|run|next)  |eval at |  step  reward|  ( ?\d+)/\d+ |note: |warning: "
+    r"\s*$|(model|task|rewards|method|steps|run)  |next$|eval at |  step  reward|  ( ?\d+)/\d+ |note: |warning: "
     r"|  *before +after +change| ─+|  *(strict|lenient|greedy|format|reward)  |strict: right|greedy: strict"
-    r"|\d+ steps in |  *grpo eval "
+    r"|\d+ steps? in |  *grpo (eval|generate) "
 )
 """How the lines begin that a run writes where there is no terminal."""
 
@@ -72,7 +72,7 @@ def test_on_a_terminal_the_display_ends_with_the_final_words():
     end = shown[shown.rindex("╰") :]
     assert "before" in end
     assert "model  run/final_model" in end
-    assert 'next   grpo generate --model run "What is ' in end
+    assert 'next\n  grpo generate --model run "What is ' in end
     assert "wandb" not in shown
     assert "Loading" not in shown
     assert "Traceback" not in shown

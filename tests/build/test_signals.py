@@ -122,7 +122,7 @@ def test_a_signal_in_the_last_step_lets_the_run_end(started):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert Path("run/final_model").is_dir()
-    assert "next   grpo generate" in out
+    assert "next\n  grpo generate" in out
 
 
 def test_a_signal_in_the_middle_of_a_write_is_heard_all_the_same():

@@ -138,7 +138,8 @@ class GRPOTrainer:
         if self._given.model is None:
             return assemble(config, self._given)
         names = ("policy", "policy's beta")
-        ours = (self.config.policy, self.config.algorithm.beta > 0)
+        options = self.config.policy.model_copy(update={"threads": config.policy.threads})
+        ours = (options, self.config.algorithm.beta > 0)
         theirs = (config.policy, config.algorithm.beta > 0)
         for name, mine, wanted in zip(names, ours, theirs, strict=True):
             if mine != wanted:

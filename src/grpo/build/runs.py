@@ -107,17 +107,17 @@ def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
         InputError: the configuration, data, model or output directory cannot be used; nothing was written.
         RunError: it failed while running; what was saved before is intact.
     """
-    if config.output.output_dir is not None:
-        require_empty(Path(config.output.output_dir))
+    if (directory := _output_directory(config)) is not None:
+        require_empty(directory)
     return train_parts(assemble(config, given))
 
 
 def train_parts(parts: Parts) -> Outcome:
     """Train the policy of `parts` from where it is, in a new run directory; errors as `train`."""
-    output = parts.config.output
+    directory = _output_directory(parts.config)
     needed = _BYTES_PER_TRAINED_PARAMETER * parts.policy.num_trainable_parameters
-    require_free_space(Path(output.output_dir or "runs"), needed)
-    with RunDirectory.create(output.output_dir, name=output.run_name or parts.task.name) as run:
+    require_free_space(directory or Path("runs"), needed)
+    with RunDirectory.create(directory, name=parts.task.name) as run:
         run.write_config(parts.config.to_yaml())
         write_objects(run.path, parts.given.names())
         try:
@@ -126,6 +126,14 @@ def train_parts(parts: Parts) -> Outcome:
             if not (run.path / "metrics.jsonl").exists() and not (run.path / "eval.jsonl").exists():
                 run.discard()
             raise
+
+
+def _output_directory(config: GRPOConfig) -> Path | None:
+    """Return where the run was told to go; None: a new place below runs/."""
+    output = config.output
+    if output.output_dir is not None:
+        return Path(output.output_dir)
+    return Path("runs", output.run_name) if output.run_name is not None else None
 
 
 def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Outcome:
@@ -266,7 +274,7 @@ def _run_info(parts: Parts, path: Path, steps: int, first_step: int) -> RunInfo:
     example = parts.prompts.evaluation or parts.prompts.train
     raw = example[0].raw
     return RunInfo(
-        model=config.policy.model,
+        model=config.policy.model if parts.given.model is None else f"{type(parts.given.model).__name__} (object)",
         trained_parameters=policy.num_trainable_parameters,
         total_parameters=policy.num_parameters,
         task=parts.task.name,

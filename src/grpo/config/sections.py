@@ -86,8 +86,8 @@ def _known_method(value: str) -> str:
 
 def _known_device(value: str) -> str:
     name = value.strip().lower()
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?", name):
-        raise ValueError("Input should be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("Input should be 'auto', 'cpu', 'cuda' or 'cuda:N'")
     return name
 
 
@@ -121,7 +121,7 @@ class PolicySection(Section):
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
         "float32", description="arithmetic of the forward; auto: bfloat16 where the device has it"
     )
-    device: Annotated[str, AfterValidator(_known_device)] = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    device: Annotated[str, AfterValidator(_known_device)] = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: Count | None = Field(
         None, description="CPU threads; null: one for each core that is idle when the run starts"
     )
@@ -254,7 +254,9 @@ class OutputSection(Section):
     """What is written, shown and measured; intervals are in steps, 0 is never."""
 
     output_dir: str | None = Field(None, min_length=1, description="run directory; null: a new one below runs/")
-    run_name: str | None = Field(None, min_length=1, description="name of the run directory below runs/")
+    run_name: str | None = Field(
+        None, min_length=1, description="name of the run directory below runs/; null: task and time"
+    )
     log_every: Interval = Field(1, description="steps between lines on the screen and points in the trackers")
     eval_every: Interval = Field(0, description="steps between evaluations, besides before and after")
     eval_at_start: bool = Field(True, description="evaluate before training")

@@ -24,6 +24,7 @@ __all__ = ["Console", "RunInfo"]
 
 _LINES_PER_HEADER = 25
 _PACED_STEPS = 20
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class _Screen(RichConsole):
@@ -144,8 +145,9 @@ class Console:
             try:
                 live.stop()
             finally:
-                # A signal in the middle of drawing must not leave the terminal without its cursor.
-                self._rich.show_cursor(True)
+                # A signal in the middle of drawing leaves rich with a buffer that it never writes.
+                self._rich.file.write(_SHOW_CURSOR)
+                self._rich.file.flush()
 
     def __enter__(self) -> Console:
         return self

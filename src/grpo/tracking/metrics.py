@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["answer_counts", "flatten_evaluation", "flatten_step", "reward_means"]
 
+_TAKEN = frozenset({"reward", "step", "kl", "length", "spread", "failed", "lr", "left"})
+"""What the screen calls other things."""
+
 
 def flatten_step(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the finite numbers of a step, those without a section of their own under `train/`.
@@ -50,15 +53,18 @@ def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
 def reward_means(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the mean of each reward in a step by its name, None where it gave no number.
 
-    A function that is itself called `reward` is `reward()`, since `reward` is the total.
+    A function whose name stands for something else on the screen (`reward` is the total, `length` that of
+    completions) is shown as `length()`.
 
     Example:
         >>> reward_means({"rewards/format/mean": 0.5, "rewards/format/failed": 0, "rewards/own/failed": 8})
         {'format': 0.5, 'own': None}
+        >>> reward_means({"rewards/length/mean": 0.5})
+        {'length()': 0.5}
     """
     keys = [key for key in metrics if key.startswith("rewards/") and key.endswith(("/mean", "/failed"))]
     names = dict.fromkeys(key.removeprefix("rewards/").rpartition("/")[0] for key in keys)
-    return {"reward()" if name == "reward" else name: metrics.get(f"rewards/{name}/mean") for name in names}
+    return {f"{name}()" if name in _TAKEN else name: metrics.get(f"rewards/{name}/mean") for name in names}
 
 
 def _is_number(value: object) -> bool:

@@ -213,8 +213,9 @@ def outcome(info: RunInfo, summary: Mapping[str, Any]) -> Iterator[RenderableTyp
     before, after = summary.get("eval_before") or {}, summary.get("eval_after") or {}
     if before or after:
         yield _before_and_after(before, after)
+    unit = "step" if summary.get("steps") == 1 else "steps"
     yield Text(
-        f"{count(summary.get('steps'))} steps in {duration(summary.get('seconds'))} · "
+        f"{count(summary.get('steps'))} {unit} in {duration(summary.get('seconds'))} · "
         f"{count(summary.get('completion_tokens_per_s'))} completion tokens/s · "
         f"{memory(summary.get('peak_memory_mb'))} at most"
     )
@@ -222,9 +223,9 @@ def outcome(info: RunInfo, summary: Mapping[str, Any]) -> Iterator[RenderableTyp
         yield Text(f"model  {summary['final_model']}")
     run = info.run_path.parent / "latest" if info.run_path.parent.name == "runs" else info.run_path
     place = shlex.quote(str(run))
-    yield Text(f"next   grpo generate --model {place} {_quoted(info.example_prompt)}")
+    yield Text(f"next\n  grpo generate --model {place} {_quoted(info.example_prompt)}")
     if info.eval_rows:
-        yield Text(f"       grpo eval {place}")
+        yield Text(f"  grpo eval {place}")
 
 
 def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> RenderableType:

@@ -37,7 +37,7 @@ class TensorBoardTracker:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
             raise ConfigError(
-                "tracking with tensorboard needs a package that is missing: pip install 'grpo-kit[tensorboard]'"
+                "tracking with tensorboard needs a package that is missing: pip install tensorboard"
             ) from error
         with storage_errors(self.directory):
             self._writer = SummaryWriter(str(self.directory), purge_step=step + 1 if step else None)

@@ -51,9 +51,7 @@ class WandbTracker:
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError(
-                "tracking with wandb needs a package that is missing: pip install 'grpo-kit[wandb]'"
-            ) from error
+            raise ConfigError("tracking with wandb needs a package that is missing: pip install wandb") from error
         try:
             self._run = wandb.init(
                 project=self.project,

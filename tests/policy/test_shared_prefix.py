@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from grpo.packing import Segment
 from grpo.policy import shared_prefix, use_attention
-from grpo.policy.attention import masked_attention
+from grpo.policy.attention import Scoring, masked_attention
 from grpo.policy.self_check import choose_forward
 from grpo.policy.shared_prefix import SharedPrefixLayout
 
@@ -44,15 +44,15 @@ def test_a_packed_row_gathers_what_a_dense_mask_would(
     monkeypatch.setattr(shared_prefix, "SMALL_BLOCK", small_block)
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, NUM_TOKENS, 8, requires_grad=True) for heads in (4, 2, 2))
-    settings: dict[str, Any] = {
-        "scaling": 0.5,
-        "softcap": 1.5 if extra == "softcap" else None,
-        "sinks": torch.randn(4) if extra == "sinks" else None,
-        "dropout": 0.0,
-    }
+    scoring = Scoring(
+        scaling=0.5,
+        sliding_window=window,
+        softcap=1.5 if extra == "softcap" else None,
+        sinks=torch.randn(4) if extra == "sinks" else None,
+    )
     layout = SharedPrefixLayout(SEGMENTS, NUM_TOKENS, "cpu")
-    output = layout(nn.Identity(), query, key, value, sliding_window=window, **settings)
-    expected = masked_attention(query, key, value, mask=seen_in_row(window), **settings).transpose(1, 2)
+    output = layout(nn.Identity(), query, key, value, scoring)
+    expected = masked_attention(query, key, value, scoring, mask=seen_in_row(window)).transpose(1, 2)
     torch.testing.assert_close(output, expected)
     weights = torch.randn_like(output)
     for mine, dense in zip(
@@ -68,8 +68,7 @@ def test_nothing_as_large_as_the_row_squared_is_made(largest_tensor: Any) -> Non
     states = torch.randn(1, 1, 2000, 4, requires_grad=True)
     with largest_tensor:
         layout = SharedPrefixLayout(segments, 2000, "cpu")
-        settings: dict[str, Any] = {"scaling": 1.0, "softcap": 1.5, "sinks": None, "dropout": 0.0}
-        layout(nn.Identity(), states, states, states, sliding_window=None, **settings).sum().backward()
+        layout(nn.Identity(), states, states, states, Scoring(scaling=1.0, softcap=1.5)).sum().backward()
     assert largest_tensor.numel < 2000 * 2000 / 20
 
 
@@ -180,5 +179,5 @@ def test_grouped_keys_are_left_to_sdpa_on_the_cpu_only(monkeypatch: pytest.Monke
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", spy)
     for device in ("cpu", "meta"):
         query, key = torch.zeros(1, 4, 5, 8, device=device), torch.zeros(1, 2, 5, 8, device=device)
-        masked_attention(query, key, key, mask=torch.zeros(5, 5, device=device), scaling=1.0)
+        masked_attention(query, key, key, Scoring(scaling=1.0), mask=torch.zeros(5, 5, device=device))
     assert seen == [(2, True), (4, False)]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from grpo.policy.attention import Attend
+from grpo.policy.attention import Attend, Scoring
 
 __all__ = ["WindowWitness", "why_not_its_layers", "why_not_its_windows"]
 
@@ -27,9 +27,9 @@ class WindowWitness:
         self.attend = attend
         self.windows: list[int | None] = []
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.windows.append(kwargs["sliding_window"])
-        return self.attend(*args, **kwargs)
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        self.windows.append(scoring.sliding_window)
+        return self.attend(module, query, key, value, scoring)
 
 
 def why_not_its_layers(config: Any) -> str | None:

@@ -11,6 +11,7 @@ Without it the call is an ordinary one, cache and mask included, and gives what 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 __all__ = [
     "ATTENTION_NAME",
     "Attend",
+    "Scoring",
     "attention",
     "causal_lm",
     "masked_attention",
@@ -32,22 +34,27 @@ ATTENTION_NAME = "grpo"
 """The name under which `attention` is registered with transformers."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What a layer makes of the dot products of queries and keys.
+
+    Attributes:
+        scaling: what they are multiplied by.
+        sliding_window: a query sees keys at distance 0 … window - 1; None: no limit.
+        softcap: scores s become softcap · tanh(s / softcap); None: as they are.
+        sinks: [H] logits of a key without a value that every query sees; None: there is none.
+    """
+
+    scaling: float
+    sliding_window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
 class Attend(Protocol):
     """How the tokens of one forward pass see each other."""
 
-    def __call__(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        dropout: float,
-    ) -> Tensor:
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return [B, N, H, D_v]: the values each query gathers.
 
         Args:
@@ -55,11 +62,6 @@ class Attend(Protocol):
             query: [B, H, N, D], rotary positions applied.
             key: [B, H_kv, N, D]; H is a multiple of H_kv.
             value: [B, H_kv, N, D_v].
-            scaling: what the dot products are multiplied by.
-            sliding_window: a query sees keys at distance 0 … window - 1; None: no limit.
-            softcap: dot products s become softcap · tanh(s / softcap); None: as they are.
-            sinks: [H] logits of a key without a value that every query sees; None: there is none.
-            dropout: share of attention weights dropped (0 outside training).
         """
         ...
 
@@ -83,20 +85,10 @@ def attention(
 
     transformers calls this with the layer's own keyword arguments and those handed to `forward`.
     """
+    scoring = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
     if attend is not None:
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        output = attend(
-            module,
-            query,
-            key,
-            value,
-            scaling=scaling,
-            sliding_window=sliding_window,
-            softcap=softcap,
-            sinks=s_aux,
-            dropout=dropout,
-        )
-        return output, None
+        assert dropout == 0, "load_policy switches the model's own dropout off"
+        return attend(module, query, key, value, scoring), None
     if softcap is None and s_aux is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -109,11 +101,9 @@ def attention(
         query,
         key,
         value,
+        scoring,
         mask=attention_mask,
         is_causal=attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True),
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        softcap=softcap,
-        sinks=s_aux,
         dropout=dropout,
     )
     return output.transpose(1, 2).contiguous(), None
@@ -123,12 +113,10 @@ def masked_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    scoring: Scoring,
     *,
     mask: Tensor | None,
-    scaling: float,
     is_causal: bool = False,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Return attention's output [B, H, L, D_v]: through SDPA where it can, step by step with a soft cap or sinks.
@@ -137,10 +125,12 @@ def masked_attention(
         query: [B, H, L, D].
         key: [B, H_kv, S, D]; H is a multiple of H_kv.
         value: [B, H_kv, S, D_v].
+        scoring: its sliding window is the caller's to put into `mask`.
         mask: broadcastable to [B, H, L, S]; bool (True: is seen) or a float that is added to the scores.
         is_causal: query i sees keys 0 … i; only without a mask.
     """
     repeats = query.shape[1] // key.shape[1]
+    softcap, sinks = scoring.softcap, scoring.sinks
     by_sdpa = softcap is None and sinks is None
     # On a GPU no fused kernel takes grouped keys with a mask or in float32: SDPA would hold all scores instead.
     grouped = by_sdpa and query.device.type == "cpu" and repeats > 1
@@ -148,9 +138,16 @@ def masked_attention(
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if by_sdpa:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scaling, enable_gqa=grouped
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=is_causal,
+            scale=scoring.scaling,
+            enable_gqa=grouped,
         )
-    scores = query @ key.transpose(2, 3) * scaling
+    scores = query @ key.transpose(2, 3) * scoring.scaling
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if is_causal:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo.packing import Segment
-from grpo.policy.attention import masked_attention
+from grpo.policy.attention import Scoring, masked_attention
 
 __all__ = ["SharedPrefixLayout"]
 
@@ -110,28 +110,22 @@ class SharedPrefixLayout:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        *,
-        scaling: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        dropout: float,
+        scoring: Scoring,
     ) -> Tensor:
         """Return [1, N, H, D_v]; see `Attend`. The window counts in a completion's own sequence, prompt included."""
         rows = [states.squeeze(0).transpose(0, 1).contiguous() for states in (query, key, value)]
-        window = None if sliding_window is None or sliding_window >= self._longest else sliding_window
+        window = scoring.sliding_window
+        if window is not None and window >= self._longest:
+            window = None
         outputs = []
         for block in self._blocks:
             output = masked_attention(
                 _take(rows[0], block.queries, block.size),
                 _take(rows[1], block.keys, block.size),
                 _take(rows[2], block.keys, block.size),
+                scoring,
                 mask=None if window is None and block.prefix == 0 else block.mask(window, query.dtype),
                 is_causal=window is None and block.prefix == 0,
-                scaling=scaling,
-                softcap=softcap,
-                sinks=sinks,
-                dropout=dropout,
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))
         return torch.cat(outputs).index_select(0, self._places).unsqueeze(0)

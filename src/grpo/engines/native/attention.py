@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grpo.engines.native.cache import KeyValueTable
-from grpo.policy.attention import masked_attention
+from grpo.policy.attention import Scoring, masked_attention
 
 __all__ = ["DecodeAttention", "PrefillAttention"]
 
@@ -32,21 +32,8 @@ class PrefillAttention:
     slots: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
-    def __call__(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        dropout: float,
-    ) -> Tensor:
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return [1, N, H, D_v]; see `Attend`. Prompts of one length are computed together."""
-        assert dropout == 0, "the engine runs its model in eval mode"
         keys, values = self.prompts.layer(_layer_index(module), key, value)
         outputs = []
         lengths, starts, counts = np.unique(self.lengths, return_index=True, return_counts=True)
@@ -57,11 +44,9 @@ class PrefillAttention:
             slots = torch.from_numpy(self.slots[start : start + count]).to(key.device)
             keys[slots, :, :length] = k
             values[slots, :, :length] = v
-            banded = sliding_window is not None and length > sliding_window
-            mask = _causal_band(length, sliding_window, key.device) if banded and sliding_window is not None else None
-            attended = masked_attention(
-                q, k, v, mask=mask, is_causal=mask is None, scaling=scaling, softcap=softcap, sinks=sinks
-            )
+            window = scoring.sliding_window
+            mask = None if window is None or length <= window else _causal_band(length, window, key.device)
+            attended = masked_attention(q, k, v, scoring, mask=mask, is_causal=mask is None)
             outputs.append(attended.transpose(1, 2).reshape(length * count, query.shape[1], value.shape[3]))
             offset = end
         return torch.cat(outputs)[None]
@@ -110,21 +95,8 @@ class DecodeAttention:
     shortest_own: int
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
 
-    def __call__(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float,
-        sliding_window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        dropout: float,
-    ) -> Tensor:
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return [B, 1, H, D_v]; see `Attend`."""
-        assert dropout == 0, "the engine runs its model in eval mode"
         rows, heads, _, width = query.shape
         kv_heads, index = key.shape[1], _layer_index(module)
         keys, values = self.completions.layer(index, key, value)
@@ -134,10 +106,10 @@ class DecodeAttention:
         prompt_keys, prompt_values = self._prompt_tables(index, key, value)
 
         # The query heads that share a key head become the rows of one matrix product.
-        query = (query * scaling).reshape(rows, kv_heads, heads // kv_heads, width)
+        query = (query * scoring.scaling).reshape(rows, kv_heads, heads // kv_heads, width)
         to_prompt = self._by_row(self._by_group(query) @ prompt_keys.transpose(2, 3), heads // kv_heads)
         to_own = query @ own_keys.transpose(2, 3)
-        weights = self._weights(torch.cat((to_prompt, to_own), dim=-1), sliding_window, softcap, sinks)
+        weights = self._weights(torch.cat((to_prompt, to_own), dim=-1), scoring)
         of_prompt = self._by_group(weights[..., : self.longest_prompt]) @ prompt_values
         output = weights[..., self.longest_prompt :] @ own_values
         output = output + self._by_row(of_prompt, heads // kv_heads)
@@ -162,14 +134,12 @@ class DecodeAttention:
         flat = grouped.view(groups, kv_heads, size, repeats, width).transpose(1, 2)
         return flat.reshape(groups * size, kv_heads, repeats, width).index_select(0, self.places)
 
-    def _weights(
-        self, scores: Tensor, sliding_window: int | None, softcap: float | None, sinks: Tensor | None
-    ) -> Tensor:
+    def _weights(self, scores: Tensor, scoring: Scoring) -> Tensor:
         """Return attention weights [B, H_kv, R, S] in the type of `scores`, computed in float32."""
-        dtype = scores.dtype
+        dtype, softcap, sinks = scores.dtype, scoring.softcap, scoring.sinks
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        mask = self._mask(sliding_window)
+        mask = self._mask(scoring.sliding_window)
         if mask is not None:
             scores = scores + mask
         if sinks is None:

@@ -266,3 +266,9 @@ def test_options_without_effect_are_remarked_on():
         "wandb_project has no effect: wandb is off",
     ]
     assert GRPOConfig(lora_rank=8, lora_alpha=16, beta=0.1, reference_model="x").remarks() == []
+
+
+def test_the_methods_that_may_be_named_are_those_there_are() -> None:
+    from grpo import algorithm, config
+
+    assert set(config.METHODS) == set(algorithm.METHODS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,15 @@ def log_without_times(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in line.items() if not any(word in k for word in measured)} for line in lines]
 
 
+def lose_all_after_step_2(run: Path) -> None:
+    """Leave what a run killed before its next checkpoint leaves: the logs of later steps, and no later weights."""
+    shutil.rmtree(run / "final_model")
+    for checkpoint in run.glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-2":
+            shutil.rmtree(checkpoint)
+    assert (run / "checkpoint-2").is_dir()
+
+
 @pytest.fixture
 def alone(tmp_path: Path) -> Path:
     run = tmp_path / "alone"
@@ -56,10 +66,7 @@ def test_a_run_that_lost_its_last_steps_ends_with_the_same_bytes(alone: Path, tm
     run = tmp_path / "cut"
     build.train(load_config(None, [*OPTIONS, f"output_dir={run}"]))
     expected = contents(run / "final_model")
-    for name in ("final_model", "checkpoint-4"):
-        for path in (run / name).iterdir():
-            path.unlink()
-        (run / name).rmdir()
+    lose_all_after_step_2(run)
 
     build.resume(run)
 
@@ -74,10 +81,7 @@ def test_lora_resumes_bit_for_bit(tmp_path: Path) -> None:
     run = tmp_path / "run"
     build.train(load_config(None, [*options, f"output_dir={run}"]))
     expected = contents(run / "final_model")
-    for name in ("final_model", "checkpoint-4"):
-        for path in (run / name).iterdir():
-            path.unlink()
-        (run / name).rmdir()
+    lose_all_after_step_2(run)
 
     build.resume(run)
 

@@ -164,7 +164,7 @@ def test_a_saved_adapter_loads_in_transformers_and_here(model_directory: Path, t
     torch.testing.assert_close(plain(ids).logits, policy.model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
     again = load_policy(tmp_path / "saved", device="cpu", reference="start")
     assert torch.equal(logprobs(again, batch), logprobs(policy, batch))
-    assert again.fingerprint() != "" and again.num_trainable_parameters == policy.num_trainable_parameters
+    assert again.num_trainable_parameters == policy.num_trainable_parameters
 
 
 def test_saving_twice_gives_the_same_bytes(model_directory: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def main() -> None:
     finish(start(alone, options))
     duration = time.monotonic() - began
 
-    killed_at = []
+    killed_at: list[int] = []
     while len(killed_at) < arguments.kills:
         process = start(killed, options)
         try:

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from grpo.errors import DataError
-from grpo.packing import PackedBatch, StepCounts, count_step, pack
+from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
 from grpo.types import Prompt, Rollout, Score, ScoredGroup, ScoredRollout
+from grpo.update.anchors import regroup
 
 
 def scored(token_ids: tuple[int, ...], sampled: tuple[bool, ...] | None = None) -> ScoredRollout:
@@ -194,3 +195,32 @@ def test_masked_out_completions_count_as_completions_without_tokens():
     loss_mask = torch.tensor([[False, True], [True, True]])
     assert count_step(groups, loss_mask=loss_mask) == StepCounts(num_rollouts=4, num_tokens=4)
     assert StepCounts(1, 2) + StepCounts(3, 4) == StepCounts(4, 6)
+
+
+def test_values_of_completions_go_with_them_into_other_rows():
+    groups, advantages = random_groups(seed=6)
+    before = pack(groups, advantages, max_tokens=None)
+    for max_tokens in (90, 40, 1):
+        after = pack(groups, advantages, max_tokens=max_tokens)
+        regrouped = regroup([batch.sampling_logprobs for batch in before], before, after)
+        assert len(after) > 1
+        for values, batch in zip(regrouped, after, strict=True):
+            assert torch.equal(values, batch.sampling_logprobs)
+        back = regroup(regrouped, after, before)
+        assert torch.equal(back[0], before[0].sampling_logprobs)
+
+
+def test_a_step_can_be_cut_until_each_row_has_one_completion():
+    groups, advantages = random_groups(seed=7, num_prompts=2)
+    step = PackedStep(
+        pack(groups, advantages, max_tokens=None),
+        count_step(groups),
+        lambda budget: pack(groups, advantages, max_tokens=budget),
+    )
+    assert step.can_be_cut
+    assert step.most_tokens == len(step.batches[0].token_ids)
+    cut = step.under(1)
+    assert not cut.can_be_cut
+    assert len(cut.batches) == 10
+    assert cut.counts == step.counts
+    assert PackedStep([], step.counts, step.recut).most_tokens == 0

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from grpo.engines import generate
 from grpo.errors import RewardError
 from grpo.rollout import RolloutCollector, describe_groups, groups_with_spread, reward_tensors, step_reward_tensor
+from grpo.types import FinishReason, Prompt, Rollout, SamplingParams, Score, ScoredGroup, ScoredRollout
 
 MakeCollector = Callable[..., RolloutCollector]
 
@@ -146,3 +148,64 @@ def test_generate_refuses_two_requests_of_one_id(make_collector: MakeCollector, 
     with pytest.raises(InputError):
         generate(engine, [request, request])
     assert not engine.has_work
+
+
+def test_rewards_are_told_how_many_passes_over_the_prompts_are_done(make_collector: MakeCollector) -> None:
+    epochs: list[float] = []
+
+    def watching(completions: list[str], trainer_state: Any, **columns: object) -> list[float]:
+        epochs.append(trainer_state.epoch)
+        return [0.0] * len(completions)
+
+    collector = make_collector([watching])
+    num_prompts = len(collector.prompts.prompts)
+    collector.collect(1, 0)
+    collector.collect(2, 3)
+    collector.collect(3, 2 * num_prompts + 1)
+    assert epochs == [0.0, 3 / num_prompts, 2 + 1 / num_prompts]
+
+
+def test_tokens_of_discarded_groups_were_generated_too(make_collector: MakeCollector) -> None:
+    lengths: list[int] = []
+
+    def equal(completion_ids: list[list[int]], **columns: object) -> list[float]:
+        lengths.extend(len(ids) for ids in completion_ids)
+        return [1.0] * len(completion_ids)
+
+    collected = make_collector([equal], uniform_groups="resample", max_resamples=2).collect(1, 0)
+    assert len(lengths) == 36
+    assert collected.tokens_generated == sum(lengths) > describe_groups(collected.groups).num_tokens
+
+
+def scored_group(*completions: tuple[float | None, FinishReason]) -> ScoredGroup:
+    """A group of one-token completions with these rewards and ends."""
+    return ScoredGroup(
+        Prompt(0, "", "", (5,), {}),
+        tuple(
+            ScoredRollout(Rollout((7,), (True,), (-1.0,), reason, 0), "", Score({}, {}, reward))
+            for reward, reason in completions
+        ),
+    )
+
+
+def test_a_group_has_spread_if_a_completion_that_the_loss_counts_has_an_advantage() -> None:
+    groups = [
+        scored_group((0.0, "length"), (1.0, "stop"), (1.0, "stop")),
+        scored_group((0.0, "length"), (1.0, "stop"), (2.0, "length")),
+        scored_group((0.0, "length"), (2.0, "length"), (2.0, "length")),
+        scored_group((0.0, "stop"), (1.0, "stop"), (None, "stop")),
+        scored_group((1.0, "stop"), (1.0, "stop"), (1.0, "length")),
+    ]
+    assert groups_with_spread(groups).tolist() == [True, True, True, True, False]
+    # The first keeps two completions above the group's mean, the second one that equals it, the third none.
+    assert groups_with_spread(groups, truncated="mask").tolist() == [True, False, False, True, False]
+
+
+def test_resampling_looks_for_spread_among_what_the_loss_counts(make_collector: MakeCollector) -> None:
+    def all_differ(completions: list[str], **columns: object) -> list[float]:
+        return [float(index) for index in range(len(completions))]
+
+    for truncated in ("keep", "mask"):
+        collector = make_collector([all_differ], uniform_groups="resample", max_resamples=2, truncated=truncated)
+        collector.sampling = SamplingParams(max_tokens=2)  # too few for most completions to end by themselves
+        assert (collector.collect(1, 0).prompts_taken > 3) == (truncated == "mask")

@@ -21,7 +21,7 @@ def test_the_best_weights_are_kept_though_no_checkpoint_was_due(
 ) -> None:
     accuracies = [0.1, 0.2, 0.6, 0.5, 0.4]
 
-    def evaluate(_: Evaluator, step: int, max_steps: int) -> Evaluation:
+    def evaluate(_: Evaluator, step: int, max_steps: int, epoch: float) -> Evaluation:
         return Evaluation({"accuracy": accuracies[step]})
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)

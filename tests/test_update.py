@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 
 from grpo.algorithm import find_method
+from grpo.engines.native import NativeEngine
 from grpo.errors import RunError, StaleWeightsError
-from grpo.policy import Policy
+from grpo.packing import PackedBatch
+from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.rollout import RolloutCollector, groups_with_spread
-from grpo.types import SamplingParams
+from grpo.types import SamplingParams, ScoredGroup
 from grpo.update import Learner
 
 MakeCollector = Callable[..., RolloutCollector]
@@ -44,8 +47,8 @@ def step_of(
     learner = make_learner(policy, **settings)
     groups = collector.collect(1, 0).groups
     before = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
-    batches, counts = learner.pack(groups, learner.signal(groups))
-    metrics = learner.update(batches, counts, 1)
+    packed = learner.pack(groups, learner.signal(groups))
+    metrics = learner.update(packed, 1)
     moved = [parameter.detach() - old for parameter, old in zip(policy.trainable_parameters(), before, strict=True)]
     with torch.no_grad():
         for parameter, old in zip(policy.trainable_parameters(), before, strict=True):
@@ -105,11 +108,11 @@ def test_masked_truncated_completions_leave_no_trace(tiny_policy: Policy, make_c
     assert reasons == {"stop", "length"}
 
     learner = make_learner(tiny_policy, truncated="mask")
-    batches, counts = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.signal(groups))
     stopped = [s for group in groups for s in group.rollouts if s.rollout.finish_reason == "stop"]
-    assert sum(int(batch.mask.sum()) for batch in batches) == sum(len(s.rollout.token_ids) for s in stopped)
-    assert counts.num_rollouts == 12
-    assert counts.num_tokens == sum(len(s.rollout.token_ids) for s in stopped)
+    assert sum(int(batch.mask.sum()) for batch in packed.batches) == sum(len(s.rollout.token_ids) for s in stopped)
+    assert packed.counts.num_rollouts == 12
+    assert packed.counts.num_tokens == sum(len(s.rollout.token_ids) for s in stopped)
 
 
 def test_the_first_epoch_of_a_step_is_on_policy(tiny_policy: Policy, make_collector: MakeCollector) -> None:
@@ -132,12 +135,12 @@ def test_the_parts_of_the_loss_are_those_of_one_epoch(tiny_policy: Policy, make_
 def test_an_engine_with_stale_weights_is_found_out(tiny_policy: Policy, make_collector: MakeCollector) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy)
-    batches, counts = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.signal(groups))
     with torch.no_grad():
         for parameter in tiny_policy.trainable_parameters():
             parameter.mul_(1.02)
     with pytest.raises(StaleWeightsError, match="does not sample from the policy"):
-        learner.update(batches, counts, 1)
+        learner.update(packed, 1)
 
 
 def test_weights_that_are_not_numbers_stop_the_run_in_one_line(
@@ -145,11 +148,11 @@ def test_weights_that_are_not_numbers_stop_the_run_in_one_line(
 ) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy, mismatch_limit=float("inf"))
-    batches, counts = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.signal(groups))
     with torch.no_grad():
         tiny_policy.trainable_parameters()[-1].fill_(float("nan"))
     with pytest.raises(RunError, match="lower the learning rate"):
-        learner.update(batches, counts, 1)
+        learner.update(packed, 1)
 
 
 def test_the_gradient_of_a_step_follows_what_was_rewarded(tiny_policy: Policy, make_collector: MakeCollector) -> None:
@@ -157,16 +160,215 @@ def test_the_gradient_of_a_step_follows_what_was_rewarded(tiny_policy: Policy, m
     groups = collector.collect(1, 0).groups
     learner = make_learner(tiny_policy)
     signal = learner.signal(groups)
-    batches, counts = learner.pack(groups, signal)
+    packed = learner.pack(groups, signal)
 
     def weighted_logprob() -> float:
         with torch.no_grad():
             return sum(
                 float((tiny_policy.token_logprobs(batch, temperature=1.0).logprobs * batch.advantages).sum())
-                for batch in batches
+                for batch in packed.batches
             )
 
     before = weighted_logprob()
     learner.learning_rate = lambda step: 1e-2
-    learner.update(batches, counts, 1)
+    learner.update(packed, 1)
     assert weighted_logprob() > before
+
+
+def fail_above(policy: Policy, limit: int, monkeypatch: pytest.MonkeyPatch, *, from_call: int = 0) -> list[int]:
+    """Let the allocator fail for rows of more than `limit` tokens from a call of the training forward on."""
+    lengths: list[int] = []
+    forward = policy.token_logprobs
+
+    def limited(batch: PackedBatch, **options: object) -> object:
+        if torch.is_grad_enabled():
+            lengths.append(len(batch.token_ids))
+            if len(lengths) > from_call and len(batch.token_ids) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return forward(batch, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(policy, "token_logprobs", limited)
+    return lengths
+
+
+def restored(
+    policy: Policy, learner: Learner, groups: Sequence[ScoredGroup]
+) -> tuple[list[torch.Tensor], dict[str, float]]:
+    """Return the weights after an update, with the policy put back, and the metrics without times."""
+    before = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
+    metrics = learner.update(learner.pack(groups, learner.signal(groups)), 1)
+    after = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
+    with torch.no_grad():
+        for parameter, old in zip(policy.trainable_parameters(), before, strict=True):
+            parameter.copy_(old)
+    return after, {name: value for name, value in metrics.items() if not name.startswith("seconds")}
+
+
+def test_a_step_that_runs_out_of_memory_is_the_step_of_a_smaller_budget_to_the_last_bit(
+    tiny_policy: Policy,
+    make_collector: MakeCollector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    groups = make_collector().collect(1, 0).groups
+    learner = make_learner(tiny_policy, beta=0.1, epochs_per_step=2)
+    longest = max(len(batch.token_ids) for batch in learner.pack(groups, learner.signal(groups)).batches)
+    with monkeypatch.context() as patch:
+        lengths = fail_above(tiny_policy, longest // 3, patch)
+        got, metrics = restored(tiny_policy, learner, groups)
+    assert lengths[0] > longest // 3 >= lengths[-1]
+    budget = learner.lowered_budget
+    assert budget is not None
+    assert budget < longest // 3
+    assert len(caplog.records) == 2
+    assert f"cut from {longest} to {longest // 2} tokens" in caplog.records[0].message
+
+    expected, expected_metrics = restored(
+        tiny_policy,
+        make_learner(tiny_policy, beta=0.1, epochs_per_step=2, tokens_per_micro_batch=budget),
+        groups,
+    )
+    assert metrics == expected_metrics
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+def test_memory_that_runs_out_in_a_later_epoch_keeps_the_old_log_probabilities(
+    tiny_policy: Policy, make_collector: MakeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = make_collector().collect(1, 0).groups
+    options = {"beta": 0.1, "epochs_per_step": 3, "min_micro_batches": 2}
+    whole = make_learner(tiny_policy, **options)
+    packed = whole.pack(groups, whole.signal(groups))
+    assert len(packed.batches) == 2
+    expected, expected_metrics = restored(tiny_policy, whole, groups)
+    learner = make_learner(tiny_policy, **options)
+    with monkeypatch.context() as patch:
+        # The second micro-batch of the second epoch fails, when the first has left its gradient already.
+        lengths = fail_above(tiny_policy, packed.most_tokens // 2, patch, from_call=3)
+        got, metrics = restored(tiny_policy, learner, groups)
+    assert len(lengths) > 4 + 4
+    assert metrics["micro_batches"] > 2
+    assert metrics["ratio_max"] > 1.01
+    for name in ("loss", "kl", "entropy", "ratio_mean", "grad_norm", "sampler_mismatch"):
+        assert metrics[name] == pytest.approx(expected_metrics[name], rel=1e-3, abs=1e-5), name
+    for one, other in zip(got, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", ""])
+def test_memory_that_does_not_suffice_for_one_completion_stops_the_run_in_one_line(
+    words: str, tiny_policy: Policy, make_collector: MakeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = make_collector().collect(1, 0).groups
+    learner = make_learner(tiny_policy)
+    packed = learner.pack(groups, learner.signal(groups))
+
+    def never(*_: object, **__: object) -> None:
+        raise RuntimeError(words) if words else MemoryError
+
+    monkeypatch.setattr(tiny_policy, "token_logprobs", never)
+    with pytest.raises(RunError, match=r"single completion.* lower max_completion_length") as caught:
+        learner.update(packed, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_failures_of_the_forward_are_not_taken_for_a_lack_of_memory(
+    tiny_policy: Policy, make_collector: MakeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = make_collector().collect(1, 0).groups
+    learner = make_learner(tiny_policy)
+    packed = learner.pack(groups, learner.signal(groups))
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(tiny_policy, "token_logprobs", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        learner.update(packed, 1)
+    assert learner.lowered_budget is None
+
+
+@pytest.fixture
+def noisy_policy() -> Policy:
+    lora = LoraSettings(rank=4, alpha=4.0, dropout=0.3, target_modules="all-linear")
+    return load_policy("tiny", dtype="float32", device="cpu", lora=lora, reference="none")
+
+
+def count_forwards(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Record of each forward whether it was for a backward."""
+    forwards: list[bool] = []
+    forward = policy.token_logprobs
+
+    def counted(*arguments: Any, **options: Any) -> object:
+        forwards.append(torch.is_grad_enabled())
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(policy, "token_logprobs", counted)
+    return forwards
+
+
+@pytest.mark.parametrize(("exact", "extra"), [(True, 1), (False, 4)])
+def test_with_dropout_a_sampler_that_agrees_spares_the_forwards_without_it(
+    exact: bool,
+    extra: int,
+    noisy_policy: Policy,
+    make_collector: MakeCollector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collector = make_collector()
+    collector.engine = NativeEngine(noisy_policy.model, end_ids=noisy_policy.end_token_ids)
+    groups = collector.collect(1, 0).groups
+    forwards = count_forwards(noisy_policy, monkeypatch)
+    learner = make_learner(noisy_policy, min_micro_batches=4, sampler_is_exact=exact)
+    metrics = learner.update(learner.pack(groups, learner.signal(groups)), 1)
+    assert forwards.count(False) == extra
+    assert forwards.count(True) == 4
+    assert 0 < metrics["sampler_mismatch"] < 1e-4
+
+
+def test_a_sampler_that_is_off_by_more_than_rounding_is_not_believed(
+    noisy_policy: Policy, make_collector: MakeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = make_collector()
+    collector.engine = NativeEngine(noisy_policy.model, end_ids=noisy_policy.end_token_ids, dtype=torch.bfloat16)
+    groups = collector.collect(1, 0).groups
+    forwards = count_forwards(noisy_policy, monkeypatch)
+    learner = make_learner(noisy_policy, min_micro_batches=4, mismatch_limit=0.1)
+    learner.mismatch_limit = 10 * mismatch(noisy_policy, learner, groups) * 0.99
+    forwards.clear()
+    learner.update(learner.pack(groups, learner.signal(groups)), 1)
+    assert forwards.count(False) == 4
+
+
+def mismatch(policy: Policy, learner: Learner, groups: Sequence[ScoredGroup]) -> float:
+    """Return the mean distance to the sampler over the first micro-batch."""
+    batch = learner.pack(groups, learner.signal(groups)).batches[0]
+    with torch.no_grad():
+        ours = policy.token_logprobs(batch, temperature=1.0).logprobs
+    return float((ours - batch.sampling_logprobs)[batch.mask].abs().mean())
+
+
+def test_a_sampler_of_lower_precision_is_corrected_and_measured(
+    tiny_policy: Policy, make_collector: MakeCollector
+) -> None:
+    collector = make_collector()
+    exact, exact_metrics = step_of(tiny_policy, collector, sampler_correction=2.0)
+    plain, _ = step_of(tiny_policy, collector)
+    assert exact_metrics["sampler_correction_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert_same_step(exact, plain)
+
+    collector.engine = NativeEngine(tiny_policy.model, end_ids=tiny_policy.end_token_ids, dtype=torch.bfloat16)
+    options: dict[str, Any] = {"mismatch_limit": 0.1, "epochs_per_step": 2}
+    uncorrected, metrics = step_of(tiny_policy, collector, **options)
+    corrected, corrected_metrics = step_of(tiny_policy, collector, sampler_correction=2.0, **options)
+    assert "sampler_correction_mean" not in metrics
+    assert 0 < abs(corrected_metrics["sampler_correction_mean"] - 1) < 0.1
+    assert any(not torch.equal(one, other) for one, other in zip(corrected, uncorrected, strict=True))
+
+
+def test_the_reference_has_a_time_of_its_own(tiny_policy: Policy, make_collector: MakeCollector) -> None:
+    _, without = step_of(tiny_policy, make_collector())
+    _, metrics = step_of(tiny_policy, make_collector(), beta=0.1)
+    assert without["seconds_reference"] == 0
+    assert metrics["seconds_reference"] > 0
+    assert metrics["seconds_update"] > 0

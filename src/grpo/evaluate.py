@@ -57,8 +57,8 @@ class Evaluator:
         self.samples = samples
         self.seed = seed
 
-    def evaluate(self, step: int, max_steps: int) -> Evaluation:
-        """Return accuracies of the engine's current weights; `step` only tells reward functions where the run is."""
+    def evaluate(self, step: int, max_steps: int, epoch: float = 0.0) -> Evaluation:
+        """Return accuracies of the engine's current weights; the arguments only tell rewards where the run is."""
         sampled, texts = self._sample(self.sampling, self.samples)
         lengths = [len(rollout.token_ids) for group in sampled for rollout in group.rollouts]
         cut = [rollout.finish_reason == "length" for group in sampled for rollout in group.rollouts]
@@ -69,7 +69,7 @@ class Evaluator:
             "truncated_share": _mean(cut),
         }
         if self.rewards is not None:
-            scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps)
+            scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps, epoch=epoch)
             totals = [rollout.score.sum for group in scored.groups for rollout in group.rollouts]
             numbers = [total for total in totals if total is not None]
             metrics["reward"] = _mean(numbers) if numbers else None

@@ -1,17 +1,24 @@
-"""What the machine has: cores that are free, memory that was used."""
+"""What the machine has: cores that are free, memory that is and that was used."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
 import time
 from pathlib import Path
 
-__all__ = ["idle_cores", "peak_memory_mb"]
+__all__ = ["PeakMemory", "free_memory_bytes", "idle_cores", "peak_memory_mb"]
 
 _CPU_TIMES = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)
 """Places of `idle` and `iowait` among the times of a line of /proc/stat."""
+
+
+_MEMORY = Path("/proc/meminfo")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def idle_cores(sample_s: float = 0.2) -> int:
@@ -42,7 +49,10 @@ def _busy_seconds() -> float | None:
 
 
 def peak_memory_mb(device: str) -> float:
-    """Return the peak in MiB: allocated on the GPU when `device` is one, else resident in this process."""
+    """Return the peak in MiB: allocated on the GPU when `device` is one, else resident in this process.
+
+    It is that since the process began; on a GPU, since `PeakMemory.restart`.
+    """
     if device.startswith("cuda"):
         import torch
 
@@ -53,3 +63,94 @@ def peak_memory_mb(device: str) -> float:
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def free_memory_bytes(device: str) -> float | None:
+    """Return the memory that can still be had: of the GPU if `device` is one, else for this process on this machine.
+
+    That is what the system calls available, or what a container's limit (control groups, version 1 or 2) leaves,
+    whichever is less. None where the system does not tell (other than Linux).
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + cached)
+    found = _field(_MEMORY, "MemAvailable")
+    left = [] if found is None else [1024.0 * found]
+    return min([*left, *_left_in_groups()], default=None)
+
+
+def _left_in_groups() -> list[float]:
+    """Return what each limited control group that this process is in leaves, in bytes."""
+    left = []
+    for directory, limit, usage in _group_directories():
+        with contextlib.suppress(OSError, ValueError):  # "max", or no such file: no limit
+            most = int((directory / limit).read_text())
+            # Pages of files that were read count as used, but are given back when they are needed.
+            cached = _field(directory / "memory.stat", "inactive_file", "total_inactive_file") or 0
+            left.append(float(most - int((directory / usage).read_text()) + cached))
+    return left
+
+
+def _group_directories() -> list[tuple[Path, str, str]]:
+    """Return the directory of this process's memory group and of each above it, with its files of limit and usage."""
+    try:
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    directories = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            root, limit, usage = _GROUPS, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, usage = _GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # Inside a container the path may be the host's: then the root is the group itself.
+        own = root / path.lstrip("/")
+        directories += [
+            (directory, limit, usage) for directory in (own, *own.parents) if directory.is_relative_to(root)
+        ]
+    return directories
+
+
+def _field(path: Path, *names: str) -> int | None:
+    """Return the number after the last of `names` that the file has at the start of a line; None if it has none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    for name in reversed(names):
+        if found := re.search(rf"^{name}:?\s+(\d+)", text, re.MULTILINE):
+            return int(found[1])
+    return None
+
+
+class PeakMemory:
+    """The peak of memory use since the last `restart`, and of all time, in MiB; which memory, as in `peak_memory_mb`.
+
+    Only on a GPU does a peak begin anew. Linux could do so for a process too, but would then also tell whoever
+    watches it from outside (`time`, a job queue) less than it has used.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._before = 0.0
+
+    def restart(self) -> None:
+        """Begin the peak anew, where that can be done."""
+        self._before = self.of_all_time_mb()
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def since_restart_mb(self) -> float:
+        """Return the peak since the last restart; on the CPU, of all time."""
+        return peak_memory_mb(self.device)
+
+    def of_all_time_mb(self) -> float:
+        """Return the peak since the process began, as far as it was not begun anew elsewhere."""
+        return max(self._before, self.since_restart_mb())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from grpo.errors import DataError
 from grpo.types import Rollout, ScoredGroup
 
-__all__ = ["PackedBatch", "Segment", "StepCounts", "count_step", "pack"]
+__all__ = ["PackedBatch", "PackedStep", "Segment", "StepCounts", "count_step", "pack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,35 @@ def count_step(groups: Sequence[ScoredGroup], *, loss_mask: Tensor | None = None
             if kept is None or kept[p][g]
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStep:
+    """A whole step, cut into micro-batches; it can be cut again, finer.
+
+    Attributes:
+        batches: the micro-batches, on the CPU.
+        counts: what the token weights are made from; they do not depend on how the step is cut.
+        recut: returns the same step's micro-batches under another token budget.
+    """
+
+    batches: Sequence[PackedBatch]
+    counts: StepCounts
+    recut: Callable[[int], Sequence[PackedBatch]]
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens in the longest row; 0 when there is none."""
+        return max((len(batch.token_ids) for batch in self.batches), default=0)
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether a row holds more than one completion."""
+        return any(len(batch.rollout_index) > 1 for batch in self.batches)
+
+    def under(self, max_tokens: int) -> PackedStep:
+        """Return the step under that budget."""
+        return replace(self, batches=self.recut(max_tokens))
 
 
 @dataclass(frozen=True, slots=True)

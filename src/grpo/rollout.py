@@ -10,7 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from grpo.algorithm import has_spread
+from grpo.algorithm import group_advantages
 from grpo.engines import Engine, generate
 from grpo.rewards import RewardSuite, SuiteResult
 from grpo.seeding import derive_seed
@@ -21,7 +21,9 @@ __all__ = [
     "Description",
     "PromptSource",
     "RolloutCollector",
+    "Truncated",
     "UniformGroups",
+    "counted_completions",
     "describe_groups",
     "groups_with_spread",
     "reward_tensors",
@@ -31,13 +33,22 @@ __all__ = [
 UniformGroups: TypeAlias = Literal["skip", "resample", "keep"]
 """What becomes of a group whose completions all have one reward, and so advantage 0."""
 
+Truncated: TypeAlias = Literal["keep", "mask"]
+"""What becomes of completions that ran out of tokens; `mask` leaves them out of the loss (arXiv:2503.14476 §3.4)."""
 
 _ADDED = ("/failed", "/failed_completions", "/seconds")
 """How the names of reward metrics end that are counts or times, not means."""
 
 
 class PromptSource(Protocol):
-    """Prompts in an order that is a pure function of how many were taken before."""
+    """Prompts in an order that is a pure function of how many were taken before.
+
+    Attributes:
+        prompts: all of them; a pass takes each once.
+    """
+
+    @property
+    def prompts(self) -> Sequence[Prompt]: ...
 
     def take(self, consumed: int, count: int) -> list[Prompt]: ...
 
@@ -47,13 +58,15 @@ class Collected:
     """The groups of one step.
 
     Attributes:
-        prompts_taken: prompts taken from the source, those that were sampled again included.
+        prompts_taken: prompts taken from the source, those of discarded groups included.
+        tokens_generated: tokens in all completions sampled for the step, those of discarded groups included.
         metrics: of the rewards of all completions sampled for the step, resampled groups included, and the
             seconds that generating and scoring took.
     """
 
     groups: tuple[ScoredGroup, ...]
     prompts_taken: int
+    tokens_generated: int
     metrics: Mapping[str, float]
 
 
@@ -74,6 +87,7 @@ class RolloutCollector:
         max_resamples: int,
         max_steps: int,
         seed: int,
+        truncated: Truncated = "keep",
     ) -> None:
         self.engine = engine
         self.prompts = prompts
@@ -86,6 +100,11 @@ class RolloutCollector:
         self.max_resamples = max_resamples
         self.max_steps = max_steps
         self.seed = seed
+        self.truncated = truncated
+
+    def epoch(self, consumed: int) -> float:
+        """Return how many passes over the prompts the first `consumed` of them are."""
+        return consumed / len(self.prompts.prompts)
 
     def collect(self, step: int, consumed: int) -> Collected:
         """Return the groups of `step`, the prompts before `consumed` having been used.
@@ -100,13 +119,13 @@ class RolloutCollector:
         taken = 0
         for attempt in range(1 + (self.max_resamples if self.uniform_groups == "resample" else 0)):
             wanted = self.prompts_per_step - len(useful)
-            round_ = self._sample_and_score(step, attempt, self.prompts.take(consumed + taken, wanted))
+            round_ = self._sample_and_score(step, attempt, consumed + taken, wanted)
             taken += wanted
             rounds.append(round_)
             if self.uniform_groups != "resample":
                 useful = list(round_.scored.groups)
                 break
-            spread = groups_with_spread(round_.scored.groups).tolist()
+            spread = groups_with_spread(round_.scored.groups, truncated=self.truncated).tolist()
             for group, has in zip(round_.scored.groups, spread, strict=True):
                 (useful if has else uniform).append(group)
             if len(useful) == self.prompts_per_step:
@@ -119,14 +138,14 @@ class RolloutCollector:
             "seconds_score": sum(round_.seconds_score for round_ in rounds),
             "resampled_groups": float(taken - self.prompts_per_step),
         }
-        return Collected(groups, taken, metrics)
+        return Collected(groups, taken, sum(round_.num_tokens for round_ in rounds), metrics)
 
-    def _sample_and_score(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> _Round:
+    def _sample_and_score(self, step: int, attempt: int, consumed: int, count: int) -> _Round:
         began = time.perf_counter()
-        groups = self._sample(step, attempt, prompts)
+        groups = self._sample(step, attempt, self.prompts.take(consumed, count))
         generated = time.perf_counter()
         texts = self.decode([rollout.token_ids for group in groups for rollout in group.rollouts])
-        scored = self.rewards.score(groups, texts, step=step - 1, max_steps=self.max_steps)
+        scored = self.rewards.score(groups, texts, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed))
         return _Round(scored, generated - began, time.perf_counter() - generated)
 
     def _sample(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> list[Group]:
@@ -151,6 +170,10 @@ class _Round:
     scored: SuiteResult
     seconds_generate: float
     seconds_score: float
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(member.rollout.token_ids) for group in self.scored.groups for member in group.rollouts)
 
 
 def _reward_metrics(rounds: Sequence[_Round]) -> dict[str, float]:
@@ -189,14 +212,30 @@ def step_reward_tensor(groups: Sequence[ScoredGroup]) -> Tensor | None:
     return tensor
 
 
-def groups_with_spread(groups: Sequence[ScoredGroup]) -> Tensor:
-    """Return whether the rewards of a group differ, of whole completions or of their tokens, [P] bool."""
+def counted_completions(groups: Sequence[ScoredGroup], truncated: Truncated) -> Tensor:
+    """Return whether the loss counts a completion, [P, G] bool."""
+    return torch.tensor(
+        [
+            [truncated == "keep" or member.rollout.finish_reason != "length" for member in group.rollouts]
+            for group in groups
+        ]
+    )
+
+
+def groups_with_spread(groups: Sequence[ScoredGroup], *, truncated: Truncated = "keep") -> Tensor:
+    """Return whether a group has a gradient, [P] bool.
+
+    That is whether a completion that the loss counts differs from the mean of its group in reward, as a whole
+    or in its tokens. What is masked out counts in that mean, but has no gradient of its own.
+    """
     rewards, valid = reward_tensors(groups)
-    spread = has_spread(rewards, valid)
+    differs = group_advantages(rewards, valid, scale="none") != 0
     step_rewards = step_reward_tensor(groups)
     if step_rewards is not None:
-        spread |= has_spread(step_rewards.flatten(1), ~step_rewards.isnan().flatten(1))
-    return spread
+        given = ~step_rewards.isnan()
+        of_tokens = group_advantages(step_rewards.flatten(1), given.flatten(1), scale="none")
+        differs |= (of_tokens != 0).view_as(given).any(dim=-1)
+    return (differs & counted_completions(groups, truncated)).any(dim=-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from grpo.checkpoint import CheckpointStore, Progress, TrainingState
 from grpo.engines import Engine
 from grpo.evaluate import Evaluator
 from grpo.interruption import Interruption
-from grpo.machine import peak_memory_mb
+from grpo.machine import PeakMemory
 from grpo.policy import Policy
 from grpo.rollout import RolloutCollector, describe_groups
 from grpo.seeding import derive_seed, seed_everything
@@ -68,6 +68,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.plan = plan
         self.progress = progress
+        self.peak_memory = PeakMemory(str(policy.device))
 
     def train(self) -> Outcome:
         """Run the steps that are left, evaluate, save and sum up; on SIGINT or SIGTERM, finish the step and save."""
@@ -89,18 +90,22 @@ class Trainer:
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
+        self.peak_memory.restart()
         seed_everything(derive_seed(self.plan.seed, "step", step))
 
         collected = self.collector.collect(step, self.progress.prompts_consumed)
         signal = self.learner.signal(collected.groups)
-        batches, counts = self.learner.pack(collected.groups, signal)
-        learned = self.learner.update(batches, counts, step)
+        packed = self.learner.pack(collected.groups, signal)
+        learned = self.learner.update(packed, step)
         self.engine.load_weights(self.policy.model, version=step)
 
         seconds = time.perf_counter() - began
         described = describe_groups(collected.groups)
         self.progress = self.progress.after_step(
-            prompts=collected.prompts_taken, completion_tokens=described.num_tokens, seconds=seconds
+            prompts=collected.prompts_taken,
+            completion_tokens=collected.tokens_generated,
+            seconds=seconds,
+            lowered_budget=self.learner.lowered_budget,
         )
         metrics = {
             "step": step,
@@ -108,9 +113,9 @@ class Trainer:
             "groups_with_spread": float(signal.spread.float().mean()),
             **learned,
             **collected.metrics,
-            "tokens_per_s": described.num_tokens / seconds,
+            "tokens_per_s": collected.tokens_generated / seconds,
             "seconds": seconds,
-            "peak_memory_mb": peak_memory_mb(str(self.policy.device)),
+            "peak_memory_mb": self.peak_memory.since_restart_mb(),
         }
         self.journal.step(step, metrics, collected.groups, signal.advantages)
 
@@ -121,7 +126,8 @@ class Trainer:
             return
         self.journal.doing("evaluating")
         began = time.perf_counter()
-        metrics = self.evaluator.evaluate(step, self.plan.steps).metrics
+        epoch = self.collector.epoch(self.progress.prompts_consumed)
+        metrics = self.evaluator.evaluate(step, self.plan.steps, epoch).metrics
         self.progress = self.progress.after_evaluation(
             metrics, value=metrics.get("accuracy", metrics.get("reward")), seconds=time.perf_counter() - began
         )
@@ -156,7 +162,7 @@ class Trainer:
             "seconds": round(progress.elapsed_s, 3),
             "completion_tokens": progress.completion_tokens,
             "completion_tokens_per_s": round(progress.completion_tokens / max(progress.training_s, 1e-9), 1),
-            "peak_memory_mb": round(peak_memory_mb(str(self.policy.device)), 1),
+            "peak_memory_mb": round(self.peak_memory.of_all_time_mb(), 1),
         }
 
 

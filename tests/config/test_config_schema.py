@@ -272,3 +272,12 @@ def test_the_methods_that_may_be_named_are_those_there_are() -> None:
     from grpo import algorithm, config
 
     assert set(config.METHODS) == set(algorithm.METHODS)
+
+
+def test_a_correction_of_the_sampler_has_an_effect_only_where_it_computes_otherwise() -> None:
+    assert GRPOConfig(vllm_importance_sampling_cap=3).remarks() == [
+        "sampler_correction has no effect: engine_dtype is null"
+    ]
+    config = GRPOConfig(engine_dtype="bfloat16", sampler_correction=None)
+    assert config.remarks() == []
+    assert GRPOConfig.from_yaml(config.to_yaml()).algorithm.sampler_correction is None

@@ -15,7 +15,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from grpo.engines.native.sampling import SamplingRows, draw, sample, stream_of, token_logprobs, uniforms
+from grpo.engines.native import sampling
+from grpo.engines.native.sampling import SamplingRows, draw, stream_of, token_logprobs, uniforms
 from grpo.errors import RunError
 
 ALMOST_ONE = 1 - 2.0**-53
@@ -27,6 +28,11 @@ def sampling_rows(
     return SamplingRows(
         np.full(rows, temperature), np.full(rows, top_k, dtype=np.int64), np.full(rows, top_p), np.full(rows, min_p)
     )
+
+
+def sample(logits: Tensor, uniform: np.ndarray, how: SamplingRows) -> tuple[Tensor, Tensor]:
+    """Sample from a copy of `logits`, which would be overwritten."""
+    return sampling.sample(logits.clone(), uniform, how)
 
 
 def streams(count: int) -> np.ndarray:

@@ -15,8 +15,15 @@ def request(request_id: int, prompt_length: int, completions: int, max_tokens: i
     return Request(request_id, (1,) * prompt_length, tuple(range(completions)), SamplingParams(max_tokens))
 
 
-def scheduler(max_sequences: int = 100, max_cache_tokens: int = 10_000, *, lockstep: bool = False) -> Scheduler:
-    return Scheduler(max_sequences=max_sequences, max_cache_tokens=max_cache_tokens, lockstep=lockstep)
+def scheduler(
+    max_sequences: int = 100, max_cache_tokens: int = 10_000, *, max_prefill_tokens: int = 1000, lockstep: bool = False
+) -> Scheduler:
+    return Scheduler(
+        max_sequences=max_sequences,
+        max_cache_tokens=max_cache_tokens,
+        max_prefill_tokens=max_prefill_tokens,
+        lockstep=lockstep,
+    )
 
 
 def admitted(scheduler: Scheduler) -> list[int]:
@@ -103,6 +110,16 @@ def test_a_request_for_no_completions_is_finished_at_once() -> None:
     assert admitted(queue) == []
     assert queue.collect() == [(0, ())]
     assert not queue.has_work
+
+
+def test_in_lockstep_no_more_prompt_tokens_are_read_at_once_than_allowed() -> None:
+    queue = scheduler(max_prefill_tokens=9, lockstep=True)
+    for request_id in range(3):
+        queue.add(request(request_id, 4, 1))
+    assert admitted(queue) == [0, 1]
+    queue = scheduler(max_prefill_tokens=3, lockstep=True)
+    queue.add(request(0, 4, 2))
+    assert admitted(queue) == [0, 0]
 
 
 def test_in_lockstep_only_prompts_of_one_length_run_together_and_nobody_joins() -> None:

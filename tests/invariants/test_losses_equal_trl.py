@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from grpo.algorithm import METHODS, Method, group_advantages
+from grpo.algorithm import METHODS, Method, group_advantages, truncated_importance_weights
 from grpo.packing import count_step
 from grpo.types import Prompt, Rollout, Score, ScoredGroup, ScoredRollout
 
@@ -136,7 +136,9 @@ def make_trainer(model_directory, tokenizer, tmp_path):
     return make
 
 
-def trl_loss(trainer: Any, step: Step, logprobs: Tensor, *, with_old: bool = True) -> Tensor:
+def trl_loss(
+    trainer: Any, step: Step, logprobs: Tensor, *, with_old: bool = True, importance: Tensor | None = None
+) -> Tensor:
     """TRL's loss of the step, its forward pass replaced by the given log-probabilities."""
 
     def forward(self: Any, *_: Any, **__: Any) -> tuple[Tensor, Tensor, None]:
@@ -156,10 +158,23 @@ def trl_loss(trainer: Any, step: Step, logprobs: Tensor, *, with_old: bool = Tru
     }
     if with_old:
         inputs["old_per_token_logps"] = step.old_logprobs
+    if importance is not None:
+        # Without a server to sample: only what is made of its log-probabilities.
+        trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+        inputs["importance_sampling_ratio"] = importance
     return trainer._compute_loss(trainer.model, inputs)
 
 
-def our_result(method: Method, step: Step, logprobs: Tensor, *, beta: float, mask: Tensor, with_old: bool = True):
+def our_result(
+    method: Method,
+    step: Step,
+    logprobs: Tensor,
+    *,
+    beta: float,
+    mask: Tensor,
+    with_old: bool = True,
+    correction: Tensor | None = None,
+):
     return method.loss(
         logprobs,
         step.old_logprobs if with_old else logprobs.detach(),
@@ -170,6 +185,7 @@ def our_result(method: Method, step: Step, logprobs: Tensor, *, beta: float, mas
             mask, num_rollouts=NUM_ROLLOUTS, num_tokens=int(mask.sum()), max_tokens=MAX_TOKENS
         ),
         beta=beta,
+        correction=correction,
     )
 
 
@@ -210,6 +226,23 @@ def test_a_loss_and_its_gradient_and_metrics_equal_trls(make_trainer, name, beta
         share = (NUM_ROLLOUTS - 1) / NUM_ROLLOUTS if name == "gspo" else 1.0
         assert 0 < means["clip_low"] * share == pytest.approx(logged["clip_ratio/low_mean"][-1], abs=1e-6)
         assert 0 < means["clip_high"] * share == pytest.approx(logged["clip_ratio/high_mean"][-1], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", TRL_SETTINGS)
+def test_a_loss_corrected_for_another_sampler_equals_trls(make_trainer, name):
+    step, region, cap = random_step(8), METHODS[name].region, 1.5
+    sampling = step.old_logprobs + 0.5 * torch.randn(step.mask.shape, generator=torch.Generator().manual_seed(9))
+    # TRL's `token_truncate`, which it computes while it generates.
+    importance = torch.exp((step.old_logprobs - sampling) * step.mask).clamp(max=cap)
+    correction = truncated_importance_weights(step.old_logprobs, sampling, step.mask, cap=cap)
+    torch.testing.assert_close(correction, importance)
+    assert (importance == cap).any()
+
+    trainer = make_trainer(beta=0.1, epsilon=region.epsilon, epsilon_high=region.epsilon_high, **TRL_SETTINGS[name])
+    their_leaf, our_leaf = (step.logprobs.clone().requires_grad_() for _ in range(2))
+    theirs = trl_loss(trainer, step, their_leaf, importance=importance)
+    ours = our_result(METHODS[name], step, our_leaf, beta=0.1, mask=step.mask, correction=correction)
+    assert_equal_with_gradient(theirs, ours.loss, their_leaf, our_leaf)
 
 
 @pytest.mark.parametrize("name", TRL_SETTINGS)

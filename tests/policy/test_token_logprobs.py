@@ -12,15 +12,26 @@ from grpo.policy.token_logprobs import OutputHead, chunked_logprobs, output_head
 VOCABULARY = 500
 
 
-def head_and_inputs() -> tuple[OutputHead, torch.Tensor, torch.Tensor]:
+class OtherLinear(nn.Linear):
+    """A layer that may do something of its own, as an adapter's does: it has to be called."""
+
+
+LAYERS = pytest.mark.parametrize("layer", [nn.Linear, OtherLinear])
+"""Heads that are computed in tiles, and heads that are called on a few rows at a time."""
+
+
+def head_and_inputs(layer: type[nn.Linear] = nn.Linear) -> tuple[OutputHead, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    head = OutputHead(nn.Linear(8, VOCABULARY), VOCABULARY, scale=2.0, softcap=5.0)
+    head = OutputHead(layer(8, VOCABULARY), VOCABULARY, scale=2.0, softcap=5.0)
     return head, torch.randn(37, 8, requires_grad=True), torch.randint(VOCABULARY, (37,))
 
 
+@LAYERS
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_log_probabilities_and_entropy_are_those_of_all_logits_at_once(temperature: float) -> None:
-    head, hidden, targets = head_and_inputs()
+def test_log_probabilities_and_entropy_are_those_of_all_logits_at_once(
+    temperature: float, layer: type[nn.Linear]
+) -> None:
+    head, hidden, targets = head_and_inputs(layer)
     tokens = chunked_logprobs(
         head, hidden, targets, temperature=temperature, entropy=True, chunk_bytes=5 * 4 * VOCABULARY
     )
@@ -37,9 +48,34 @@ def test_temperature_zero_means_the_models_own_distribution() -> None:
     assert torch.equal(greedy, plain)
 
 
-@pytest.mark.parametrize("tokens_in_chunk", [0.5, 1, 5, 36, 1000])
-def test_the_chunk_size_changes_neither_values_nor_gradients(tokens_in_chunk: float) -> None:
+@LAYERS
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_gradients_are_those_of_all_logits_at_once(temperature: float, layer: type[nn.Linear]) -> None:
+    head, hidden, targets = head_and_inputs(layer)
+    weights = torch.linspace(-1, 1, 37)
+    inputs = (hidden, *head.projection.parameters())
+    tokens = chunked_logprobs(head, hidden, targets, temperature=temperature, chunk_bytes=5 * 4 * VOCABULARY)
+    found = torch.autograd.grad((tokens.logprobs * weights).sum(), inputs)
+    scaled = 2.0 * (hidden @ head.projection.weight.T + head.projection.bias)  # type: ignore[operator,union-attr]
+    everything = torch.log_softmax(5.0 * torch.tanh(scaled / 5.0) / temperature, dim=-1)
+    expected = torch.autograd.grad((everything[torch.arange(37), targets] * weights).sum(), inputs)
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_theirs() -> None:
     head, hidden, targets = head_and_inputs()
+    expected = torch.autograd.grad(chunked_logprobs(head, hidden, targets, temperature=1.0).logprobs.sum(), hidden)
+    head.projection.requires_grad_(False)
+    chunked_logprobs(head, hidden, targets, temperature=1.0).logprobs.sum().backward()
+    assert hidden.grad is not None and torch.equal(hidden.grad, expected[0])
+    assert all(parameter.grad is None for parameter in head.projection.parameters())
+
+
+@LAYERS
+@pytest.mark.parametrize("tokens_in_chunk", [0.5, 1, 5, 36, 1000])
+def test_the_chunk_size_changes_neither_values_nor_gradients(tokens_in_chunk: float, layer: type[nn.Linear]) -> None:
+    head, hidden, targets = head_and_inputs(layer)
     results = []
     for chunk_bytes in (2**30, int(4 * VOCABULARY * tokens_in_chunk)):
         tokens = chunked_logprobs(head, hidden, targets, temperature=0.8, entropy=True, chunk_bytes=chunk_bytes)
@@ -50,20 +86,31 @@ def test_the_chunk_size_changes_neither_values_nor_gradients(tokens_in_chunk: fl
         torch.testing.assert_close(whole, chunked, atol=1e-5, rtol=1e-5)
 
 
-def test_no_tensor_of_tokens_times_vocabulary_is_made_in_either_direction(largest_tensor: Any) -> None:
-    head, hidden, targets = head_and_inputs()
+@LAYERS
+def test_no_tensor_of_tokens_times_vocabulary_is_made_in_either_direction(
+    largest_tensor: Any, layer: type[nn.Linear]
+) -> None:
+    head, hidden, targets = head_and_inputs(layer)
     with largest_tensor:
         tokens = chunked_logprobs(head, hidden, targets, temperature=0.8, entropy=True, chunk_bytes=4 * 4 * VOCABULARY)
         tokens.logprobs.sum().backward()
     assert largest_tensor.numel == max(4 * VOCABULARY, VOCABULARY * 8)
 
 
-def test_logits_are_not_kept_for_the_backward_pass() -> None:
-    head, hidden, targets = head_and_inputs()
+@LAYERS
+def test_logits_are_not_kept_for_the_backward_pass(layer: type[nn.Linear]) -> None:
+    head, hidden, targets = head_and_inputs(layer)
+    own = {hidden.data_ptr(), *(parameter.data_ptr() for parameter in head.projection.parameters())}
     saved: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):  # type: ignore[func-returns-value]
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         chunked_logprobs(head, hidden, targets, temperature=0.8, chunk_bytes=4 * 4 * VOCABULARY)
-    assert max(saved, default=0) <= 4 * 8
+    assert saved and max(saved) <= 4 * 37
 
 
 def test_a_model_forward_never_holds_all_logits(make_model: Any, make_batch: Any, largest_tensor: Any) -> None:

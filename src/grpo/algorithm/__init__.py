@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grpo.algorithm.advantages import Baseline, Scale, group_advantages, has_spread, token_advantages
+from grpo.algorithm.correction import truncated_importance_weights
 from grpo.algorithm.kl import KL_ESTIMATORS, kl_divergence
 from grpo.algorithm.losses import (
     LossMetrics,
@@ -37,4 +38,5 @@ __all__ = [
     "ratios",
     "token_advantages",
     "token_weights",
+    "truncated_importance_weights",
 ]

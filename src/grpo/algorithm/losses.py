@@ -179,8 +179,9 @@ def policy_loss(
     kl: str = "k3",
     correct_kl: bool = True,
     beta: float = 0.0,
+    correction: Tensor | None = None,
 ) -> LossResult:
-    """Return Σ weights · (surrogate + β · KL) with its metrics.
+    """Return Σ weights · (correction · surrogate + β · KL) with its metrics.
 
     At level "product" a surrogate speaks of the whole completion and each token carries an equal
     share of it, so that weights "sum" give the mean over completions.
@@ -198,6 +199,8 @@ def policy_loss(
         kl: a name in `KL_ESTIMATORS`.
         correct_kl: multiply the estimates "k1" and "k3" by the ratio, so that their gradient is that of the
             KL (arXiv:2512.02556), as TRL does by default. Without effect on the other estimators.
+        correction: [B, T], as `truncated_importance_weights` returns them; None: 1. Where the ratio is that of
+            the completion, so is the correction: the mean of its tokens'. The KL is left as it is. Both as in TRL.
 
     Raises:
         ValueError: β is not 0 and there is no reference.
@@ -211,6 +214,10 @@ def policy_loss(
     token_losses = surrogate_function(token_ratios, _at_level(logprobs, mask, ratio), advantages, region)
     if ratio == "product":
         token_losses = token_losses / _lengths(mask)
+    if correction is not None:
+        if ratio != "token":
+            correction = (correction * mask).sum(dim=-1, keepdim=True) / _lengths(mask)
+        token_losses = token_losses * correction
     policy_term = (token_losses * weights).sum()
 
     token_kl = torch.zeros_like(logprobs)

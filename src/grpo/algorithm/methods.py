@@ -117,6 +117,7 @@ class Method:
         mask: Tensor,
         weights: Tensor,
         beta: float = 0.0,
+        correction: Tensor | None = None,
     ) -> LossResult:
         """Return `losses.policy_loss` with this method's ratio, surrogate, region and KL estimator."""
         return policy_loss(
@@ -132,6 +133,7 @@ class Method:
             kl=self.kl,
             correct_kl=self.correct_kl,
             beta=beta,
+            correction=correction,
         )
 
 

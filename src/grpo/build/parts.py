@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from grpo.algorithm import Method, find_method
+from grpo.build.budgets import cache_budget, engine_dtype
 from grpo.build.given import Given
 from grpo.config import GRPOConfig
 from grpo.engines.native import NativeEngine
@@ -41,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 _FLOAT32_MISMATCH = 1e-3
 _BFLOAT16_MISMATCH = 0.1
-_TOKENS_PER_MICRO_BATCH = 16_384
 
 
 def take_threads(config: GRPOConfig) -> GRPOConfig:
@@ -84,6 +84,7 @@ def make_policy(config: GRPOConfig, given: Given) -> Policy:
         reference="start" if reference is None else reference,
         revision=options.revision,
         gradient_checkpointing=options.gradient_checkpointing,
+        compile=options.compile,
         seed=config.optimizer.seed,
     )
 
@@ -112,11 +113,13 @@ def make_rewards(config: GRPOConfig, given: Given, columns: Mapping[str, Any]) -
 
 def make_engine(config: GRPOConfig, policy: Policy) -> NativeEngine:
     """Return an engine that runs the policy's own module."""
+    dtype = engine_dtype(config, policy)
     return NativeEngine(
         policy.model,
         end_ids=policy.end_token_ids,
         max_sequences=config.rollout.max_sequences,
-        dtype=None if policy.compute_dtype == torch.float32 else policy.compute_dtype,
+        max_cache_tokens=config.rollout.max_cache_tokens or cache_budget(config, policy),
+        dtype=None if dtype == torch.float32 else dtype,
     )
 
 
@@ -171,12 +174,22 @@ def make_collector(
         max_resamples=config.rollout.max_resamples,
         max_steps=steps,
         seed=config.optimizer.seed,
+        truncated=config.rollout.truncated,
     )
 
 
-def make_learner(config: GRPOConfig, policy: Policy, method: Method, *, steps: int) -> Learner:
-    """Return what turns scored groups into updates."""
+def make_learner(
+    config: GRPOConfig, policy: Policy, method: Method, *, steps: int, lowered_budget: int | None = None
+) -> Learner:
+    """Return what turns scored groups into updates.
+
+    Args:
+        lowered_budget: what the run's tokens_per_micro_batch has come down to for lack of memory.
+    """
     algorithm, optimizer = config.algorithm, config.optimizer
+    sampled_in = engine_dtype(config, policy)
+    is_exact = sampled_in == policy.compute_dtype
+    is_float32 = is_exact and sampled_in == torch.float32
     warmup_steps = optimizer.warmup_steps
     if optimizer.warmup_ratio is not None:
         warmup_steps = round(optimizer.warmup_ratio * steps)
@@ -209,10 +222,13 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, *, steps: i
         max_grad_norm=optimizer.max_grad_norm,
         skip_uniform_groups=config.rollout.uniform_groups == "skip",
         truncated=config.rollout.truncated,
-        tokens_per_micro_batch=optimizer.tokens_per_micro_batch or _TOKENS_PER_MICRO_BATCH,
+        tokens_per_micro_batch=optimizer.tokens_per_micro_batch,
+        lowered_budget=lowered_budget,
         min_micro_batches=optimizer.gradient_accumulation_steps,
-        mismatch_limit=_FLOAT32_MISMATCH if policy.compute_dtype == torch.float32 else _BFLOAT16_MISMATCH,
+        mismatch_limit=_FLOAT32_MISMATCH if is_float32 else _BFLOAT16_MISMATCH,
         seed=optimizer.seed,
+        sampler_is_exact=is_exact,
+        sampler_correction=None if is_exact else algorithm.sampler_correction,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from grpo.algorithm import Method
+from grpo.build.budgets import take_budgets
 from grpo.build.data import Prompts, evaluation_task, make_prompts, make_task
 from grpo.build.given import Given, require_objects, write_objects
 from grpo.build.parts import (
@@ -84,6 +85,7 @@ def assemble(
     rewards = make_rewards(config, given, (task.train or task.evaluation)[0].columns)
     policy = make_policy(config, given) if policy is None else policy
     prompts = make_prompts(config, task, policy)
+    config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)
     engine = make_engine(config, policy)
     evaluator = None
     if prompts.evaluation:
@@ -162,10 +164,13 @@ def resume_with(
     """
     directory = find_run(path)
     require_objects(directory, objects)
-    config = _changed(GRPOConfig.from_file(directory / "config.yaml"), overrides)
+    before = GRPOConfig.from_file(directory / "config.yaml")
+    config = _changed(before, overrides)
     with RunDirectory.open(path) as run:
         checkpoint = CheckpointStore(run.path, config.output.keep_checkpoints).newest()
         progress = Progress() if checkpoint is None else checkpoint.state.progress
+        if "tokens_per_micro_batch" in before.differences(config):
+            progress = replace(progress, lowered_budget=None)
         if checkpoint is None and "model" in objects:
             raise CheckpointError(
                 f"{directory} has no checkpoint, and its model is in memory, perhaps trained since: start a new run"
@@ -173,7 +178,7 @@ def resume_with(
         parts = make_parts(config)
         if number_of_steps(config, len(parts.prompts.train)) < progress.step:
             raise ConfigError(f"{directory} has done {progress.step} steps already: give more, as steps=N")
-        run.write_config(config.to_yaml())
+        run.write_config(parts.config.to_yaml())
         if checkpoint is None:
             run.rewind(-1)
             return _run(parts, run, progress), parts
@@ -204,7 +209,7 @@ def _run(
 ) -> Outcome:
     config, policy = parts.config, parts.policy
     steps = number_of_steps(config, len(parts.prompts.train))
-    learner = make_learner(config, policy, parts.method, steps=steps)
+    learner = make_learner(config, policy, parts.method, steps=steps, lowered_budget=progress.lowered_budget)
     if optimizer_state is not None:
         learner.optimizer.load_state_dict(dict(optimizer_state))
     parts.engine.load_weights(policy.model, version=progress.step)

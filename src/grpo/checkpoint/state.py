@@ -28,6 +28,7 @@ class Progress:
         completion_tokens: tokens generated for training so far.
         elapsed_s: seconds of the run so far, evaluation included, over all processes that took part in turn.
         training_s: seconds of training steps alone.
+        lowered_budget: tokens that a micro-batch came down to when memory ran out; None: it never did.
         evaluations: the first and the latest one, each with the step it came after.
         best: the best evaluation's value and step; None before the first that had a value.
     """
@@ -37,10 +38,13 @@ class Progress:
     completion_tokens: int = 0
     elapsed_s: float = 0.0
     training_s: float = 0.0
+    lowered_budget: int | None = None
     evaluations: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     best: tuple[float, int] | None = None
 
-    def after_step(self, *, prompts: int, completion_tokens: int, seconds: float) -> Progress:
+    def after_step(
+        self, *, prompts: int, completion_tokens: int, seconds: float, lowered_budget: int | None = None
+    ) -> Progress:
         """Return the progress one step later, which took `prompts` from the data."""
         return replace(
             self,
@@ -49,6 +53,7 @@ class Progress:
             completion_tokens=self.completion_tokens + completion_tokens,
             elapsed_s=self.elapsed_s + seconds,
             training_s=self.training_s + seconds,
+            lowered_budget=lowered_budget,
         )
 
     def after_evaluation(self, metrics: Mapping[str, Any], *, value: float | None, seconds: float) -> Progress:

@@ -56,6 +56,7 @@ def remarks(config: GRPOConfig) -> Iterator[str]:
         ("max_resamples", config.rollout.uniform_groups == "resample", "uniform_groups is not resample"),
         ("min_learning_rate_ratio", config.optimizer.schedule != "constant", "schedule is constant"),
         *((name, config.output.wandb, "wandb is off") for name in ("wandb_project", "wandb_run_name")),
+        ("sampler_correction", config.rollout.engine_dtype is not None, "engine_dtype is null"),
         ("run_name", config.output.output_dir is None, "output_dir names the run directory"),
     ]
     changed = config.changed_from_defaults()

@@ -135,6 +135,9 @@ class PolicySection(Section):
         None, description="what the KL term measures from; null: the policy as it was at the start"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
+    compile: bool = Field(
+        False, description="compile the training forward with torch.compile; pays on long runs on a GPU"
+    )
 
 
 class DataSection(Section):
@@ -198,7 +201,13 @@ class RolloutSection(Section):
     top_p: AboveZeroShare = Field(1.0, description="sample among the likeliest tokens that together reach p; 1: all")
     min_p: BelowOne = Field(0.0, description="drop tokens below this share of the likeliest one's probability; 0: none")
     engine: Literal["native"] = Field("native", description="what generates")
+    engine_dtype: Literal["bfloat16"] | None = Field(
+        None, description="bfloat16: sample with a bfloat16 copy of the weights, made once a step; null: as dtype"
+    )
     max_sequences: Count = Field(256, description="most sequences generated at the same time")
+    max_cache_tokens: Count | None = Field(
+        None, description="most tokens whose keys and values are held; null: a quarter of the free memory"
+    )
     uniform_groups: Literal["skip", "resample", "keep"] = Field(
         "skip",
         description="groups whose rewards are all equal: no compute, new prompts in their place, or as any other",
@@ -226,6 +235,9 @@ class AlgorithmSection(Section):
     )
     gamma: AboveZeroShare = Field(1.0, description="discount of later rewards, per token")
     epochs_per_step: Count = Field(1, description="passes over the completions of a step")
+    sampler_correction: Positive | None = Field(
+        2.0, description="cap of importance weights where engine_dtype differs from dtype; null: no correction"
+    )
 
 
 class OptimizerSection(Section):
@@ -242,7 +254,7 @@ class OptimizerSection(Section):
     adam_epsilon: Positive = Field(1e-8, description="AdamW's epsilon")
     max_grad_norm: NotNegative = Field(1.0, description="gradients are scaled down to this norm; 0: never")
     gradient_accumulation_steps: Count = Field(1, description="least number of micro-batches a step is cut into")
-    tokens_per_micro_batch: Count | None = Field(None, description="most tokens in one; null: the device decides")
+    tokens_per_micro_batch: Count | None = Field(None, description="most tokens in one; null: what fits into memory")
     steps: Count | None = Field(None, description="length of training in steps; null: num_epochs decides")
     num_epochs: Positive | None = Field(
         None, description="length of training in passes over the rows; 1 when neither is given"

@@ -35,6 +35,7 @@ SYNONYMS: Mapping[str, str] = {
     "torch_dtype": "dtype",
     "bf16": "dtype",
     "model_revision": "revision",
+    "torch_compile": "compile",
     "lora_r": "lora_rank",
     "target_modules": "lora_targets",
     "lora_target_modules": "lora_targets",
@@ -60,6 +61,8 @@ SYNONYMS: Mapping[str, str] = {
     "scale_rewards": "advantage_scale",
     "num_iterations": "epochs_per_step",
     "grpo_epochs": "epochs_per_step",
+    "vllm_importance_sampling_cap": "sampler_correction",
+    "vllm_importance_sampling_clip_max": "sampler_correction",
     # optimizer
     "lr": "learning_rate",
     "lr_scheduler_type": "schedule",

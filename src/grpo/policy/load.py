@@ -14,7 +14,9 @@ from grpo.errors import ConfigError, ModelError
 from grpo.policy.adapters import TRAINED, LoraSettings, add_adapter, keep_adapter_copy
 from grpo.policy.attention import causal_lm, use_attention
 from grpo.policy.files import load_model, load_tokenizer
+from grpo.policy.fused import compile_layers, use_fused_layers
 from grpo.policy.policy import Policy, Reference
+from grpo.policy.products import use_fast_products
 from grpo.policy.self_check import choose_forward
 from grpo.policy.sources import ModelSource, find_source
 from grpo.policy.tokens import choose_pad_token, find_end_tokens
@@ -38,6 +40,7 @@ def load_policy(
     reference: str | Path | PreTrainedModel = "none",
     revision: str | None = None,
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     seed: int = 0,
 ) -> Policy:
     """Return the policy, ready to be trained and sampled from.
@@ -57,6 +60,7 @@ def load_policy(
             otherwise); or another model.
         revision: of `model` on the Hub: branch, tag or commit.
         gradient_checkpointing: compute activations again in backward instead of keeping them.
+        compile: compile what lies between attentions with `torch.compile`; the first steps then take minutes.
         seed: of fresh adapters.
 
     Raises:
@@ -74,6 +78,7 @@ def load_policy(
     end_token_ids = find_end_tokens(causal_lm(module), tokenizer)
     pad_token_id = choose_pad_token(causal_lm(module), tokenizer, end_token_ids)
     module = _place(module, target, compute_dtype if trains_adapter else torch.float32)
+    _speed_up(module, compile=compile)
     can_attend = use_attention(module)
     # Only now: layers may get a configuration of their own, which names the attention too.
     _switch_off_dropout(module)
@@ -94,6 +99,8 @@ def load_policy(
         logger.warning(
             "the base model in memory has no name: what is saved is the adapter alone, keep the base beside it"
         )
+    # Adapters have brought new layers.
+    use_fast_products(module)
     if gradient_checkpointing:
         _checkpoint_gradients(causal_lm(module))
     return Policy(
@@ -211,7 +218,17 @@ def _other_reference(
             f"the reference {name} has {sizes[1]} tokens and the policy {sizes[0]}: they must share a vocabulary"
         )
     module = _frozen(_place(module, device, dtype))
+    _speed_up(module)
     return Reference(module, choose_forward(module, pad_token_id, can_attend=use_attention(module)))
+
+
+def _speed_up(module: nn.Module, *, compile: bool = False) -> None:
+    """Give layers their faster forms; what is computed and what is saved stay the same."""
+    use_fast_products(module)
+    if compile:
+        compile_layers(module)
+    else:
+        use_fused_layers(module)
 
 
 def _make_savable(module: Any) -> None:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from grpo.policy.attention import causal_lm
+from grpo.policy.products import FastLinear
+from grpo.policy.tiled_head import DEFAULT_TILE_BYTES, HeadMath, tiled_logprobs
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "OutputHead", "TokenLogprobs", "chunked_logprobs", "logits_logprobs", "output_head"]
 
-DEFAULT_CHUNK_BYTES = 64 * 2**20
+DEFAULT_CHUNK_BYTES = DEFAULT_TILE_BYTES
 """Size of one chunk's float32 logits; about four tensors of this size exist at a time."""
 
 
@@ -92,6 +94,8 @@ def chunked_logprobs(
         temperature: divides the logits; 0 (greedy sampling) counts as 1.
         chunk_bytes: the head runs on as many tokens at a time as have this many bytes of float32 logits.
     """
+    if type(head.projection) in (nn.Linear, FastLinear):
+        return _tiled(head, hidden, targets, temperature=temperature, entropy=entropy, tile_bytes=chunk_bytes)
     size = max(1, chunk_bytes // (4 * head.vocabulary_size))
 
     def run(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -105,6 +109,23 @@ def chunked_logprobs(
         logprobs=torch.cat([logprobs for logprobs, _ in pieces]),
         entropy=torch.cat([value for _, value in pieces if value is not None]) if entropy else None,
     )
+
+
+def _tiled(
+    head: OutputHead, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, tile_bytes: int
+) -> TokenLogprobs:
+    """Return what `chunked_logprobs` does for a head that is nothing but a matrix."""
+    device = hidden.device.type
+    math = HeadMath(
+        scale=head.scale,
+        softcap=head.softcap,
+        temperature=temperature or 1.0,
+        dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype,
+        tile_bytes=tile_bytes,
+    )
+    layer = head.projection
+    logprobs, entropies = tiled_logprobs(hidden, layer.weight, layer.bias, targets, math)  # type: ignore[arg-type]
+    return TokenLogprobs(logprobs, entropies if entropy else None)
 
 
 def logits_logprobs(

@@ -1,11 +1,13 @@
 """How the engine's tokens attend: prompts among themselves, then each new token to its prompt and its own past.
 
-Both classes are `policy.attention.Attend`: the same object is handed to every layer of one forward pass.
+Both classes are `policy.attention.Attend`, the same object being handed to every layer of one forward pass, and take
+the flat tensors of `lean` as well.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,9 +15,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grpo.engines.native.cache import KeyValueTable
+from grpo.engines.native.membership import UNSEEN, Membership
 from grpo.policy.attention import Scoring, masked_attention
 
-__all__ = ["DecodeAttention", "PrefillAttention"]
+__all__ = ["DecodeAttention", "LayerAttention", "PrefillAttention"]
+
+
+class LayerAttention(Protocol):
+    """Attention of one forward pass, layer by layer."""
+
+    @property
+    def highest_position(self) -> int:
+        """The largest position among its tokens."""
+        ...
+
+    def layer(self, index: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """Return [N, H, D_v] from [N, H, D], [N, H_kv, D] and [N, H_kv, D_v] of layer number `index`."""
+        ...
+
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """See `Attend`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +52,39 @@ class PrefillAttention:
     slots: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
+    @property
+    def highest_position(self) -> int:
+        return int(self.lengths[-1]) - 1
+
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
-        """Return [1, N, H, D_v]; see `Attend`. Prompts of one length are computed together."""
-        keys, values = self.prompts.layer(_layer_index(module), key, value)
+        """Return [1, N, H, D_v]; see `Attend`."""
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        return self.layer(_layer_index(module), query, key, value, scoring)[None]
+
+    def layer(self, index: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """Return [N, H, D_v]. Prompts of one length are computed together."""
+        keys, values = self.prompts.layer(index, key, value)
         outputs = []
         lengths, starts, counts = np.unique(self.lengths, return_index=True, return_counts=True)
         offset = 0
         for length, start, count in zip(lengths.tolist(), starts.tolist(), counts.tolist(), strict=True):
             end = offset + length * count
-            q, k, v = (_by_prompt(tensor[0, :, offset:end], count) for tensor in (query, key, value))
+            q, k, v = (_by_prompt(tensor[offset:end], count) for tensor in (query, key, value))
             slots = torch.from_numpy(self.slots[start : start + count]).to(key.device)
             keys[slots, :, :length] = k
             values[slots, :, :length] = v
             window = scoring.sliding_window
             mask = None if window is None or length <= window else _causal_band(length, window, key.device)
             attended = masked_attention(q, k, v, scoring, mask=mask, is_causal=mask is None)
-            outputs.append(attended.transpose(1, 2).reshape(length * count, query.shape[1], value.shape[3]))
+            outputs.append(attended.transpose(1, 2).reshape(length * count, query.shape[1], value.shape[2]))
             offset = end
-        return torch.cat(outputs)[None]
+        return torch.cat(outputs)
 
 
 def _by_prompt(packed: Tensor, count: int) -> Tensor:
-    """Return [count, H, L, D] from [H, count * L, D]."""
-    heads, tokens, width = packed.shape
-    return packed.reshape(heads, count, tokens // count, width).transpose(0, 1)
+    """Return [count, H, L, D] from [count * L, H, D]."""
+    tokens, heads, width = packed.shape
+    return packed.reshape(count, tokens // count, heads, width).transpose(1, 2)
 
 
 def _causal_band(length: int, window: int, device: torch.device) -> Tensor:
@@ -68,109 +97,150 @@ def _causal_band(length: int, window: int, device: torch.device) -> Tensor:
 class DecodeAttention:
     """One new token a row: it sees its group's prompt, the row's earlier tokens and itself.
 
-    Scores against prompts are computed a group at a time ([P, …, Gmax, …], groups padded to the largest), so each
-    prompt's keys are read once for all its completions.
+    Attention to prompts is computed a group at a time ([P, …, Gmax, …], groups padded to the largest), so each
+    prompt's keys are read once for all its completions. What it gives, and the log of its sum of weights, then enters
+    the attention to the row's own tokens as if the prompt were one more of them.
 
     Attributes:
         prompts, completions: the tables.
-        prompt_lengths: [B] int64; of the row's prompt.
+        members: which rows belong to which prompt.
         own_lengths: [B] int64; tokens of the row that the table holds already. The new one is written there.
-        row_numbers: [B] int64, 0 … B - 1.
-        group_rows: [P, Gmax] int64; the rows of each prompt, 0 where it has fewer.
-        places: [B] int64; where in `group_rows`, flattened, each row is.
-        longest_prompt, longest_own: the largest of each, the new token included.
-        shortest_prompt, shortest_own: the smallest of each.
+        longest_own, shortest_own: the largest and the smallest of them, the new token included.
     """
 
     prompts: KeyValueTable
     completions: KeyValueTable
-    prompt_lengths: Tensor
+    members: Membership
     own_lengths: Tensor
-    row_numbers: Tensor
-    group_rows: Tensor
-    places: Tensor
-    longest_prompt: int
     longest_own: int
-    shortest_prompt: int
     shortest_own: int
-    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    _masks: dict[object, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def highest_position(self) -> int:
+        return self.members.longest_prompt + self.longest_own - 1
 
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return [B, 1, H, D_v]; see `Attend`."""
-        rows, heads, _, width = query.shape
-        kv_heads, index = key.shape[1], _layer_index(module)
-        keys, values = self.completions.layer(index, key, value)
-        keys[self.row_numbers, :, self.own_lengths] = key[:, :, 0]
-        values[self.row_numbers, :, self.own_lengths] = value[:, :, 0]
-        own_keys, own_values = keys[:rows, :, : self.longest_own], values[:rows, :, : self.longest_own]
-        prompt_keys, prompt_values = self._prompt_tables(index, key, value)
+        return self.layer(_layer_index(module), query[:, :, 0], key[:, :, 0], value[:, :, 0], scoring)[:, None]
 
+    def layer(self, index: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """Return [B, H, D_v]."""
+        rows, heads, width = query.shape
+        kv_heads = key.shape[1]
+        keys, values = self._append(index, key, value)
+        if scoring.scaling != 1:
+            query = query * scoring.scaling
         # The query heads that share a key head become the rows of one matrix product.
-        query = (query * scoring.scaling).reshape(rows, kv_heads, heads // kv_heads, width)
-        to_prompt = self._by_row(self._by_group(query) @ prompt_keys.transpose(2, 3), heads // kv_heads)
-        to_own = query @ own_keys.transpose(2, 3)
-        weights = self._weights(torch.cat((to_prompt, to_own), dim=-1), scoring)
-        of_prompt = self._by_group(weights[..., : self.longest_prompt]) @ prompt_values
-        output = weights[..., self.longest_prompt :] @ own_values
-        output = output + self._by_row(of_prompt, heads // kv_heads)
-        return output.reshape(rows, 1, heads, value.shape[3])
-
-    def _prompt_tables(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self.prompts.layer(index, key, value)
-        groups = len(self.group_rows)
-        return keys[:groups, :, : self.longest_prompt], values[:groups, :, : self.longest_prompt]
-
-    def _by_group(self, rows: Tensor) -> Tensor:
-        """Return [P, H_kv, Gmax * R, D] from [B, H_kv, R, D]."""
-        groups, size = self.group_rows.shape
-        _, kv_heads, repeats, width = rows.shape
-        gathered = rows.index_select(0, self.group_rows.view(-1)).view(groups, size, kv_heads, repeats, width)
-        return gathered.transpose(1, 2).reshape(groups, kv_heads, size * repeats, width)
-
-    def _by_row(self, grouped: Tensor, repeats: int) -> Tensor:
-        """Return [B, H_kv, R, D] from [P, H_kv, Gmax * R, D]."""
-        groups, size = self.group_rows.shape
-        _, kv_heads, _, width = grouped.shape
-        flat = grouped.view(groups, kv_heads, size, repeats, width).transpose(1, 2)
-        return flat.reshape(groups * size, kv_heads, repeats, width).index_select(0, self.places)
-
-    def _weights(self, scores: Tensor, scoring: Scoring) -> Tensor:
-        """Return attention weights [B, H_kv, R, S] in the type of `scores`, computed in float32."""
-        dtype, softcap, sinks = scores.dtype, scoring.softcap, scoring.sinks
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        mask = self._mask(scoring.sliding_window)
+        query = query.reshape(rows, kv_heads, heads // kv_heads, width).contiguous()
+        of_prompt, prompt_score = self._attend_to_prompts(index, query, key, value, scoring)
+        scores = query @ keys.transpose(2, 3)
+        if scoring.softcap is not None:
+            scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
+        mask = self._own_mask(scoring.sliding_window)
         if mask is not None:
-            scores = scores + mask
-        if sinks is None:
-            return torch.softmax(scores, dim=-1, dtype=torch.float32).to(dtype)
-        rows, kv_heads, repeats, _ = scores.shape
-        column = sinks.to(scores.dtype).view(1, kv_heads, repeats, 1).expand(rows, -1, -1, -1)
-        weights = torch.softmax(torch.cat((scores, column), dim=-1), dim=-1, dtype=torch.float32)
-        return weights[..., :-1].to(dtype)
+            scores = scores.add_(mask)
+        columns = [scores, prompt_score.to(scores.dtype)]
+        if scoring.sinks is not None:
+            sinks = scoring.sinks.to(scores.dtype).view(1, kv_heads, -1, 1)
+            columns.append(sinks.expand(rows, -1, -1, -1))
+        weights = torch.softmax(torch.cat(columns, dim=-1), dim=-1, dtype=torch.float32).to(value.dtype)
+        own = self.longest_own
+        output = torch.addcmul(weights[..., :own] @ values, weights[..., own : own + 1], of_prompt)
+        return output.view(rows, heads, value.shape[2])
 
-    def _mask(self, window: int | None) -> Tensor | None:
-        """Return what is added to the scores, [B, 1, 1, S] of 0 and -inf; None: every row sees everything."""
-        if window is not None and window >= self.longest_prompt + self.longest_own:
+    def _append(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new tokens; return the rows' keys and values [B, H_kv, longest_own, …]."""
+        keys, values = self.completions.layer(index, key, value)
+        rows = len(key)
+        if self.shortest_own == self.longest_own:
+            keys[:rows, :, self.longest_own - 1].copy_(key)
+            values[:rows, :, self.longest_own - 1].copy_(value)
+        else:
+            numbers = self.members.row_numbers
+            keys[numbers, :, self.own_lengths] = key
+            values[numbers, :, self.own_lengths] = value
+        return keys[:rows, :, : self.longest_own], values[:rows, :, : self.longest_own]
+
+    def _attend_to_prompts(
+        self, index: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        """Return what each query gathers from its prompt and the log of its sum of weights.
+
+        Shapes [B, H_kv, R, D_v] and [B, H_kv, R, 1], from queries [B, H_kv, R, D] that are scaled already.
+        """
+        members = self.members
+        keys, values = self.prompts.layer(index, key, value)
+        groups, size = members.group_rows.shape
+        keys, values = keys[:groups, :, : members.longest_prompt], values[:groups, :, : members.longest_prompt]
+        rows, kv_heads, repeats, width = query.shape
+        places = members.places(kv_heads)
+        grouped = query.view(rows * kv_heads, repeats * width).index_select(0, places.rows_of_groups)
+        grouped = grouped.view(groups, kv_heads, size * repeats, width)
+        mask = self._prompt_mask(scoring.sliding_window, repeats, query.dtype)
+        output, score = _attend(grouped, keys, values, mask, scoring.softcap)
+        output = output.reshape(groups * kv_heads * size, repeats * value.shape[2])
+        output = output.index_select(0, places.groups_of_rows).view(rows, kv_heads, repeats, value.shape[2])
+        score = score.reshape(groups * kv_heads * size, repeats).index_select(0, places.groups_of_rows)
+        return output, score.view(rows, kv_heads, repeats, 1)
+
+    def _own_mask(self, window: int | None) -> Tensor | None:
+        """Return what is added to scores of own tokens, [B, 1, 1, L]; None: every row sees all of its table."""
+        if window is not None and window >= self.longest_own:
             window = None
-        if window not in self._masks:
-            self._masks[window] = self._build_mask(window)
-        return self._masks[window]
-
-    def _build_mask(self, window: int | None) -> Tensor | None:
-        same = self.shortest_prompt == self.longest_prompt and self.shortest_own == self.longest_own
-        if window is None and same:
+        if window is None and self.shortest_own == self.longest_own:
             return None
-        device = self.own_lengths.device
-        prompt = torch.arange(self.longest_prompt, device=device)
-        own = torch.arange(self.longest_own, device=device)
-        sees_prompt = prompt < self.prompt_lengths[:, None]
-        sees_own = own <= self.own_lengths[:, None]
-        if window is not None:
-            sees_prompt &= (self.prompt_lengths + self.own_lengths)[:, None] - prompt < window
-            sees_own &= self.own_lengths[:, None] - own < window
-        seen = torch.cat((sees_prompt, sees_own), dim=1)
-        return torch.zeros(seen.shape, device=device).masked_fill_(~seen, float("-inf"))[:, None, None]
+        name = ("own", window)
+        if name not in self._masks:
+            own = torch.arange(self.longest_own, device=self.own_lengths.device)
+            last = self.own_lengths[:, None]
+            seen = own <= last
+            if window is not None:
+                seen &= last - own < window
+            self._masks[name] = _additive(seen)[:, None, None]
+        return self._masks[name]
+
+    def _prompt_mask(self, window: int | None, repeats: int, dtype: torch.dtype) -> Tensor | None:
+        """Return what is added to scores of prompt tokens, [P, 1, 1 or Gmax * R, L]; None: all are seen."""
+        members = self.members
+        if window is None or window >= members.longest_prompt + self.longest_own:
+            return members.prompt_mask(dtype)
+        name = ("prompt", window, repeats, dtype)
+        if name not in self._masks:
+            position = torch.arange(members.longest_prompt, device=self.own_lengths.device)
+            lengths = members.prompt_lengths_by_group[:, None, None]
+            last = lengths + self.own_lengths[members.group_rows][:, :, None]
+            seen = (position < lengths) & (last - position < window)
+            self._masks[name] = _additive(seen.repeat_interleave(repeats, dim=1)).to(dtype)[:, None]
+        return self._masks[name]
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return attention's output [P, H, N, D_v] and the log of the sum of its weights [P, H, N]; scaling is 1.
+
+    Args:
+        mask: added to the scores [P, H, N, L].
+    """
+    alike = query.dtype == values.dtype and keys.shape == values.shape
+    if query.device.type == "cpu" and softcap is None and alike:
+        # The kernel behind SDPA, for SDPA itself keeps the sum to itself.
+        output, score = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, attn_mask=mask, scale=1.0
+        )
+        return output, score
+    scores = (query @ keys.transpose(2, 3)).float()
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    score = torch.logsumexp(scores, dim=-1, keepdim=True)
+    return (scores - score).exp_().to(values.dtype) @ values, score[..., 0]
+
+
+def _additive(seen: Tensor) -> Tensor:
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, UNSEEN)
 
 
 def _layer_index(module: nn.Module) -> int:

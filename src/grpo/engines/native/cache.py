@@ -57,12 +57,12 @@ class KeyValueTable:
             self._layers[index] = (self._grown(keys), self._grown(values))
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a layer's keys and values; `key` and `value` [B, H_kv, N, D] show their shape and type."""
+        """Return a layer's keys and values; `key` and `value` [N, H_kv, D] show their shape and type."""
         found = self._layers.get(index)
         if found is None:
             found = (
-                key.new_zeros(self.rows, key.shape[1], self.length, key.shape[3]),
-                value.new_zeros(self.rows, value.shape[1], self.length, value.shape[3]),
+                key.new_zeros(self.rows, key.shape[1], self.length, key.shape[-1]),
+                value.new_zeros(self.rows, value.shape[1], self.length, value.shape[-1]),
             )
             self._layers[index] = found
         return found

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from grpo.engines.native.fallback import LockstepRunner
+from grpo.engines.native.lean import LeanForward, ModuleForward, Rotations
 from grpo.engines.native.limits import ModelLimits, check_request, check_tokens
-from grpo.engines.native.probe import why_not_shared
+from grpo.engines.native.probe import lean_structure, why_not_lean, why_not_shared
 from grpo.engines.native.runner import Runner, SharedPrefixRunner
 from grpo.engines.native.sampling import sample, uniforms
 from grpo.engines.native.scheduler import Admission, Scheduler
 from grpo.engines.native.scoring import score_completions
+from grpo.engines.native.weights import WeightSource
 from grpo.errors import ConfigError, InputError, ModelError, RunError
 from grpo.policy.attention import causal_lm, use_attention
 from grpo.types import Request, Rollout
@@ -29,7 +31,8 @@ _logger = logging.getLogger(__name__)
 class NativeEngine:
     """Samples with a Hugging Face causal language model in this process, on the device it is on.
 
-    Given the policy's own module it shares its parameters: whatever the optimizer did to them is sampled from at once.
+    Given the policy's own module it samples from its parameters, whatever the optimizer did to them. Where it computes
+    from a copy (`weights`), the copy is made anew for the first prompts it reads after a change.
     Each prompt is read once for all its completions, a completion that ends makes room for one that waits, and a
     completion depends on the weights, its prompt and its seed, not on what else is in the batch.
     """
@@ -53,7 +56,7 @@ class NativeEngine:
             max_sequences: completions that run at the same time.
             max_cache_tokens: tokens whose keys and values may be held, counting each completion at its full budget.
             max_prefill_tokens: prompt tokens in one forward pass (a longer prompt gets one of its own).
-            dtype: compute under autocast in this type; None: as the parameters are.
+            dtype: compute in this type, with a copy of the weights or under autocast; None: as the parameters are.
             policy_version: version of the weights that the model has now.
 
         Raises:
@@ -74,7 +77,9 @@ class NativeEngine:
         self._end_ids = np.array(sorted(set(end_ids)), dtype=np.int64)
         self._modules = tuple(model.modules())
         self._limits = ModelLimits.of(model)
-        self._new_runner = self._choose_runner(max_prefill_tokens)
+        self._max_prefill_tokens = max_prefill_tokens
+        self._weights: WeightSource | None = None
+        self._new_runner = self._choose_runner()
         self._runner = self._new_runner()
         self._scheduler = self._new_scheduler(max_sequences, max_cache_tokens)
 
@@ -88,8 +93,13 @@ class NativeEngine:
 
     @property
     def shares_prompts(self) -> bool:
-        """Whether the architecture takes the fast path; otherwise it generates batch by batch (`fallback`)."""
+        """Whether each prompt is read once for its group; otherwise it generates batch by batch (`fallback`)."""
         return not self._runner.lockstep
+
+    @property
+    def runs_lean(self) -> bool:
+        """Whether it computes with its own forward pass (`lean`) instead of the model's modules."""
+        return self._weights is not None
 
     @property
     def num_cache_bytes(self) -> int:
@@ -141,6 +151,8 @@ class NativeEngine:
                 reason = " ".join(str(error).split())[:300]
                 raise ModelError(f"the weights do not fit the engine's model: {reason}") from error
         self._modules = tuple(self.model.modules())
+        if self._weights is not None:
+            self._weights.invalidate()
         self._version = version
 
     def score(
@@ -164,6 +176,7 @@ class NativeEngine:
                 completions,
                 temperature=temperature,
                 max_sequences=self._scheduler.max_sequences,
+                max_prefill_tokens=self._max_prefill_tokens,
                 device=self._device,
             )
 
@@ -199,6 +212,10 @@ class NativeEngine:
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """No gradients, no dropout, and each module's mode as it was afterwards."""
+        if self._weights is not None:
+            with torch.inference_mode():
+                yield
+            return
         training = [module for module in self._modules if module.training]
         # Module's own __setattr__ looks for parameters first and would cost as much as a layer, every step.
         for module in training:
@@ -212,22 +229,52 @@ class NativeEngine:
                 object.__setattr__(module, "training", True)
 
     def _new_scheduler(self, max_sequences: int, max_cache_tokens: int) -> Scheduler:
-        return Scheduler(max_sequences=max_sequences, max_cache_tokens=max_cache_tokens, lockstep=self._runner.lockstep)
+        return Scheduler(
+            max_sequences=max_sequences,
+            max_cache_tokens=max_cache_tokens,
+            max_prefill_tokens=self._max_prefill_tokens,
+            lockstep=self._runner.lockstep,
+        )
 
-    def _choose_runner(self, max_prefill_tokens: int) -> Callable[[], Runner]:
-        def shared() -> Runner:
-            return SharedPrefixRunner(self.model, max_prefill_tokens=max_prefill_tokens)
-
+    def _choose_runner(self) -> Callable[[], Runner]:
+        """Return what makes runners: the first of lean, by modules and lockstep that gives the model's own logits."""
+        name = type(causal_lm(self.model)).__name__
+        reason: str | None = "its attention cannot be replaced"
         if use_attention(self.model):
+            lean, why_not = self._try_lean()
+            if lean is not None:
+                return lean
+            _logger.info("%s runs by its own modules (%s): generating more slowly", name, why_not)
             with self._inference():
-                reason = why_not_shared(self.model, shared())
-        else:
-            reason = "its attention cannot be replaced"
+                reason = why_not_shared(self.model, self._shared_runner())
         if reason is None:
-            return shared
+            return self._shared_runner
         _logger.warning(
             "%s cannot share prompts among completions (%s): generating in lockstep with its own cache, more slowly",
-            type(causal_lm(self.model)).__name__,
+            name,
             reason,
         )
         return lambda: LockstepRunner(self.model)
+
+    def _try_lean(self) -> tuple[Callable[[], Runner] | None, str | None]:
+        """Return what makes runners with a forward pass of their own, or why there can be none."""
+        with self._inference():
+            decoder = lean_structure(self.model)
+            if isinstance(decoder, str):
+                return None, decoder
+            weights, rotations = WeightSource(decoder, self.dtype), Rotations(decoder.rotary, self._device)
+
+            def lean() -> Runner:
+                forward = LeanForward(weights, rotations)
+                return SharedPrefixRunner(forward, max_prefill_tokens=self._max_prefill_tokens, device=self._device)
+
+            reason = why_not_lean(self.model, lean())
+        if reason is not None:
+            return None, reason
+        self._weights = weights
+        return lean, None
+
+    def _shared_runner(self) -> Runner:
+        return SharedPrefixRunner(
+            ModuleForward(self.model), max_prefill_tokens=self._max_prefill_tokens, device=self._device
+        )

@@ -1,4 +1,7 @@
-"""Does a model, run through the shared cache, give what it gives alone? Asked once, when an engine is made."""
+"""Does a model, run through the shared cache, give what it gives alone? Asked once, when an engine is made.
+
+Asked of two ways to run it: by `lean`, from a copy of its weights, and by its own modules.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from torch import Tensor, nn
 from grpo.engines.native.attention import PrefillAttention
 from grpo.engines.native.cache import KeyValueTable
 from grpo.engines.native.runner import Runner
+from grpo.engines.native.structure import Decoder, UnrecognisedError, recognise
 from grpo.policy.architecture import WindowWitness, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import causal_lm, placeholder_mask
 
-__all__ = ["why_not_shared"]
+__all__ = ["lean_structure", "why_not_lean", "why_not_shared"]
 
 _PROMPTS = ((3, 10, 17, 24, 31), (2, 13, 24))
 _COMPLETIONS = ((0, (5, 9)), (1, (4, 6)), (0, (8, 1)))
@@ -22,25 +26,56 @@ _COMPLETIONS = ((0, (5, 9)), (1, (4, 6)), (0, (8, 1)))
 
 
 def why_not_shared(model: nn.Module, runner: Runner) -> str | None:
-    """Return why `runner` cannot run `model`, None if it can."""
+    """Return why `runner`, which calls `model`, cannot run it; None if it can."""
     config: Any = causal_lm(model).config
     config = config.get_text_config()
     try:
         return (
             why_not_its_layers(config)
             or why_not_its_windows(config, _windows(model, config.vocab_size))
-            or _different_logits(model, runner, config)
+            or _different_logits(model, runner, config.vocab_size)
         )
     except torch.OutOfMemoryError:
         raise
     # Any other failure only means that the plain way has to be taken.
     except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return _in_one_line(error)
 
 
-def _different_logits(model: nn.Module, runner: Runner, config: Any) -> str | None:
+def lean_structure(model: nn.Module) -> Decoder | str:
+    """Return what `model` is made of, or why `lean` has no forward pass for it."""
+    config: Any = causal_lm(model).config
+    config = config.get_text_config()
+    try:
+        windows = _windows(model, config.vocab_size)
+        reason = why_not_its_layers(config) or why_not_its_windows(config, windows)
+        return recognise(model, windows) if reason is None else reason
+    except torch.OutOfMemoryError:
+        raise
+    except UnrecognisedError as found:
+        return f"it has {found}"
+    except Exception as error:
+        return _in_one_line(error)
+
+
+def why_not_lean(model: nn.Module, runner: Runner) -> str | None:
+    """Return why `runner`, which has its own forward pass, cannot stand for `model`; None if it can."""
+    config: Any = causal_lm(model).config
+    try:
+        return _different_logits(model, runner, config.get_text_config().vocab_size)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return _in_one_line(error)
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _different_logits(model: nn.Module, runner: Runner, vocabulary: int) -> str | None:
     """Return by how much logits through the shared cache are off: a layer with a state of its own shows here."""
-    through_cache, plain = _logits_both_ways(model, runner, config.vocab_size)
+    through_cache, plain = _logits_both_ways(model, runner, vocabulary)
     # Rounding: 1e-5 of the logits' spread in float32, a few hundredths in 16 bits. A missing state: far more.
     tolerance = 2e-3 if through_cache.dtype.itemsize >= 4 else 0.2
     difference, spread = float((through_cache.float() - plain.float()).abs().max()), float(plain.float().std())

@@ -7,16 +7,17 @@ New ones come at the end; when some leave, the last ones take their places (`cac
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from grpo.engines.native.attention import DecodeAttention, PrefillAttention
 from grpo.engines.native.cache import KeyValueTable, vacate
-from grpo.policy.attention import placeholder_mask
+from grpo.engines.native.lean import Forward
+from grpo.engines.native.membership import Membership
 
 __all__ = ["Runner", "SharedPrefixRunner"]
 
@@ -56,25 +57,26 @@ class Runner(Protocol):
 
 
 class SharedPrefixRunner:
-    """Runs models whose attention goes through `policy.attention`: each prompt's keys and values exist once."""
+    """Keeps each prompt's keys and values once; what computes is a `Forward`."""
 
     lockstep = False
 
-    def __init__(self, model: nn.Module, *, max_prefill_tokens: int) -> None:
-        self.model = model
+    def __init__(self, forward: Forward, *, max_prefill_tokens: int, device: torch.device) -> None:
         self.max_prefill_tokens = max_prefill_tokens
-        self.device = next(model.parameters()).device
-        self._mask = placeholder_mask(self.device)
+        self.device = device
+        self._forward = forward
         self._prompts = KeyValueTable(block=1)
         self._completions = KeyValueTable(block=_BLOCK)
         self._prompt_lengths = np.zeros(0, dtype=np.int64)
         self._row_slots = np.zeros(0, dtype=np.int64)
         self._own_lengths = np.zeros(0, dtype=np.int64)
-        self._members: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._members: Membership | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         first_slot = len(self._prompt_lengths)
+        if first_slot == 0:
+            self._forward.begin()
         self._prompt_lengths = np.concatenate((self._prompt_lengths, lengths))
         self._prompts.reserve(len(self._prompt_lengths), int(lengths.max()))
         order = np.argsort(lengths, kind="stable")
@@ -95,25 +97,19 @@ class SharedPrefixRunner:
         longest, shortest = int(own_lengths.max()) + 1, int(own_lengths.min()) + 1
         self._completions.reserve(len(own_lengths), longest)
         if self._members is None:
-            self._members = self._membership()
-        row_numbers, prompt_lengths, group_rows, places = self._members
+            self._members = Membership(self._row_slots, self._prompt_lengths, self.device)
         own = torch.from_numpy(own_lengths).to(self.device)
         attend = DecodeAttention(
             prompts=self._prompts,
             completions=self._completions,
-            prompt_lengths=prompt_lengths,
+            members=self._members,
             own_lengths=own,
-            row_numbers=row_numbers,
-            group_rows=group_rows,
-            places=places,
-            longest_prompt=int(self._prompt_lengths.max()),
-            shortest_prompt=int(self._prompt_lengths.min()),
             longest_own=longest,
             shortest_own=shortest,
         )
-        output = self._forward(tokens[:, None], (prompt_lengths + own)[:, None], attend, logits_to_keep=1)
+        logits = self._forward(tokens, self._members.prompt_lengths + own, attend, None)
         self._own_lengths = own_lengths + 1
-        return output[:, -1]
+        return logits
 
     def leave(self, rows: NDArray[np.int64]) -> None:
         if len(rows) == 0:
@@ -145,6 +141,7 @@ class SharedPrefixRunner:
         self._members = None
         if len(self._prompt_lengths) == 0:
             self._prompts.clear()
+            self._forward.end()
 
     @property
     def num_cache_bytes(self) -> int:
@@ -167,39 +164,9 @@ class SharedPrefixRunner:
         token_ids = np.concatenate([np.asarray(prompt, dtype=np.int64) for prompt in prompts])
         positions = np.concatenate([np.arange(length) for length in lengths])
         last = torch.from_numpy(np.cumsum(lengths) - 1).to(self.device)
-        logits = self._forward(
-            torch.from_numpy(token_ids).to(self.device)[None],
-            torch.from_numpy(positions).to(self.device)[None],
+        return self._forward(
+            torch.from_numpy(token_ids).to(self.device),
+            torch.from_numpy(positions).to(self.device),
             PrefillAttention(self._prompts, slots, lengths),
-            logits_to_keep=last,
-        )[0]
-        # A model without the argument `logits_to_keep` gives the logits of every position.
-        return logits if len(logits) == len(last) else logits.index_select(0, last)
-
-    def _forward(self, token_ids: Tensor, positions: Tensor, attend: Any, logits_to_keep: int | Tensor) -> Tensor:
-        output = self.model(
-            input_ids=token_ids,
-            position_ids=positions,
-            attention_mask=self._mask,
-            attend=attend,
-            use_cache=False,
-            logits_to_keep=logits_to_keep,
+            last,
         )
-        logits = output.logits
-        assert isinstance(logits, Tensor)
-        return logits
-
-    def _membership(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what of `DecodeAttention` changes only when rows come or go."""
-        rows, slots = np.arange(len(self._row_slots)), self._row_slots
-        sizes = np.bincount(slots, minlength=len(self._prompt_lengths))
-        width = int(sizes.max())
-        order = np.argsort(slots, kind="stable")
-        rank = np.empty_like(rows)
-        rank[order] = rows - (np.cumsum(sizes) - sizes)[slots[order]]
-        places = slots * width + rank
-        group_rows = np.zeros(len(sizes) * width, dtype=np.int64)
-        group_rows[places] = rows
-        arrays = (rows, self._prompt_lengths[slots], group_rows.reshape(-1, width), places)
-        numbers, lengths, members, found = (torch.from_numpy(array).to(self.device) for array in arrays)
-        return numbers, lengths, members, found

@@ -6,6 +6,7 @@ whole vocabulary instead (the Gumbel trick) takes longer than the softmax itself
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ __all__ = ["SamplingRows", "draw", "sample", "stream_of", "token_logprobs", "uni
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_ZERO = torch.zeros((), dtype=torch.float64)
+_SHORT = 512
+"""Up to so many tokens it is quicker to add up the whole vocabulary than to look for a block first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +70,39 @@ def sample(logits: Tensor, uniform: NDArray[np.float64], how: SamplingRows) -> t
     take the likeliest token, the first of several.
 
     Args:
-        logits: [B, V], any float dtype.
+        logits: [B, V], any float dtype; overwritten, for a second array of that size costs as much as the softmax.
         uniform: [B] float64 in [0, 1).
 
     Raises:
         RunError: a row holds NaN or +inf, or nothing but -inf.
     """
-    logits = logits.float()
     greedy = how.temperature == 0
-    temperature = _column(np.where(greedy, 1.0, how.temperature), logits)
-    weights, highest = _exponentials(logits, temperature)
-    total = weights.sum(dim=-1)
     tokens = torch.argmax(logits, dim=-1) if greedy.any() else None
+    probabilities = _softmax(logits.float(), np.where(greedy, 1.0, how.temperature))
     if not greedy.all():
-        drawn = draw(_cut(weights, how), torch.from_numpy(uniform).to(logits.device))
+        drawn = draw(_cut(probabilities, how), torch.from_numpy(uniform).to(logits.device))
         tokens = drawn if tokens is None else torch.where(torch.from_numpy(greedy).to(logits.device), tokens, drawn)
     assert tokens is not None
-    return tokens, _logprobs(logits, highest, total, tokens, temperature)
+    logprobs = probabilities.gather(1, tokens[:, None])[:, 0].log_()
+    # One sum instead of a look at each: any NaN or infinity shows in it.
+    if not math.isfinite(logprobs.sum().item()):
+        raise RunError(_diverged(int((~torch.isfinite(logprobs)).sum()), len(logprobs)))
+    return tokens, logprobs
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Return the log-probabilities [B] that `sample` would report had it drawn `tokens` [B] from `logits` [B, V]."""
+    """Return the log-probabilities [B] that `sample` would report had it drawn `tokens` [B] from `logits` [B, V].
+
+    Raises:
+        RunError: a row holds NaN or +inf, or nothing but -inf.
+    """
     logits = logits.float()
-    column = logits.new_tensor(temperature if temperature > 0 else 1.0)
-    weights, highest = _exponentials(logits, column)
-    return _logprobs(logits, highest, weights.sum(dim=-1), tokens, column)
+    highest = logits.amax(dim=-1, keepdim=True)
+    if not torch.isfinite(highest).all():
+        raise RunError(_diverged(int((~torch.isfinite(highest)).sum()), len(logits)))
+    # Subtracted before dividing: a temperature near 0 cannot overflow then.
+    scaled = (logits - highest).div_(temperature if temperature > 0 else 1.0)
+    return scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(dim=-1)
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -104,43 +116,50 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
         uniform: [B] float64 in [0, 1).
     """
     rows, vocabulary = weights.shape
+    if vocabulary <= _SHORT:
+        return _invert(weights.double(), uniform, relative=True)[0]
     width = 1 << (((vocabulary - 1).bit_length() + 1) // 2)
     if vocabulary % width:
         weights = torch.nn.functional.pad(weights, (0, width - vocabulary % width))
     blocks = weights.view(rows, -1, width)
-    sums = blocks.sum(dim=-1).double()
-    block, rest = _invert(sums, uniform * sums.sum(dim=-1))
+    block, rest = _invert(blocks.sum(dim=-1).double(), uniform, relative=True)
     inside = blocks[torch.arange(rows, device=weights.device), block].double()
     return block * width + _invert(inside, rest)[0]
 
 
-def _invert(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first index whose cumulative weight exceeds `target`, and how far `target` reaches into it."""
+def _invert(weights: Tensor, target: Tensor, *, relative: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the first index whose cumulative weight exceeds `target`, and how far `target` reaches into it.
+
+    Args:
+        weights: [B, N] float64.
+        target: [B] float64.
+        relative: `target` is a share of the sum of weights.
+    """
     cumulative = weights.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    wanted = target[:, None] * total if relative else target[:, None]
     # Rounding may put the target at or beyond the sum, where the next index would be one of weight zero.
-    target = torch.minimum(target, torch.nextafter(cumulative[:, -1], torch.zeros_like(target)))
-    index = (cumulative <= target[:, None]).sum(dim=-1)
-    picked = index[:, None]
-    before = cumulative.gather(1, picked) - weights.gather(1, picked)
-    return index, (target - before[:, 0]).clamp_(min=0.0)
+    wanted = torch.minimum(wanted, torch.nextafter(total, _ZERO.to(total.device)))
+    index = torch.searchsorted(cumulative, wanted, right=True)
+    # NaN among the weights: any index, for its log-probability will be NaN as well.
+    index = index.clamp_(max=weights.shape[1] - 1)
+    before = cumulative.gather(1, index) - weights.gather(1, index)
+    return index[:, 0], (wanted - before)[:, 0].clamp_(min=0.0)
 
 
-def _exponentials(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return exp((logits - highest) / temperature) [B, V] and the highest logit of each row [B, 1]."""
-    highest = logits.amax(dim=-1, keepdim=True)
-    if not torch.isfinite(highest).all():
-        bad = int((~torch.isfinite(highest)).sum())
-        raise RunError(
-            f"the model gave NaN or infinite logits for {bad} of {len(logits)} completions: its weights have diverged; "
-            f"go back to a checkpoint and lower the learning rate, or compute in float32"
-        )
-    # Subtracted before dividing: a temperature near 0 cannot overflow then.
-    return (logits - highest).div_(temperature).exp_(), highest
+def _softmax(logits: Tensor, temperature: NDArray[np.float64]) -> Tensor:
+    """Return softmax(logits / temperature) [B, V], written over `logits`, which are float32."""
+    if (temperature != 1).any():
+        # Subtracted before dividing: a temperature near 0 cannot overflow then.
+        logits.sub_(logits.amax(dim=-1, keepdim=True)).div_(_column(temperature, logits))
+    return torch.softmax(logits, dim=-1, out=logits)
 
 
-def _logprobs(logits: Tensor, highest: Tensor, total: Tensor, tokens: Tensor, temperature: Tensor) -> Tensor:
-    chosen = (logits.gather(1, tokens[:, None]) - highest).div_(temperature)
-    return chosen[:, 0] - total.log()
+def _diverged(bad: int, rows: int) -> str:
+    return (
+        f"the model gave NaN or infinite logits for {bad} of {rows} completions: its weights have diverged; "
+        f"go back to a checkpoint and lower the learning rate, or compute in float32"
+    )
 
 
 def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
@@ -148,7 +167,7 @@ def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
 
 
 def _cut(weights: Tensor, how: SamplingRows) -> Tensor:
-    """Return `weights` with what top-k, top-p and min-p exclude set to zero; the highest weight of a row is 1."""
+    """Return `weights` [B, V] with what top-k, top-p and min-p exclude set to zero."""
     vocabulary = weights.shape[-1]
     kept = weights
     top_k = np.where((how.top_k > 0) & (how.top_k < vocabulary), how.top_k, 0)
@@ -165,5 +184,5 @@ def _cut(weights: Tensor, how: SamplingRows) -> Tensor:
         threshold = ranked.gather(1, last) * _column((how.top_p < 1).astype(np.float64), weights)
         kept = kept.masked_fill(kept < threshold, 0.0)
     if (how.min_p > 0).any():
-        kept = kept.masked_fill(kept < _column(how.min_p, weights), 0.0)
+        kept = kept.masked_fill(kept < _column(how.min_p, weights) * kept.amax(dim=-1, keepdim=True), 0.0)
     return kept

@@ -106,9 +106,16 @@ class _Rows:
 class Scheduler:
     """Admits waiting completions under the limits, records their tokens and hands out finished requests."""
 
-    def __init__(self, *, max_sequences: int, max_cache_tokens: int, lockstep: bool) -> None:
+    def __init__(self, *, max_sequences: int, max_cache_tokens: int, max_prefill_tokens: int, lockstep: bool) -> None:
+        """Start with nothing in hand.
+
+        Args:
+            max_prefill_tokens: prompt tokens that a lockstep runner reads in one pass; others cut prompts themselves.
+            lockstep: the runner takes prompts of one length, and nobody joins while others run.
+        """
         self.max_sequences = max_sequences
         self.max_cache_tokens = max_cache_tokens
+        self.max_prefill_tokens = max_prefill_tokens
         self.lockstep = lockstep
         self._waiting: deque[RunningGroup] = deque()
         self._slots: list[RunningGroup] = []
@@ -149,7 +156,7 @@ class Scheduler:
         prompt_length = len(self._waiting[0].request.prompt_ids)
         while self._waiting:
             group = self._waiting[0]
-            if self.lockstep and len(group.request.prompt_ids) != prompt_length:
+            if self.lockstep and not self._joins_lockstep(group, prompt_length, len(admission.new_groups)):
                 break
             room = self._room(group)
             if room <= 0:
@@ -213,6 +220,11 @@ class Scheduler:
             collected.append((group.request.id, rollouts))
         self._finished = []
         return collected
+
+    def _joins_lockstep(self, group: RunningGroup, prompt_length: int, num_prompts: int) -> bool:
+        """Return whether `group` is read in one pass with `num_prompts` others of `prompt_length` tokens."""
+        fits = num_prompts == 0 or (num_prompts + 1) * prompt_length <= self.max_prefill_tokens
+        return fits and len(group.request.prompt_ids) == prompt_length
 
     def _room(self, group: RunningGroup) -> int:
         """Return how many completions of `group` fit beside what runs.

@@ -21,11 +21,16 @@ def score_completions(
     *,
     temperature: float,
     max_sequences: int,
+    max_prefill_tokens: int,
     device: torch.device,
 ) -> list[tuple[float, ...]]:
-    """Return the log-probability of every token of each completion; at most `max_sequences` are run at a time."""
+    """Return the log-probability of every token of each completion; at most `max_sequences` are run at a time.
+
+    A lockstep runner, which reads all prompts of a batch in one pass, gets no more than `max_prefill_tokens` of them.
+    """
     scored: list[tuple[float, ...]] = [()] * len(prompts)
-    for batch in _batches(prompts, completions, max_sequences, one_length=new_runner().lockstep):
+    most_at_once = max_prefill_tokens if new_runner().lockstep else None
+    for batch in _batches(prompts, completions, max_sequences, most_at_once):
         rows = _score(
             new_runner(), [tuple(prompts[i]) for i in batch], [completions[i] for i in batch], temperature, device
         )
@@ -35,15 +40,26 @@ def score_completions(
 
 
 def _batches(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], size: int, *, one_length: bool
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], size: int, max_tokens: int | None
 ) -> Iterator[list[int]]:
-    """Yield which completions to score together, longest first; empty ones have nothing to score."""
+    """Yield which completions to score together, longest first; empty ones have nothing to score.
+
+    Args:
+        size: completions in a batch.
+        max_tokens: prompt tokens in a batch, whose prompts are then of one length; None: any, of any lengths.
+    """
     order = sorted((i for i, completion in enumerate(completions) if completion), key=lambda i: -len(completions[i]))
-    lengths = dict.fromkeys(len(prompts[i]) for i in order)
-    queues = [[i for i in order if len(prompts[i]) == length] for length in lengths] if one_length else [order]
-    for queue in queues:
-        for start in range(0, len(queue), size):
-            yield queue[start : start + size]
+    if max_tokens is None:
+        yield from _pieces(order, size)
+        return
+    for length in dict.fromkeys(len(prompts[i]) for i in order):
+        alike = [i for i in order if len(prompts[i]) == length]
+        yield from _pieces(alike, max(1, min(size, max_tokens // length)))
+
+
+def _pieces(numbers: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
 
 
 def _score(

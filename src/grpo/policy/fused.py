@@ -1,0 +1,139 @@
+"""Layers between the matrix products, with fewer passes over memory and less kept for the backward pass.
+
+transformers writes RMS normalisation (arXiv:1910.07467) and the gated unit (arXiv:2002.05202) as chains of small
+operations, each with an intermediate result of its own, which on a CPU cost more than the arithmetic.
+`use_fused_layers` gives such layers a forward that keeps only its input; every layer must first show that it
+computes the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["FusedGatedUnit", "FusedRMSNorm", "compile_layers", "use_fused_layers"]
+
+_TOLERANCE = 1e-5
+
+
+class FusedRMSNorm(nn.Module):
+    """weight · x / √(mean(x²) + ε); takes the place of a layer with `weight` and `variance_epsilon`."""
+
+    weight: nn.Parameter
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype != torch.float32 or self.weight.dtype != torch.float32:
+            return _rms_norm(hidden_states, self.weight, self.variance_epsilon)
+        result: Tensor = _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+        return result
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
+
+
+class FusedGatedUnit(nn.Module):
+    """down(silu(gate(x)) · up(x)); takes the place of a layer with `gate_proj`, `up_proj` and `down_proj`."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        gate, up = self.gate_proj(hidden_states), self.up_proj(hidden_states)
+        result: Tensor = self.down_proj(_SiluTimes.apply(gate, up))  # type: ignore[no-untyped-call]
+        return result
+
+
+def use_fused_layers(model: nn.Module) -> None:
+    """Give the layers of `model` that are such layers their fused forward.
+
+    Parameters, names and what is saved stay as they are. Only on the CPU in float32: elsewhere other kernels win.
+    """
+    for module in model.modules():
+        kind = _fused_kind(module)
+        if kind is not None and _computes_the_same(module, kind):
+            module.__class__ = kind
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Let `torch.compile` have the norms and gated units of `model`, for any number of tokens, as they are first run.
+
+    Attention stays outside: what a row's tokens see differs from batch to batch, and would be compiled anew each time.
+    """
+    for module in model.modules():
+        if _fused_kind(module) is not None:
+            module.compile(dynamic=True)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+        factor = torch.rsqrt(norm.square_().div_(rows.shape[-1]).add_(epsilon))
+        ctx.save_for_backward(rows, weight, factor)
+        return (rows * factor).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, factor = ctx.saved_tensors
+        width = rows.shape[-1]
+        product = gradient * rows
+        for_weight = None
+        if ctx.needs_input_grad[1]:
+            for_weight = factor.reshape(1, -1).matmul(product.reshape(-1, width)).squeeze(0)
+        along = product.matmul(weight)[..., None].mul_(factor.pow(3)).div_(-width)
+        into = torch.mul(gradient, weight, out=product) if product.is_contiguous() else gradient * weight
+        return into.mul_(factor).addcmul_(rows, along), for_weight, None
+
+
+class _SiluTimes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        for_up = F.silu(gate).mul_(gradient)
+        return torch.ops.aten.silu_backward(gradient * up, gate), for_up
+
+
+def _rms_norm(rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Return the norm as transformers computes it: in float32, cast back before the weight."""
+    wide = rows.float()
+    wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + epsilon)
+    return weight * wide.to(rows.dtype)
+
+
+def _fused_kind(module: nn.Module) -> type[nn.Module] | None:
+    """Return what `module` looks like; None: something else."""
+    children, name = dict(module.named_children()), type(module).__name__
+    if name.endswith("RMSNorm") and not children and hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
+        return FusedRMSNorm
+    if {"gate_proj", "up_proj", "down_proj"} <= set(children) <= {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        return FusedGatedUnit
+    return None
+
+
+def _computes_the_same(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether `kind`'s forward gives what the module's own does, on a few random rows."""
+    parameters = list(module.parameters())
+    if any(each.dtype != torch.float32 or each.device.type != "cpu" for each in parameters):
+        return False
+    own = type(module)
+    gate = getattr(module, "gate_proj", None)
+    width = parameters[0].shape[-1] if gate is None else getattr(gate, "in_features", 0)
+    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module(rows)
+        try:
+            module.__class__ = kind
+            found = module(rows)
+        finally:
+            module.__class__ = own
+    return torch.allclose(found, expected, atol=_TOLERANCE, rtol=1e-4)

@@ -1,0 +1,132 @@
+"""Matrix products of linear layers by the faster of PyTorch's two CPU libraries.
+
+PyTorch multiplies float32 matrices on x86 with MKL, which on processors other than Intel's reaches half of what
+oneDNN does (docs/performance.md). `use_fast_products` makes a model's linear layers take oneDNN where it can be
+had, forward and backward; everywhere else they stay what they were.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["FastLinear", "pack_weight", "packed_product", "product", "use_fast_products"]
+
+_TOLERANCE = 1e-4
+
+
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return rows @ weightᵀ + bias, [..., N], as `torch.nn.functional.linear` does, with gradients.
+
+    Args:
+        rows: [..., K].
+        weight: [N, K]; any strides, so that a transposed view costs no copy.
+        bias: [N].
+    """
+    if not _takes_onednn(rows, weight):
+        return F.linear(rows, weight, bias)
+    if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
+        result: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+        return result
+    return _onednn(rows, weight, bias)
+
+
+def pack_weight(weight: Tensor, num_rows: int) -> Tensor | None:
+    """Return a copy of weight [N, K] in the layout in which `packed_product` is fastest; None where there is none.
+
+    Args:
+        num_rows: about how many rows it will be multiplied with at a time.
+    """
+    if not _takes_onednn(weight, weight):
+        return None
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
+    return packed
+
+
+def packed_product(rows: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return rows @ weightᵀ + bias, without gradient, for a weight that `pack_weight` returned."""
+    return _onednn(rows, packed, bias)
+
+
+class FastLinear(nn.Linear):
+    """A linear layer that calls `product`; a layer of any age becomes one by taking this class."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return product(input, self.weight, self.bias)
+
+
+def use_fast_products(model: nn.Module) -> None:
+    """Make every plain linear layer of `model` a `FastLinear`, if this machine has something faster.
+
+    Subclasses of `nn.Linear` are left alone: they do something of their own. Parameters, names and what is saved
+    stay as they are.
+    """
+    if not _onednn_works():
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = FastLinear
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return _onednn(rows, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        rows, weight = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        for_rows = _onednn(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
+        for_weight = outer_product(flat, rows.reshape(-1, rows.shape[-1])) if ctx.needs_input_grad[1] else None
+        for_bias = flat.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return for_rows, for_weight, for_bias
+
+
+def outer_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return leftᵀ @ right, [N, K], without gradient: the gradient of a weight.
+
+    Args:
+        left: [M, N].
+        right: [M, K].
+    """
+    if not _takes_onednn(left, right):
+        return left.t() @ right
+    return _onednn(left.t(), right.t(), None)
+
+
+def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return result
+
+
+def _takes_onednn(rows: Tensor, weight: Tensor) -> bool:
+    return (
+        rows.dtype == torch.float32 == weight.dtype
+        and rows.device.type == "cpu" == weight.device.type
+        and rows.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and _onednn_works()
+    )
+
+
+@cache
+def _onednn_works() -> bool:
+    """Return whether oneDNN is there and multiplies right, tried once on a small product."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    generator = torch.Generator().manual_seed(0)
+    rows, weight = (torch.randn(size, generator=generator) for size in ((7, 48), (33, 48)))
+    try:
+        found = (_onednn(rows, weight, None), _onednn(rows.t().contiguous(), rows.t(), None))
+    # The operators are PyTorch's own but not public: another version may lack them or name them otherwise.
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    expected = (rows @ weight.t(), rows.t() @ rows)
+    return all(torch.allclose(a, b, atol=_TOLERANCE) for a, b in zip(found, expected, strict=True))

@@ -1,0 +1,8 @@
+"""Scored groups → advantages → packed micro-batches → an updated policy: the second half of a step."""
+
+from __future__ import annotations
+
+from grpo.update.learner import Learner, Signal
+from grpo.update.memory import activation_bytes_per_token, is_out_of_memory, token_budget
+
+__all__ = ["Learner", "Signal", "activation_bytes_per_token", "is_out_of_memory", "token_budget"]

@@ -1,0 +1,303 @@
+"""Scored groups → advantages → packed micro-batches → an updated policy: the second half of a step."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grpo.algorithm import Method, token_advantages, truncated_importance_weights
+from grpo.errors import RunError
+from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
+from grpo.policy import Policy
+from grpo.rollout import Truncated, counted_completions, groups_with_spread, reward_tensors, step_reward_tensor
+from grpo.seeding import derive_seed, seed_everything
+from grpo.types import ScoredGroup
+from grpo.update.anchors import Anchors, mean_distance, prove_engine
+from grpo.update.memory import is_out_of_memory
+from grpo.update.totals import Totals
+
+__all__ = ["Learner", "Signal"]
+
+_log = logging.getLogger(__name__)
+
+_AGREEMENT = 0.1
+"""The sampler's log-probabilities may stand in for the trainer's if they differ by at most this share of the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What a step's rewards say.
+
+    Attributes:
+        advantages: [P, G] float32, of each completion.
+        token_advantages: [P, G, T] float32.
+        spread: [P] bool, whether a group has a gradient (`groups_with_spread`).
+    """
+
+    advantages: Tensor
+    token_advantages: Tensor
+    spread: Tensor
+
+
+class Learner:
+    """Turns scored groups into an update of the policy.
+
+    Attributes:
+        tokens_per_micro_batch: budget of a micro-batch, None: no limit.
+        lowered_budget: what a lack of memory has brought that down to, for the rest of the run; None: it has not.
+        mismatch_limit: greatest mean distance a token of the engine's log-probabilities that counts as rounding.
+        sampler_is_exact: the engine computes in the policy's own arithmetic, so that its log-probabilities may
+            stand in for the policy's where those would cost a forward pass.
+        sampler_correction: cap of `truncated_importance_weights`; None: no correction.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Callable[[int], float],
+        method: Method,
+        *,
+        beta: float,
+        gamma: float,
+        temperature: float,
+        max_completion_length: int,
+        epochs_per_step: int,
+        max_grad_norm: float,
+        skip_uniform_groups: bool,
+        truncated: Truncated,
+        tokens_per_micro_batch: int | None,
+        min_micro_batches: int,
+        mismatch_limit: float,
+        seed: int,
+        lowered_budget: int | None = None,
+        sampler_is_exact: bool = True,
+        sampler_correction: float | None = None,
+    ) -> None:
+        self.policy = policy
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.method = method
+        self.beta = beta
+        self.gamma = gamma
+        self.temperature = temperature
+        self.max_completion_length = max_completion_length
+        self.epochs_per_step = epochs_per_step
+        self.max_grad_norm = max_grad_norm
+        self.skip_uniform_groups = skip_uniform_groups
+        self.truncated = truncated
+        self.tokens_per_micro_batch = tokens_per_micro_batch
+        self.lowered_budget = lowered_budget
+        self.min_micro_batches = min_micro_batches
+        self.mismatch_limit = mismatch_limit
+        self.seed = seed
+        self.sampler_is_exact = sampler_is_exact
+        self.sampler_correction = sampler_correction
+
+    def signal(self, groups: Sequence[ScoredGroup]) -> Signal:
+        """Return the advantages of a step's completions and of their tokens."""
+        rewards, valid = reward_tensors(groups)
+        advantages = self.method.group_advantages(rewards, valid)
+        lengths = torch.tensor([[len(member.rollout.token_ids) for member in group.rollouts] for group in groups])
+        step_rewards = step_reward_tensor(groups)
+        per_token = token_advantages(
+            advantages, lengths, gamma=self.gamma, step_rewards=step_rewards, valid=valid, scale=self.method.scale
+        )
+        return Signal(advantages, per_token, groups_with_spread(groups, truncated=self.truncated))
+
+    def pack(self, groups: Sequence[ScoredGroup], signal: Signal) -> PackedStep:
+        """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""
+        loss_mask = counted_completions(groups, self.truncated)
+        trained = signal.spread.unsqueeze(1).expand_as(signal.advantages) if self.skip_uniform_groups else None
+
+        def cut(max_tokens: int | None) -> list[PackedBatch]:
+            return pack(
+                groups,
+                signal.token_advantages,
+                max_tokens=max_tokens,
+                min_batches=self.min_micro_batches,
+                trained=trained,
+                loss_mask=loss_mask,
+            )
+
+        return PackedStep(
+            cut(self.lowered_budget or self.tokens_per_micro_batch), count_step(groups, loss_mask=loss_mask), cut
+        )
+
+    def update(self, packed: PackedStep, step: int) -> dict[str, float]:
+        """Train the policy on a step's micro-batches, once an epoch, and return metrics of the whole step.
+
+        The first epoch's log-probabilities are the old ones of the later epochs, since the policy moves only
+        once all micro-batches have been seen; with dropout, which noises them, they are computed apart. They
+        also prove that the engine sampled from this policy. When memory runs out, the epoch begins again with
+        micro-batches of half the size, as if they had been so from the start.
+
+        Raises:
+            StaleWeightsError: the engine's log-probabilities are not this policy's.
+            RunError: the loss is not a number, or there is not enough memory for a single completion.
+        """
+        began = time.perf_counter()
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self.learning_rate(step)
+        totals = Totals()
+        anchors: Anchors | None = None
+        while (epoch := len(totals.grad_norms)) < self.epochs_per_step:
+            attempt = self._attempt(packed, step, epoch, anchors, totals.copy())
+            if attempt is None:
+                before, packed = packed, self._cut_smaller(packed)
+                anchors = anchors and anchors.regroup(before, packed)
+                continue
+            anchors, totals = attempt
+            totals.end_epoch(self._optimizer_step())
+        return {
+            **totals.means(),
+            "learning_rate": self.learning_rate(step),
+            "micro_batches": float(len(packed.batches)),
+            "seconds_reference": totals.seconds_reference,
+            "seconds_update": time.perf_counter() - began - totals.seconds_reference,
+        }
+
+    def _attempt(
+        self, packed: PackedStep, step: int, epoch: int, anchors: Anchors | None, totals: Totals
+    ) -> tuple[Anchors, Totals] | None:
+        """Return what `_epoch` does with the totals it added to; None, and no gradients, if memory ran out."""
+        try:
+            return self._epoch(packed, step, epoch, anchors, totals), totals
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only here, where the exception no longer holds the frames in which activations lie.
+        self.optimizer.zero_grad(set_to_none=True)
+        return None
+
+    def _cut_smaller(self, packed: PackedStep) -> PackedStep:
+        """Halve the budget for the rest of the run and return the step under it.
+
+        Raises:
+            RunError: no micro-batch has more than one completion.
+        """
+        gc.collect()
+        if self.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        tokens = min(packed.most_tokens, self.lowered_budget or packed.most_tokens)
+        if not packed.can_be_cut:
+            raise RunError(
+                f"out of memory in the update with a single completion in a micro-batch ({packed.most_tokens} tokens): "
+                f"lower max_completion_length or max_prompt_length, or set gradient_checkpointing=true or a lora_rank"
+            )
+        self.lowered_budget = max(1, tokens // 2)
+        _log.warning(
+            "out of memory in the update: micro-batches are cut from %d to %d tokens from here on, and nothing is lost",
+            tokens,
+            self.lowered_budget,
+        )
+        return packed.under(self.lowered_budget)
+
+    def _epoch(self, packed: PackedStep, step: int, epoch: int, anchors: Anchors | None, totals: Totals) -> Anchors:
+        """Add the gradients of all micro-batches; return the anchors, made here in the first epoch."""
+        first = anchors is None
+        num_proofs = len(packed.batches)
+        if anchors is None:
+            anchors = Anchors(self._references(packed.batches, totals), [])
+            if self.policy.has_dropout:
+                num_proofs = self._old_without_dropout(packed.batches, anchors.old)
+        for index, batch in enumerate(packed.batches):
+            seed_everything(derive_seed(self.seed, "dropout", step, epoch, index))
+            old = anchors.old[index] if index < len(anchors.old) else None
+            reference = None if anchors.reference is None else anchors.reference[index]
+            logprobs = self._backward(batch.to(self.policy.device), packed.counts, old, reference, totals)
+            if old is None:
+                anchors.old.append(logprobs)
+        if first:
+            totals.mismatch = prove_engine(
+                packed.batches[:num_proofs], anchors.old[:num_proofs], limit=self.mismatch_limit
+            )
+        return anchors
+
+    def _references(self, batches: Sequence[PackedBatch], totals: Totals) -> list[Tensor] | None:
+        if self.beta == 0.0:
+            return None
+        began = time.perf_counter()
+        references = [self.policy.reference_logprobs(batch, temperature=self.temperature) for batch in batches]
+        if self.policy.device.type == "cuda":
+            torch.cuda.synchronize(self.policy.device)
+        totals.seconds_reference += time.perf_counter() - began
+        return references
+
+    @torch.no_grad()
+    def _old_without_dropout(self, batches: Sequence[PackedBatch], old: list[Tensor]) -> int:
+        """Fill `old`; return for how many of the first micro-batches the policy computed it.
+
+        Where the sampler agrees on the first one up to rounding, its log-probabilities serve for the others.
+        """
+        for batch in batches:
+            if len(old) == 1 and self.sampler_is_exact:
+                distance = mean_distance(batches[:1], old)
+                if distance <= _AGREEMENT * self.mismatch_limit:
+                    old.extend(later.sampling_logprobs.to(self.policy.device) for later in batches[1:])
+                    return 1
+            old.append(self.policy.token_logprobs(batch, temperature=self.temperature).logprobs)
+        return len(batches)
+
+    def _backward(
+        self, batch: PackedBatch, counts: StepCounts, old: Tensor | None, reference: Tensor | None, totals: Totals
+    ) -> Tensor:
+        """Add the micro-batch's share of the gradient and of the metrics; return its detached log-probabilities."""
+        output = self.policy.token_logprobs(batch, temperature=self.temperature, entropy=True)
+        weights = self.method.token_weights(
+            batch.mask,
+            num_rollouts=counts.num_rollouts,
+            num_tokens=counts.num_tokens,
+            max_tokens=self.max_completion_length,
+        )
+        detached = output.logprobs.detach()
+        old = detached if old is None else old
+        correction = None
+        if self.sampler_correction is not None:
+            correction = truncated_importance_weights(
+                old, batch.sampling_logprobs, batch.mask, cap=self.sampler_correction
+            )
+        result = self.method.loss(
+            output.logprobs,
+            old,
+            reference,
+            advantages=batch.advantages,
+            mask=batch.mask,
+            weights=weights,
+            beta=self.beta,
+            correction=correction,
+        )
+        if not torch.isfinite(result.loss):
+            raise RunError(
+                f"the loss is {result.loss.item()}: lower the learning rate or max_grad_norm, or train in float32"
+            )
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        totals.add(result.loss.detach(), result.metrics, batch.mask, entropy=output.entropy, correction=correction)
+        return detached
+
+    def _optimizer_step(self) -> float:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            # A step without a trained group must do what one with zero gradients does.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
+        if not torch.isfinite(norm):
+            raise RunError(f"the gradient's norm is {norm.item()}: lower the learning rate, or train in float32")
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory for the optimizer's moments of {self.policy.num_trainable_parameters:,} parameters: "
+                f"train fewer (lora_rank=16) or take a smaller model"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)

@@ -1,0 +1,68 @@
+"""What the micro-batches of a step report, added up."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+
+from grpo.algorithm import LossMetrics
+
+__all__ = ["Totals"]
+
+
+class Totals:
+    """Sums over the micro-batches and epochs of a step.
+
+    Attributes:
+        mismatch: mean distance a token between the engine's log-probabilities and the policy's.
+        seconds_reference: spent in forward passes of the reference.
+    """
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.metrics: LossMetrics | None = None
+        self.entropy = 0.0
+        self.num_tokens = 0
+        self.correction: float | None = None
+        self.grad_norms: tuple[float, ...] = ()
+        self.mismatch = 0.0
+        self.seconds_reference = 0.0
+
+    def copy(self) -> Totals:
+        """Return totals that can be added to without a trace in these."""
+        return copy.copy(self)
+
+    def add(
+        self, loss: Tensor, metrics: LossMetrics, mask: Tensor, *, entropy: Tensor | None, correction: Tensor | None
+    ) -> None:
+        """Add a micro-batch; `entropy` and `correction` are [B, T] as its mask is."""
+        self.loss += float(loss)
+        self.metrics = metrics if self.metrics is None else self.metrics + metrics
+        self.num_tokens += int(mask.sum())
+        if entropy is not None:
+            self.entropy += float(entropy[mask].sum())
+        if correction is not None:
+            self.correction = (self.correction or 0.0) + float(correction[mask].sum())
+
+    def end_epoch(self, grad_norm: float) -> None:
+        """Note that all micro-batches were seen once more."""
+        self.grad_norms = (*self.grad_norms, grad_norm)
+
+    def means(self) -> dict[str, float]:
+        """Return means over the step's epochs; of tokens and ratios, over all that the epochs saw."""
+        epochs = max(1, len(self.grad_norms))
+        means = {
+            "loss": self.loss / epochs,
+            "grad_norm": sum(self.grad_norms) / epochs,
+            "sampler_mismatch": self.mismatch,
+        }
+        if self.metrics is not None:
+            means |= self.metrics.means()
+            # Weighted sums of a whole step, of which there was one an epoch.
+            means |= {name: means[name] / epochs for name in ("policy_loss", "kl_loss") if name in means}
+        if self.num_tokens:
+            means["entropy"] = self.entropy / self.num_tokens
+        if self.correction is not None:
+            means["sampler_correction_mean"] = self.correction / max(1, self.num_tokens)
+        return means

@@ -1,0 +1,203 @@
+"""The benchmark scripts work: exact counts of operations, and the keys that others read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+KEYS_OF_A_TIMER = {
+    "peer",
+    "step_s",
+    "min_step_s",
+    "completion_tokens_per_s",
+    "mean_length",
+    "max_length",
+    "peak_memory_mb",
+}
+VOCABULARY = 64
+LENGTH = 6
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Scripts import their neighbours by plain names, which must not stay behind for other tests."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Path:
+    from shapes import ModelSpec, WorkSpec, write_workload
+
+    model = ModelSpec(hidden=16, layers=2, heads=2, kv_heads=1, ffn=32, vocabulary=VOCABULARY, max_positions=128)
+    work = WorkSpec(prompt_length=9, max_completion_length=LENGTH, group_size=2, prompts_per_step=2)
+    write_workload(tmp_path / "workload", model, work, num_prompts=8)
+    return tmp_path / "workload"
+
+
+def run(script: str, *words: str | Path) -> str:
+    """Return what a script prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def small_model() -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, tie_word_embeddings=True,
+        attn_implementation="eager",
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+def counted(work: Callable[[], object]) -> int:
+    """Return the operations of the matrix products that PyTorch itself counts."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def test_a_comparison_reports_ratio_and_share_of_the_limit(workload: Path, tmp_path: Path) -> None:
+    record = tmp_path / "figures.json"
+    printed = run(
+        "compare.py", workload, "--peer", BENCHMARKS / "step.py", "--rounds", "1", "--steps", "1", "--json", record
+    )
+    written = json.loads(record.read_text())
+    found = written["summary"]["workload"]
+    assert found["step_ratio"] == [found["peer"]["step_s"] / found["ours"]["step_s"]]
+    assert 0 < found["share_of_limit"]["torch"] < 1
+    assert all(f"| workload | {side} |" in printed for side in ("ours", "peer"))
+
+    step = written["answers"]["workload"][0]["ours"]
+    assert set(step) >= KEYS_OF_A_TIMER | {"generate_s", "score_s", "update_s", "useful_gflop_per_s"}
+    assert step["peer"] == "grpo"
+    assert step["max_length"] == step["mean_length"] == LENGTH
+    assert 0 < step["generate_s"] + step["update_s"] < step["step_s"]
+
+
+def test_the_count_of_a_forward_is_what_pytorch_counts_but_for_half_the_attention() -> None:
+    from flops import GroupLengths, forward_flops, shape_of
+
+    model = small_model()
+    shape = shape_of(model)
+    length = 12
+    ids = torch.ones(1, length, dtype=torch.long)
+    # A prompt of one token and a completion that fills the rest: every position has its prediction.
+    ours = forward_flops(shape, GroupLengths(1, (length,)))
+    attention = 2 * shape.attention
+    pytorch_counts = counted(lambda: model(ids, use_cache=False))
+    assert pytorch_counts - ours == attention * (length * length - length * (length + 1) // 2)
+
+
+def test_a_backward_costs_twice_its_forward_where_all_weights_are_trained() -> None:
+    from flops import GroupLengths, forward_flops, shape_of, update_flops
+
+    group = GroupLengths(5, (3, 7))
+    shape = shape_of(small_model())
+    assert update_flops(shape, group) == 3 * forward_flops(shape, group)
+
+
+def test_frozen_weights_cost_no_gradient_of_their_own() -> None:
+    from flops import GroupLengths, forward_flops, shape_of, update_flops
+
+    model = small_model().requires_grad_(False)
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
+    shape = shape_of(model)
+    group = GroupLengths(5, (3,))
+    attention = 2 * shape.attention * (sum(range(1, 6)) + 6 + 7)
+    assert update_flops(shape, group) == 2 * forward_flops(shape, group) + 2 * 16 * 32 * 7 + attention
+
+
+def test_a_group_without_anything_to_learn_needs_no_update() -> None:
+    from flops import GroupLengths, shape_of, update_flops
+
+    assert update_flops(shape_of(small_model()), GroupLengths(5, (3,), trained=False)) == 0
+
+
+def test_a_window_limits_what_is_attended_to() -> None:
+    from dataclasses import replace
+
+    from flops import GroupLengths, forward_flops, shape_of
+
+    shape = shape_of(small_model())
+    narrow = replace(shape, windows=(None, 4))
+    group = GroupLengths(6, (4,))
+    seen_by_all, seen_in_window = sum(range(1, 10)), 1 + 2 + 3 + 4 * 6
+    difference = forward_flops(shape, group) - forward_flops(narrow, group)
+    assert difference == shape.attention * (seen_by_all - seen_in_window)
+
+
+def test_mixtures_of_experts_are_not_counted_wrongly() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    from flops import shape_of
+
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="not a dense decoder"):
+        shape_of(MixtralForCausalLM(config))
+
+
+def test_engines_sample_the_tokens_asked_for_and_a_missing_one_says_why() -> None:
+    shape = ("--hidden", "32", "--layers", "1", "--heads", "2", "--kv-heads", "1", "--ffn", "32", "--vocabulary", "64")
+    printed = run(
+        "engine.py", *shape, "--prompts", "2", "--completions", "2", "--prompt", "8", "--tokens", "4", "--rounds", "1",
+        "--vllm-python", sys.executable,
+    )  # fmt: skip
+    lines = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in printed.splitlines()[2:]}
+    assert int(lines["native"]) > 0
+    assert int(lines["generate()"]) > 0
+    assert int(lines["continuous batching"]) > 0
+    assert "ModuleNotFoundError" in lines["vLLM"]
+
+
+def test_growth_draws_what_it_measured(tmp_path: Path) -> None:
+    point = {"step_s": 1.0, "update_s": 0.5, "generate_s": 0.4, "peak_memory_mb": 300, "useful_gflop": 2.0}
+    doubled = {name: 2 * value for name, value in point.items()}
+    figures = {"shared": [{"value": 4, **point}, {"value": 32, **doubled}]}
+    (tmp_path / "growth.json").write_text(json.dumps({"sweeps": figures}))
+    assert "| 2.00 × | 2.00 × |" in run("growth.py", "--out", tmp_path, "--plot-only")
+    assert (tmp_path / "growth.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_the_performance_page_has_the_figures_of_its_records() -> None:
+    from document import filled
+
+    page = BENCHMARKS.parent / "docs" / "performance.md"
+    text = page.read_text()
+    assert filled(text, page.parent) == text, "run python benchmarks/document.py"
+
+
+def test_a_table_of_a_page_is_taken_from_its_record(tmp_path: Path) -> None:
+    from document import filled, records_of
+
+    page = "Above.\n<!-- figures: startup.json startup -->\nold\n<!-- end -->\nBelow.\n"
+    origin = {"date": "2026-01-02", "processor": "a processor", "cores": 2, "torch": "2.13.0"}
+    assert records_of(page) == {"startup.json"}
+    assert filled(page, tmp_path) == page
+    (tmp_path / "startup.json").write_text(json.dumps({"origin": origin, "seconds": {"help_s": [0.1, 0.3, 0.2]}}))
+    new = filled(page, tmp_path)
+    assert "| `grpo --help` | 0.20 (0.10–0.30) |" in new
+    assert "2026-01-02, a processor, 2 cores, torch 2.13.0" in new
+    assert "old" not in new
+    assert filled(new, tmp_path) == new

@@ -71,4 +71,11 @@ def test_the_budget_is_a_power_of_two_that_fits_into_half_of_what_is_free(tiny_p
     assert budget(training + 2 * each * 4097) == 4096
     assert budget(training + 2 * each * 4090) == 2048
     assert budget(0.0) == budget(training) == 256
-    assert budget(1e15) == budget(None) == 16_384
+    assert budget(1e15) == budget(None)
+    assert budget(None) * each <= 256 * 2**20 < 2 * budget(None) * each
+
+
+def test_a_typical_group_is_not_cut_where_memory_allows(tiny_policy: Policy) -> None:
+    long = {"prompt_length": 6000, "completion_length": 100, "group_size": 16}
+    assert token_budget(tiny_policy, free_bytes=None, **long) >= 6000 + 16 * 100
+    assert token_budget(tiny_policy, free_bytes=0.0, **long) == 256

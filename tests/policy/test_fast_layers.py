@@ -9,7 +9,15 @@ from torch import nn
 
 from grpo.policy import load_policy
 from grpo.policy.fused import FusedGatedUnit, FusedRMSNorm, use_fused_layers
-from grpo.policy.products import FastLinear, outer_product, pack_weight, packed_product, product, use_fast_products
+from grpo.policy.products import (
+    FastLinear,
+    has_packed_product,
+    outer_product,
+    pack_weight,
+    packed_product,
+    product,
+    use_fast_products,
+)
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "phi3", "olmo2", "granite"]
 
@@ -43,9 +51,9 @@ def test_a_transposed_weight_needs_no_copy_to_be_right() -> None:
 
 def test_a_packed_weight_gives_the_same_product() -> None:
     rows, weight, bias = torch.randn(6, 20), torch.randn(9, 20), torch.randn(9)
-    packed = pack_weight(weight, 6)
-    if packed is None:
+    if not has_packed_product(weight.device, weight.dtype):
         pytest.skip("this machine has nothing to pack for")
+    packed = pack_weight(weight, 6)
     torch.testing.assert_close(packed_product(rows, packed, bias), F.linear(rows, weight, bias), atol=1e-5, rtol=1e-5)
 
 

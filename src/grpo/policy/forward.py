@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grpo.packing import PackedBatch
 from grpo.policy.attention import Attend, causal_lm, placeholder_mask
 from grpo.policy.padded import pad_rows
+from grpo.policy.products import LENGTH_MULTIPLE
 from grpo.policy.shared_prefix import SharedPrefixLayout
 from grpo.policy.token_logprobs import (
     DEFAULT_CHUNK_BYTES,
@@ -83,11 +85,13 @@ class LogprobForward:
             inputs = {"input_ids": rows.token_ids, "position_ids": rows.positions, "attention_mask": rows.mask}
             return inputs, rows.predicted_by
         device = batch.token_ids.device
+        # Tokens that nobody sees and nothing is asked of; a given `attend` knows the row as it is.
+        filling = 0 if attend is not None else -len(batch.token_ids) % LENGTH_MULTIPLE
         packed_inputs: dict[str, Any] = {
-            "input_ids": batch.token_ids[None],
-            "position_ids": batch.positions[None],
+            "input_ids": F.pad(batch.token_ids, (0, filling))[None],
+            "position_ids": F.pad(batch.positions, (0, filling))[None],
             "attention_mask": placeholder_mask(device),
-            "attend": attend or SharedPrefixLayout(batch.segments, len(batch.token_ids), device),
+            "attend": attend or SharedPrefixLayout(batch.segments, len(batch.token_ids) + filling, device),
         }
         return packed_inputs, batch.predicted_by
 

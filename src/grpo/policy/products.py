@@ -14,7 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FastLinear", "pack_weight", "packed_product", "product", "use_fast_products"]
+__all__ = [
+    "LENGTH_MULTIPLE",
+    "FastLinear",
+    "has_packed_product",
+    "outer_product",
+    "pack_weight",
+    "packed_product",
+    "product",
+    "use_fast_products",
+]
+
+LENGTH_MULTIPLE = 64
+"""What numbers of rows should be multiples of: oneDNN compiles a kernel for every one, which takes milliseconds and
+stays in memory."""
 
 _TOLERANCE = 1e-4
 
@@ -35,21 +48,24 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _onednn(rows, weight, bias)
 
 
-def pack_weight(weight: Tensor, num_rows: int) -> Tensor | None:
-    """Return a copy of weight [N, K] in the layout in which `packed_product` is fastest; None where there is none.
+def has_packed_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether `packed_product` can be had for matrices of that type there."""
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and _onednn_works()
+
+
+def pack_weight(weight: Tensor, num_rows: int) -> Tensor:
+    """Return a copy of weight [N, K] in the layout in which oneDNN is fastest, which only `packed_product` reads.
 
     Args:
         num_rows: about how many rows it will be multiplied with at a time.
     """
-    if not _takes_onednn(weight, weight):
-        return None
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), num_rows)
     return packed
 
 
-def packed_product(rows: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return rows @ weightᵀ + bias, without gradient, for a weight that `pack_weight` returned."""
-    return _onednn(rows, packed, bias)
+def packed_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return rows @ weightᵀ + bias, [M, N], by oneDNN and without gradient, for a weight packed or plain."""
+    return _onednn(rows, weight, bias)
 
 
 class FastLinear(nn.Linear):

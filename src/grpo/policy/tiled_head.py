@@ -8,20 +8,20 @@ begins, so the gradient of the head's weight is written once (the loop order of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.policy.products import outer_product, product
+from grpo.policy.products import LENGTH_MULTIPLE, outer_product, product
 
 __all__ = ["DEFAULT_TILE_BYTES", "HeadMath", "tiled_logprobs"]
 
 DEFAULT_TILE_BYTES = 8 * 2**20
 """Size of a tile in float32. Memory of up to 32 MiB is handed out again without being cleared by the system."""
 
-_MAX_ROWS = 2048
+_MAX_ROWS = 32 * LENGTH_MULTIPLE
 
 
 class HeadMath(NamedTuple):
@@ -71,8 +71,12 @@ def tiled_logprobs(
         bias: [V]; None: none.
         targets: [M] long.
     """
+    count = len(hidden)
+    filling = -count % LENGTH_MULTIPLE if count > LENGTH_MULTIPLE else 0
+    if filling:
+        hidden, targets = F.pad(hidden, (0, 0, 0, filling)), F.pad(targets, (0, filling))
     logprobs, entropy = _TiledLogprobs.apply(hidden, weight, bias, targets, math)  # type: ignore[no-untyped-call]
-    return logprobs, entropy
+    return logprobs[:count], entropy[:count]
 
 
 class _TiledLogprobs(torch.autograd.Function):
@@ -175,10 +179,8 @@ def _columns(weight: Tensor, rows: Tensor, math: HeadMath) -> Iterator[slice]:
 
 
 def _spans(length: int, size: int) -> Iterator[slice]:
-    """Return slices of about equal length, at most `size`, that cover `length`."""
-    count = max(1, -(-length // size))
-    bounds = [length * i // count for i in range(count + 1)]
-    return (slice(start, end) for start, end in pairwise(bounds) if start < end)
+    """Return slices of length `size` that cover `length`; the last may be shorter."""
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
 def _part(bias: Tensor | None, columns: slice) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,9 @@ __all__ = ["activation_bytes_per_token", "is_out_of_memory", "token_budget"]
 
 _MOST_TOKENS = {"cpu": 16_384, "cuda": 65_536}
 """Beyond these a micro-batch only takes memory: the matrix products are as large as they get any faster for."""
+
+_ENOUGH_BYTES = {"cpu": 256 * 2**20}
+"""Activations beyond these make no step on that device faster; they only take memory. Elsewhere: what there is."""
 
 _LEAST_TOKENS = 256
 """Below this the work around the matrix products costs more than they do; a row that still fails is halved."""
@@ -53,14 +57,22 @@ def token_budget(
             for a group, but copied for each of its completions in attention, make a token dearer.
     """
     most = _MOST_TOKENS.get(policy.device.type, _MOST_TOKENS["cpu"])
-    if free_bytes is None:
-        return most
-    left = _SHARE * (free_bytes - _BYTES_OF_TRAINING * policy.num_trainable_parameters)
+    left = math.inf
+    if free_bytes is not None:
+        left = max(0.0, _SHARE * (free_bytes - _BYTES_OF_TRAINING * policy.num_trainable_parameters))
     each = activation_bytes_per_token(
         policy, prompt_length=prompt_length, completion_length=completion_length, group_size=group_size
     )
-    fitting = int(max(left, 0.0) / max(each, 1.0))
-    return max(_LEAST_TOKENS, min(most, 1 << max(fitting, 1).bit_length() - 1))
+    group = prompt_length + group_size * completion_length
+    fitting = _power_of_two_below(left / max(each, 1.0))
+    enough = _power_of_two_below(_ENOUGH_BYTES.get(policy.device.type, left) / max(each, 1.0))
+    # A group that is cut reads its prompt twice.
+    return max(_LEAST_TOKENS, min(most, fitting, max(enough, 2 * _power_of_two_below(group))))
+
+
+def _power_of_two_below(number: float) -> int:
+    """Return the greatest power of two that is at most `number`, at least 1."""
+    return 1 << max(int(min(number, 2**40)), 1).bit_length() - 1
 
 
 def activation_bytes_per_token(policy: Policy, *, prompt_length: int, completion_length: int, group_size: int) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from grpo.engines.native.product import Matrix, has_packed_product, pack
+from grpo.engines.native.product import Matrix, pack
 from grpo.engines.native.structure import Decoder, DecoderLayer, Linear, Norm
 from grpo.policy.attention import Scoring
 
@@ -166,10 +166,7 @@ class WeightSource:
                 for linear, found in zip(linears, biases, strict=True)
             ]
             bias = _joined([_ordered(part, order) for part, order in zip(filled, orders, strict=True)]).to(self.dtype)
-        weight = weight.to(self.dtype)
-        if has_packed_product(weight.device, weight.dtype):
-            weight = pack(weight)
-        return (Matrix(weight, bias, self._low_rank(linears, orders)),)
+        return (Matrix(pack(weight.to(self.dtype)), bias, self._low_rank(linears, orders)),)
 
     def _weight(self, linear: Linear) -> Tensor:
         """Return the weight [N, K], adapters merged where that loses nothing."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from grpo import machine
-from grpo.machine import PeakMemory, free_memory_bytes, idle_cores, peak_memory_mb
+from grpo.machine import PeakMemory, free_memory_bytes, idle_cores, keep_freed_memory, peak_memory_mb
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not tell")
 SPIN = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
@@ -64,6 +65,17 @@ def test_on_a_gpu_the_peak_of_a_step_forgets_what_was_before() -> None:
     peak.restart()
     assert peak.since_restart_mb() < with_ballast - 128
     assert peak.of_all_time_mb() == with_ballast
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_the_allocator_takes_the_settings_unless_the_user_made_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "LD_PRELOAD"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "77")
+    assert keep_freed_memory()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "77"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert not keep_freed_memory()
 
 
 def write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["PeakMemory", "free_memory_bytes", "idle_cores", "peak_memory_mb"]
+__all__ = ["PeakMemory", "free_memory_bytes", "idle_cores", "keep_freed_memory", "peak_memory_mb"]
 
 _CPU_TIMES = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)
@@ -17,6 +17,11 @@ _IDLE_FIELDS = (3, 4)
 
 
 _MEMORY = Path("/proc/meminfo")
+_ALLOCATOR_SETTINGS = ((-3, 32 * 2**20), (-1, 2**30), (-8, 1))
+"""Of mallopt(3): M_MMAP_THRESHOLD, its greatest; M_TRIM_THRESHOLD; M_ARENA_MAX."""
+
+_KEPT_KERNELS = 256
+
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -63,6 +68,26 @@ def peak_memory_mb(device: str) -> float:
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def keep_freed_memory() -> bool:
+    """Let memory that a step frees serve the next one; return whether the system's allocator took the settings.
+
+    glibc gives large pieces back to the system at the end of each use, which clears them page by page when they
+    are asked for again, and keeps a heap for each thread, so that what one freed the others cannot have. Settings
+    that the user has made (MALLOC_…, another allocator) stay. ONEDNN_PRIMITIVE_CACHE_CAPACITY, where it is not set,
+    bounds the compiled kernels that oneDNN keeps.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_KERNELS))
+    if any(name.startswith("MALLOC_") or name == "LD_PRELOAD" for name in os.environ):
+        return False
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # no glibc
+        return False
+    return all(mallopt(option, value) == 1 for option, value in _ALLOCATOR_SETTINGS)
 
 
 def free_memory_bytes(device: str) -> float | None:

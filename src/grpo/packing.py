@@ -169,7 +169,8 @@ def pack(
     """Return the step's micro-batches: one packed row each, on the CPU.
 
     A group that fits in the budget stays together; a larger one is split over several segments, each
-    with the prompt. Segments share rows first-fit, the largest first, so equal input gives equal rows.
+    with the prompt. Segments share rows, as few as first-fit needs and of about equal size; equal input
+    gives equal rows.
     Completions without a token that the loss counts are left out: they have no gradient. The list is
     empty when nothing is left.
 
@@ -227,8 +228,13 @@ def _pieces(
 
 
 def _first_fit(pieces: Sequence[_Piece], max_tokens: int | None) -> list[list[_Piece]]:
-    """Return the pieces in rows within the budget."""
-    bins = _first_fit_decreasing([piece.size for piece in pieces], max_tokens)
+    """Return the pieces in rows within the budget, as few as can be and of about equal size if that fits too."""
+    sizes = [piece.size for piece in pieces]
+    bins = _first_fit_decreasing(sizes, max_tokens)
+    even = _evenly(sizes, len(bins))
+    # The largest row is what a step's peak of memory comes from.
+    if max_tokens is not None and all(sum(sizes[i] for i in bin_) <= max_tokens for bin_ in even):
+        bins = even
     return [[pieces[i] for i in bin_] for bin_ in bins]
 
 
@@ -249,6 +255,17 @@ def _first_fit_decreasing(sizes: Sequence[int], capacity: int | None) -> list[li
     return bins
 
 
+def _evenly(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Return indices of `sizes` in `count` bins, each in turn in the one that holds least, the largest first."""
+    bins: list[list[int]] = [[] for _ in range(count)]
+    totals = [0] * count
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        least = totals.index(min(totals))
+        bins[least].append(i)
+        totals[least] += sizes[i]
+    return bins
+
+
 def _largest_divisible(rows: Sequence[Sequence[_Piece]]) -> int | None:
     """Return the index of the row with the most tokens among those with two completions or more."""
     divisible = [i for i, row in enumerate(rows) if sum(len(piece.completions) for piece in row) > 1]
@@ -264,13 +281,8 @@ def _split_row(row: Sequence[_Piece]) -> list[list[_Piece]]:
 
 def _balanced_halves(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return indices of two or more sizes in two parts, neither of them empty, of about equal sums."""
-    halves: tuple[list[int], list[int]] = ([], [])
-    totals = [0, 0]
-    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        lighter = 0 if totals[0] <= totals[1] else 1
-        halves[lighter].append(i)
-        totals[lighter] += sizes[i]
-    return sorted(halves[0]), sorted(halves[1])
+    first, second = _evenly(sizes, 2)
+    return sorted(first), sorted(second)
 
 
 def _build_row(row: Sequence[_Piece], groups: Sequence[ScoredGroup], advantages: Tensor) -> PackedBatch:

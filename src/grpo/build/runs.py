@@ -30,6 +30,7 @@ from grpo.config import GRPOConfig
 from grpo.engines.native import NativeEngine
 from grpo.errors import CheckpointError, ConfigError, InputError
 from grpo.evaluate import Evaluator
+from grpo.machine import keep_freed_memory
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite
 from grpo.storage import require_free_space
@@ -78,6 +79,7 @@ def assemble(
     """
     given = given or Given()
     config = take_threads(config)
+    keep_freed_memory()
     if config.rollout.temperature == 0 and not only_evaluate:
         raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
     method = make_method(config)

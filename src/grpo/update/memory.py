@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def token_budget(
     policy: Policy, *, free_bytes: float | None, prompt_length: int, completion_length: int, group_size: int
 ) -> int:
-    """Return the most tokens that a micro-batch should have, a power of two.
+    """Return the most tokens that a micro-batch should have, a power of two or, for long prompts, what holds a group.
 
     So it seldom differs between two machines, or between two starts on one: how a step is cut decides the last
     bits of its sums.
@@ -66,8 +66,9 @@ def token_budget(
     group = prompt_length + group_size * completion_length
     fitting = _power_of_two_below(left / max(each, 1.0))
     enough = _power_of_two_below(_ENOUGH_BYTES.get(policy.device.type, left) / max(each, 1.0))
-    # A group that is cut reads its prompt twice.
-    return max(_LEAST_TOKENS, min(most, fitting, max(enough, 2 * _power_of_two_below(group))))
+    # A group that is cut reads its prompt twice: not to be noticed if that is a small part of what is read.
+    uncut = _LEAST_TOKENS * math.ceil(min(group, 4 * prompt_length) / _LEAST_TOKENS)
+    return max(_LEAST_TOKENS, min(most, fitting, max(enough, uncut)))
 
 
 def _power_of_two_below(number: float) -> int:

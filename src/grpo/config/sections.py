@@ -136,7 +136,7 @@ class PolicySection(Section):
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
     compile: bool = Field(
-        False, description="compile the training forward with torch.compile; pays on long runs on a GPU"
+        False, description="compile norms and gated units with torch.compile; the first steps take longer"
     )
 
 

@@ -60,7 +60,7 @@ def load_policy(
             otherwise); or another model.
         revision: of `model` on the Hub: branch, tag or commit.
         gradient_checkpointing: compute activations again in backward instead of keeping them.
-        compile: compile what lies between attentions with `torch.compile`; the first steps then take minutes.
+        compile: compile norms and gated units with `torch.compile`; the first steps then take longer.
         seed: of fresh adapters.
 
     Raises:

@@ -146,10 +146,8 @@ class _Normalizer:
 
     def add(self, logits: Tensor, columns: slice) -> None:
         """Take in a tile [M, C], which begins at column `columns.start` of the vocabulary."""
-        own = self.targets - columns.start
-        inside = (own >= 0) & (own < logits.shape[1])
-        found = logits.gather(1, own.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
-        self.chosen = torch.where(inside, found, self.chosen)
+        inside, places = _places(self.targets, columns)
+        self.chosen = torch.where(inside, logits.gather(1, places).squeeze(1), self.chosen)
         highest = torch.maximum(self.highest, logits.amax(dim=1))
         # exp(-inf - -inf) is not a number: before the first tile there is nothing to scale.
         rescale = torch.exp(self.highest - highest).nan_to_num_(nan=0.0)
@@ -167,10 +165,15 @@ class _Normalizer:
 def _into_logits(logits: Tensor, targets: Tensor, normalizer: Tensor, gradient: Tensor, columns: slice) -> Tensor:
     """Return [M, C], the gradient of a tile: gradient · (1 at the target - probability); `logits` stay."""
     into = torch.exp(logits - normalizer[:, None]).mul_(-gradient[:, None])
-    own = targets - columns.start
-    inside = (own >= 0) & (own < logits.shape[1])
-    places = own.clamp(0, logits.shape[1] - 1)[:, None]
+    inside, places = _places(targets, columns)
     return into.scatter_add_(1, places, torch.where(inside, gradient, 0.0)[:, None])
+
+
+def _places(targets: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Return whether each target lies in that part of the vocabulary, [M] bool, and where in it, [M, 1]."""
+    width = columns.stop - columns.start
+    own = targets - columns.start
+    return (own >= 0) & (own < width), own.clamp(0, width - 1)[:, None]
 
 
 def _columns(weight: Tensor, rows: Tensor, math: HeadMath) -> Iterator[slice]:

@@ -18,9 +18,11 @@ _FEWEST_NUMBERS = 2**15
 
 def pack(weight: Tensor) -> Tensor:
     """Return `weight` [N, K] as `Matrix` multiplies with it fastest: in a layout of its own, or as it is."""
-    if weight.numel() < _FEWEST_NUMBERS or not has_packed_product(weight.device, weight.dtype):
-        return weight
-    return pack_weight(weight, _ROWS_HINT)
+    return pack_weight(weight, _ROWS_HINT) if _suits_onednn(weight) else weight
+
+
+def _suits_onednn(weight: Tensor) -> bool:
+    return weight.numel() >= _FEWEST_NUMBERS and has_packed_product(weight.device, weight.dtype)
 
 
 class Matrix:
@@ -37,9 +39,7 @@ class Matrix:
             low_rank: A [r, K] and B [N, r], B scaled.
         """
         self.weight, self.bias, self.low_rank = weight, bias, low_rank
-        self._by_onednn = weight.is_mkldnn or (
-            weight.numel() >= _FEWEST_NUMBERS and has_packed_product(weight.device, weight.dtype)
-        )
+        self._by_onednn = weight.is_mkldnn or _suits_onednn(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return [M, N] from contiguous `x` [M, K]."""

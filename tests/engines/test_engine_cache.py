@@ -7,6 +7,9 @@ import torch
 
 from grpo.engines.native.cache import KeyValueTable, vacate
 
+SHAPES = (torch.zeros(1, 2, 3), torch.zeros(1, 2, 6))
+"""A key and a value of two heads."""
+
 
 def test_rows_that_stay_end_up_first_and_each_once() -> None:
     generator = np.random.default_rng(0)
@@ -38,6 +41,20 @@ def test_a_table_keeps_what_was_written_when_it_grows_and_when_rows_move() -> No
     table.move(np.array([1]), np.array([0]), 2)
     assert torch.equal(grown[0, :, :2], before[1, :, :2])
     assert torch.equal(grown[0, :, 2:4], before[0, :, 2:])
+
+
+def test_rows_are_copied_from_another_table_to_where_they_are_wanted() -> None:
+    source, table = KeyValueTable(block=1), KeyValueTable(block=4)
+    source.reserve(3, 5)
+    table.reserve(4, 8)
+    for part in source.layer(2, *SHAPES):
+        part.copy_(torch.arange(part.numel()).view(part.shape))
+    table.copy_from(source, np.array([2, 0]), np.array([1, 3]), source_start=1, start=4, length=3)
+    for found, given in zip(table.layer(2, *SHAPES), source.layer(2, *SHAPES), strict=True):
+        assert torch.equal(found[1, :, 4:7], given[2, :, 1:4])
+        assert torch.equal(found[3, :, 4:7], given[0, :, 1:4])
+        assert found[[0, 2]].abs().max() == found[:, :, :4].abs().max() == 0
+    assert source.layer_token_bytes == 2 * (3 + 6) * 4
 
 
 def test_a_cleared_table_holds_no_memory() -> None:

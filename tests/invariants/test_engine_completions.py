@@ -12,6 +12,7 @@ from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from grpo.engines import NativeEngine, generate
+from grpo.engines.native import runner
 from grpo.types import Request, SamplingParams
 
 END = 3
@@ -103,8 +104,12 @@ def requests(vocabulary: int) -> list[Request]:
     ]
 
 
+@pytest.mark.parametrize("copied_bytes", [0, 2**12, 2**20])
 @pytest.mark.parametrize("make", [qwen3, mamba])
-def test_a_completion_depends_on_weights_prompt_and_its_own_seed_only(make: type) -> None:
+def test_a_completion_depends_on_weights_prompt_and_its_own_seed_only(
+    make: type, copied_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "COPIED_BYTES", copied_bytes)
     model, wanted = make(80), requests(80)
 
     def completions(chosen: list[Request], **limits: int) -> dict[tuple[int, int], tuple[int, ...]]:

@@ -11,6 +11,7 @@ import transformers
 from torch import nn
 
 from grpo.engines import NativeEngine, generate
+from grpo.engines.native import runner
 from grpo.types import Request, SamplingParams
 
 WINDOW = 6
@@ -109,6 +110,13 @@ def check_greedy(name: str, kind: str, options: dict[str, Any], accepts: Callabl
     assert len({token for ids in expected for token in ids}) > 5
 
 
+@pytest.fixture(params=[0, 2**12, 2**20], ids=["prompts shared", "copied at the end", "prompts copied"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many bytes of a layer's cache may be copies of prompts."""
+    monkeypatch.setattr(runner, "COPIED_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize("name", SHARED)
 def test_greedy_completions_equal_generate(name: str) -> None:
     check_greedy(name, *SHARED[name], accepts=lambda engine: engine.shares_prompts)
@@ -119,6 +127,7 @@ def test_greedy_completions_equal_generate_for_models_with_their_own_state(name:
     check_greedy(name, *LOCKSTEP[name], accepts=lambda engine: not engine.shares_prompts)
 
 
+@pytest.mark.usefixtures("layout")
 @pytest.mark.parametrize("name", ["Qwen3", "Gemma2", "Gemma3", "GPT2"])
 def test_logprobs_equal_those_of_a_plain_forward_within_1e_4(name: str) -> None:
     model, prompts = random_model(name, *SHARED[name]), random_prompts()

@@ -65,13 +65,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("one_block_each", [False, True], ids=["merged", "cut"])
+@pytest.mark.parametrize("setting", [{}, {"SMALL_BLOCK": 0}, {"LONG_PROMPT": 1}], ids=["copied", "cut", "merged"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_log_probabilities_and_gradients_equal_the_padded_ones(
-    family: str, one_block_each: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, setting: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if one_block_each:
-        monkeypatch.setattr(shared_prefix, "SMALL_BLOCK", 0)
+    for name, value in setting.items():
+        monkeypatch.setattr(shared_prefix, name, value)
     plain = random_model(family)
     model = copy.deepcopy(plain)
     plain.set_attn_implementation("eager")

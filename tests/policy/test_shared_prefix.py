@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo.packing import Segment
-from grpo.policy import shared_prefix, use_attention
+from grpo.policy import merged_attention, shared_prefix, use_attention
 from grpo.policy.attention import Scoring, masked_attention
 from grpo.policy.self_check import choose_forward
 from grpo.policy.shared_prefix import SharedPrefixLayout
@@ -35,13 +35,16 @@ def seen_in_row(window: int | None) -> Tensor:
     return seen
 
 
-@pytest.mark.parametrize("small_block", [0, 1 << 16], ids=["cut", "merged"])
+@pytest.mark.parametrize("small_block", [0, 1 << 16], ids=["cut", "one block"])
+@pytest.mark.parametrize("long_prompt", [0, 1000], ids=["merged", "copied"])
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("extra", ["plain", "softcap", "sinks"])
 def test_a_packed_row_gathers_what_a_dense_mask_would(
-    small_block: int, window: int | None, extra: str, monkeypatch: pytest.MonkeyPatch
+    small_block: int, long_prompt: int, window: int | None, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_prefix, "SMALL_BLOCK", small_block)
+    monkeypatch.setattr(shared_prefix, "LONG_PROMPT", long_prompt)
+    for module in (shared_prefix, merged_attention):
+        monkeypatch.setattr(module, "SMALL_BLOCK", small_block)
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, NUM_TOKENS, 8, requires_grad=True) for heads in (4, 2, 2))
     scoring = Scoring(
@@ -80,11 +83,20 @@ def test_large_blocks_hold_little_padding() -> None:
         lengths = torch.randint(1, 500, (8,), generator=generator).tolist()
         segments.append(Segment(start, prompt, tuple(lengths)))
         start += prompt + sum(lengths)
-    layout = SharedPrefixLayout(segments, start, "cpu")
-    made = sum(block.size * block.length * (block.prefix + block.length) for block in layout._blocks)
+    blocks, _ = SharedPrefixLayout(segments, start, "cpu")._blocks
+    made = sum(block.size * block.length * (block.prefix + block.length) for block in blocks)
     needed = sum(s.prompt_length**2 + sum(n * (s.prompt_length + n) for n in s.completion_lengths) for s in segments)
     assert needed <= made < 1.3 * needed + shared_prefix.SMALL_BLOCK
-    assert len(layout._blocks) < 40
+    assert len(blocks) < 40
+
+
+def test_no_key_of_a_long_prompt_is_copied_for_a_completion(largest_tensor: Any) -> None:
+    states = torch.randn(1, 2, 1000, 4, requires_grad=True)
+    segments = (Segment(0, 600, (5,) * 80),)
+    with largest_tensor:
+        layout = SharedPrefixLayout(segments, 1000, "cpu")
+        layout(nn.Identity(), states, states, states, Scoring(scaling=1.0)).sum().backward()
+    assert largest_tensor.numel <= 2 * states.numel()
 
 
 def test_a_plain_call_keeps_the_soft_cap_that_sdpa_would_drop(make_model: Any) -> None:

@@ -4,15 +4,17 @@ In a row `[prompt | completion 1 | … | completion n | next prompt | …]` a pr
 its prompt and itself, both causally. `SharedPrefixLayout` knows where everything lies; it is made once for a
 batch and handed to every layer as `attend` (see `attention.py`).
 
-The row is cut into blocks: some prompts, or some completions each with its prompt's keys before its own,
-padded to the longest of the block and run through one call of `masked_attention`. Blocks are formed so that little
-of that is padding; nothing of size [N, N] ever exists. A faster kernel replaces `SharedPrefixLayout.__call__`.
+On a CPU, where prompts are more than a few tokens, `merged_attention` reads each prompt's keys in place. Otherwise the
+row is cut into blocks: some prompts, or some completions each with its prompt's keys before its own, padded to the
+longest of the block and run through one call of `masked_attention`. Blocks are formed so that little of that is
+padding; nothing of size [N, N] ever exists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -20,11 +22,15 @@ from torch import Tensor, nn
 
 from grpo.packing import Segment
 from grpo.policy.attention import Scoring, masked_attention
+from grpo.policy.merged_attention import MergedPlan, merged_attention, merging_works, plan_merging
 
 __all__ = ["SharedPrefixLayout"]
 
 MAX_PADDING = 1.3
 """A block may hold this many times the scores its members need."""
+
+LONG_PROMPT = 64
+"""From so many tokens a prompt, on average, a copy for every completion costs more than a second kernel."""
 
 SMALL_BLOCK = 1 << 16
 """Scores a head; below it the overhead of another block outweighs the padding it saves."""
@@ -93,16 +99,10 @@ class SharedPrefixLayout:
     """
 
     def __init__(self, segments: Sequence[Segment], num_tokens: int, device: torch.device | str) -> None:
-        prompts, completions = _spans(segments)
-        self._blocks = [_block(group, device) for kind in (prompts, completions) for group in _grouped(kind)]
-        self._longest = max((span.prefix_length + span.length for span in (*prompts, *completions)), default=0)
-        # Where each token of the row lies among the outputs of all blocks laid end to end.
-        self._places = torch.zeros(num_tokens, dtype=torch.long, device=device)
-        outputs = 0
-        for block in self._blocks:
-            real = block.is_real.nonzero().squeeze(1)
-            self._places[block.queries[real]] = outputs + real
-            outputs += len(block.queries)
+        self._segments, self._num_tokens, self._device = segments, num_tokens, device
+        self._longest = max((s.prompt_length + max(s.completion_lengths, default=0) for s in segments), default=0)
+        shared = sum(segment.prompt_length for segment in segments)
+        self._prompts_are_long = shared >= LONG_PROMPT * len(segments)
 
     def __call__(
         self,
@@ -114,11 +114,14 @@ class SharedPrefixLayout:
     ) -> Tensor:
         """Return [1, N, H, D_v]; see `Attend`. The window counts in a completion's own sequence, prompt included."""
         rows = [states.squeeze(0).transpose(0, 1).contiguous() for states in (query, key, value)]
+        if scoring.sliding_window is not None and scoring.sliding_window >= self._longest:
+            scoring = replace(scoring, sliding_window=None)
+        if self._prompts_are_long and _can_be_merged(query, key, value, scoring):
+            return merged_attention(rows[0], rows[1], rows[2], scoring.scaling, self._merging).unsqueeze(0)
+        blocks, places = self._blocks
         window = scoring.sliding_window
-        if window is not None and window >= self._longest:
-            window = None
         outputs = []
-        for block in self._blocks:
+        for block in blocks:
             output = masked_attention(
                 _take(rows[0], block.queries, block.size),
                 _take(rows[1], block.keys, block.size),
@@ -128,7 +131,37 @@ class SharedPrefixLayout:
                 is_causal=window is None and block.prefix == 0,
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))
-        return torch.cat(outputs).index_select(0, self._places).unsqueeze(0)
+        return torch.cat(outputs).index_select(0, places).unsqueeze(0)
+
+    @cached_property
+    def _merging(self) -> MergedPlan:
+        return plan_merging(self._segments, self._num_tokens, self._device)
+
+    @cached_property
+    def _blocks(self) -> tuple[list[_Block], Tensor]:
+        """The blocks, and where each token of the row lies among the outputs of all of them laid end to end."""
+        prompts, completions = _spans(self._segments)
+        blocks = [_block(group, self._device) for kind in (prompts, completions) for group in _grouped(kind)]
+        places = torch.zeros(self._num_tokens, dtype=torch.long, device=self._device)
+        outputs = 0
+        for block in blocks:
+            real = block.is_real.nonzero().squeeze(1)
+            places[block.queries[real]] = outputs + real
+            outputs += len(block.queries)
+        return blocks, places
+
+
+def _can_be_merged(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> bool:
+    """Return whether `merged_attention` can serve such a layer."""
+    return (
+        query.device.type == "cpu"
+        and scoring.sliding_window is None
+        and scoring.softcap is None
+        and scoring.sinks is None
+        and query.shape[-1] == value.shape[-1]
+        and query.dtype == key.dtype == value.dtype
+        and merging_works()
+    )
 
 
 def _take(row: Tensor, tokens: Tensor, size: int) -> Tensor:

@@ -67,7 +67,7 @@ def token_budget(
     fitting = _power_of_two_below(left / max(each, 1.0))
     enough = _power_of_two_below(_ENOUGH_BYTES.get(policy.device.type, left) / max(each, 1.0))
     # A group that is cut reads its prompt twice: not to be noticed if that is a small part of what is read.
-    uncut = _LEAST_TOKENS * math.ceil(min(group, 4 * prompt_length) / _LEAST_TOKENS)
+    uncut = _LEAST_TOKENS * math.ceil(min(group, 3 * prompt_length) / _LEAST_TOKENS)
     return max(_LEAST_TOKENS, min(most, fitting, max(enough, uncut)))
 
 

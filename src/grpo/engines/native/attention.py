@@ -99,18 +99,21 @@ class DecodeAttention:
 
     Attention to prompts is computed a group at a time ([P, …, Gmax, …], groups padded to the largest), so each
     prompt's keys are read once for all its completions. What it gives, and the log of its sum of weights, then enters
-    the attention to the row's own tokens as if the prompt were one more of them.
+    the attention to the row's own tokens as if the prompt were one more of them. A few rows of short prompts are
+    better off with a copy of their prompt each: then `members` is None and the prompt is part of the row.
 
     Attributes:
         prompts, completions: the tables.
-        members: which rows belong to which prompt.
+        members: which rows belong to which prompt; None: each row's table begins with its prompt.
+        row_numbers: [B] int64, 0 … B - 1.
         own_lengths: [B] int64; tokens of the row that the table holds already. The new one is written there.
         longest_own, shortest_own: the largest and the smallest of them, the new token included.
     """
 
     prompts: KeyValueTable
     completions: KeyValueTable
-    members: Membership
+    members: Membership | None
+    row_numbers: Tensor
     own_lengths: Tensor
     longest_own: int
     shortest_own: int
@@ -118,7 +121,8 @@ class DecodeAttention:
 
     @property
     def highest_position(self) -> int:
-        return self.members.longest_prompt + self.longest_own - 1
+        longest_prompt = 0 if self.members is None else self.members.longest_prompt
+        return longest_prompt + self.longest_own - 1
 
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return [B, 1, H, D_v]; see `Attend`."""
@@ -132,77 +136,82 @@ class DecodeAttention:
         if scoring.scaling != 1:
             query = query * scoring.scaling
         # The query heads that share a key head become the rows of one matrix product.
-        query = query.reshape(rows, kv_heads, heads // kv_heads, width).contiguous()
-        of_prompt, prompt_score = self._attend_to_prompts(index, query, key, value, scoring)
-        scores = query @ keys.transpose(2, 3)
+        query = query.reshape(rows * kv_heads, heads // kv_heads, width)
+        scores = torch.bmm(query, keys.transpose(1, 2))
         if scoring.softcap is not None:
             scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
-        mask = self._own_mask(scoring.sliding_window)
+        mask = self._own_mask(scoring.sliding_window, kv_heads)
         if mask is not None:
             scores = scores.add_(mask)
-        columns = [scores, prompt_score.to(scores.dtype)]
+        columns = [scores]
+        of_prompt = None
+        if self.members is not None:
+            of_prompt, prompt_score = self._attend_to_prompts(self.members, index, query, key, value, scoring)
+            columns.append(prompt_score.to(scores.dtype))
         if scoring.sinks is not None:
             sinks = scoring.sinks.to(scores.dtype).view(1, kv_heads, -1, 1)
-            columns.append(sinks.expand(rows, -1, -1, -1))
-        weights = torch.softmax(torch.cat(columns, dim=-1), dim=-1, dtype=torch.float32).to(value.dtype)
+            columns.append(sinks.expand(rows, -1, -1, -1).reshape(rows * kv_heads, -1, 1))
+        weights = torch.softmax(_side_by_side(columns), dim=-1, dtype=torch.float32).to(value.dtype)
         own = self.longest_own
-        output = torch.addcmul(weights[..., :own] @ values, weights[..., own : own + 1], of_prompt)
+        output = torch.bmm(weights[..., :own], values)
+        if of_prompt is not None:
+            output = torch.addcmul(output, weights[..., own : own + 1], of_prompt)
         return output.view(rows, heads, value.shape[2])
 
     def _append(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new tokens; return the rows' keys and values [B, H_kv, longest_own, …]."""
+        """Write the new tokens; return the rows' keys and values [B * H_kv, longest_own, …]."""
         keys, values = self.completions.layer(index, key, value)
         rows = len(key)
         if self.shortest_own == self.longest_own:
             keys[:rows, :, self.longest_own - 1].copy_(key)
             values[:rows, :, self.longest_own - 1].copy_(value)
         else:
-            numbers = self.members.row_numbers
-            keys[numbers, :, self.own_lengths] = key
-            values[numbers, :, self.own_lengths] = value
-        return keys[:rows, :, : self.longest_own], values[:rows, :, : self.longest_own]
+            keys[self.row_numbers, :, self.own_lengths] = key
+            values[self.row_numbers, :, self.own_lengths] = value
+        # Rows and heads side by side, for a product with more dimensions would be brought into this form every time.
+        flat = slice(0, rows * key.shape[1])
+        return keys.flatten(0, 1)[flat, : self.longest_own], values.flatten(0, 1)[flat, : self.longest_own]
 
-    def _attend_to_prompts(
-        self, index: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    def _attend_to_prompts(  # noqa: PLR0917 (the layer's tensors, and whose they are)
+        self, members: Membership, index: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
         """Return what each query gathers from its prompt and the log of its sum of weights.
 
-        Shapes [B, H_kv, R, D_v] and [B, H_kv, R, 1], from queries [B, H_kv, R, D] that are scaled already.
+        Shapes [B * H_kv, R, D_v] and [B * H_kv, R, 1], from queries [B * H_kv, R, D] that are scaled already.
         """
-        members = self.members
         keys, values = self.prompts.layer(index, key, value)
         groups, size = members.group_rows.shape
         keys, values = keys[:groups, :, : members.longest_prompt], values[:groups, :, : members.longest_prompt]
-        rows, kv_heads, repeats, width = query.shape
+        kv_heads = key.shape[1]
+        _, repeats, width = query.shape
         places = members.places(kv_heads)
-        grouped = query.view(rows * kv_heads, repeats * width).index_select(0, places.rows_of_groups)
+        grouped = query.view(-1, repeats * width).index_select(0, places.rows_of_groups)
         grouped = grouped.view(groups, kv_heads, size * repeats, width)
-        mask = self._prompt_mask(scoring.sliding_window, repeats, query.dtype)
+        mask = self._prompt_mask(members, scoring.sliding_window, repeats, query.dtype)
         output, score = _attend(grouped, keys, values, mask, scoring.softcap)
         output = output.reshape(groups * kv_heads * size, repeats * value.shape[2])
-        output = output.index_select(0, places.groups_of_rows).view(rows, kv_heads, repeats, value.shape[2])
+        output = output.index_select(0, places.groups_of_rows).view(-1, repeats, value.shape[2])
         score = score.reshape(groups * kv_heads * size, repeats).index_select(0, places.groups_of_rows)
-        return output, score.view(rows, kv_heads, repeats, 1)
+        return output, score[..., None]
 
-    def _own_mask(self, window: int | None) -> Tensor | None:
-        """Return what is added to scores of own tokens, [B, 1, 1, L]; None: every row sees all of its table."""
+    def _own_mask(self, window: int | None, kv_heads: int) -> Tensor | None:
+        """Return what is added to scores of own tokens, [B * H_kv, 1, L]; None: every row sees all of its table."""
         if window is not None and window >= self.longest_own:
             window = None
         if window is None and self.shortest_own == self.longest_own:
             return None
-        name = ("own", window)
+        name = ("own", window, kv_heads)
         if name not in self._masks:
             own = torch.arange(self.longest_own, device=self.own_lengths.device)
             last = self.own_lengths[:, None]
             seen = own <= last
             if window is not None:
                 seen &= last - own < window
-            self._masks[name] = _additive(seen)[:, None, None]
+            self._masks[name] = _additive(seen).repeat_interleave(kv_heads, dim=0)[:, None]
         return self._masks[name]
 
-    def _prompt_mask(self, window: int | None, repeats: int, dtype: torch.dtype) -> Tensor | None:
+    def _prompt_mask(self, members: Membership, window: int | None, repeats: int, dtype: torch.dtype) -> Tensor | None:
         """Return what is added to scores of prompt tokens, [P, 1, 1 or Gmax * R, L]; None: all are seen."""
-        members = self.members
         if window is None or window >= members.longest_prompt + self.longest_own:
             return members.prompt_mask(dtype)
         name = ("prompt", window, repeats, dtype)
@@ -237,6 +246,10 @@ def _attend(
         scores = scores + mask
     score = torch.logsumexp(scores, dim=-1, keepdim=True)
     return (scores - score).exp_().to(values.dtype) @ values, score[..., 0]
+
+
+def _side_by_side(columns: list[Tensor]) -> Tensor:
+    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
 
 def _additive(seen: Tensor) -> Tensor:

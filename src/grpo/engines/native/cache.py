@@ -67,6 +67,23 @@ class KeyValueTable:
             self._layers[index] = found
         return found
 
+    def copy_from(
+        self,
+        source: KeyValueTable,
+        source_rows: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        *,
+        source_start: int = 0,
+        start: int = 0,
+        length: int,
+    ) -> None:
+        """Copy `length` tokens from `source_start` of rows of another table to `start` of `rows`."""
+        for index, (from_keys, from_values) in source._layers.items():
+            keys, values = self.layer(index, from_keys[:, :, 0], from_values[:, :, 0])
+            these, those = (torch.from_numpy(numbers).to(keys.device) for numbers in (source_rows, rows))
+            keys[those, :, start : start + length] = from_keys[these, :, source_start : source_start + length]
+            values[those, :, start : start + length] = from_values[these, :, source_start : source_start + length]
+
     def move(self, sources: NDArray[np.int64], targets: NDArray[np.int64], length: int) -> None:
         """Copy the first `length` tokens of the rows `sources` to the rows `targets`."""
         if len(sources) == 0 or not self._layers:
@@ -81,6 +98,12 @@ class KeyValueTable:
         """Free everything."""
         self.rows = self.length = 0
         self._layers.clear()
+
+    @property
+    def layer_token_bytes(self) -> int:
+        """Memory that a token holds in one layer, the largest of them."""
+        pairs = self._layers.values()
+        return max(sum(tensor[0, :, 0].nbytes for tensor in pair) for pair in pairs) if pairs else 0
 
     @property
     def num_bytes(self) -> int:

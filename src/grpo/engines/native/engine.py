@@ -246,7 +246,7 @@ class NativeEngine:
                 return lean
             _logger.info("%s runs by its own modules (%s): generating more slowly", name, why_not)
             with self._inference():
-                reason = why_not_shared(self.model, self._shared_runner())
+                reason = why_not_shared(self.model, self._shared_runner)
         if reason is None:
             return self._shared_runner
         _logger.warning(
@@ -264,17 +264,17 @@ class NativeEngine:
                 return None, decoder
             weights, rotations = WeightSource(decoder, self.dtype), Rotations(decoder.rotary, self._device)
 
-            def lean() -> Runner:
+            def lean() -> SharedPrefixRunner:
                 forward = LeanForward(weights, rotations)
                 return SharedPrefixRunner(forward, max_prefill_tokens=self._max_prefill_tokens, device=self._device)
 
-            reason = why_not_lean(self.model, lean())
+            reason = why_not_lean(self.model, lean)
         if reason is not None:
             return None, reason
         self._weights = weights
         return lean, None
 
-    def _shared_runner(self) -> Runner:
+    def _shared_runner(self) -> SharedPrefixRunner:
         return SharedPrefixRunner(
             ModuleForward(self.model), max_prefill_tokens=self._max_prefill_tokens, device=self._device
         )

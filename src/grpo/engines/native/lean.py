@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from grpo.engines.native.attention import LayerAttention
 from grpo.engines.native.weights import LeanLayer, LeanWeights, WeightSource
 from grpo.policy.attention import placeholder_mask
+from grpo.policy.products import LENGTH_MULTIPLE
 
 __all__ = ["Forward", "LeanForward", "ModuleForward", "Rotations"]
 
 _FEWEST_POSITIONS = 256
+
+_FEW_ROWS = 8
 
 
 class Forward(Protocol):
@@ -112,21 +115,35 @@ class LeanForward:
     def __call__(self, token_ids: Tensor, positions: Tensor, attend: LayerAttention, last: Tensor | None) -> Tensor:
         weights = self._weights
         assert weights is not None
-        hidden = F.embedding(token_ids, weights.embedding)
+        rows = len(token_ids)
+        filling = num_filling_rows(rows)
+        hidden = F.embedding(F.pad(token_ids, (0, filling)), weights.embedding)
         rotation = self._rotations.at(positions, attend.highest_position)[:, None]
         for index, layer in enumerate(weights.layers):
             x = _normed(hidden, layer.attention_norm, weights.dtype)
-            qkv = _side_by_side(layer.qkv, x).view(len(x), -1, weights.head_width)
+            qkv = _side_by_side(layer.qkv, x).view(len(x), -1, weights.head_width)[:rows]
             qk = _rotated(qkv, rotation, layer, weights)
             query, key = qk[:, : layer.num_heads], qk[:, layer.num_heads :]
             value = qkv[:, layer.num_heads + layer.num_kv_heads :]
-            attended = attend.layer(index, query, key, value, layer.scoring)
-            hidden = hidden.add_(layer.output(attended.reshape(len(x), -1)))
+            attended = attend.layer(index, query, key, value, layer.scoring).reshape(rows, -1)
+            hidden = hidden.add_(layer.output(F.pad(attended, (0, 0, 0, filling)) if filling else attended))
             x = _normed(hidden, layer.feed_forward_norm, weights.dtype)
             hidden = hidden.add_(layer.down(_gated(layer, x)))
         if last is not None:
             hidden = hidden.index_select(0, last)
-        return weights.head(_normed(hidden, weights.norm, weights.dtype))
+        return weights.head(_normed(hidden, weights.norm, weights.dtype))[: rows if last is None else None]
+
+
+def num_filling_rows(rows: int) -> int:
+    """Return how many rows without meaning to compute beside `rows`, so that few numbers of rows ever occur.
+
+    oneDNN compiles a kernel for every number of rows, which takes as long as twenty products of a small model.
+
+    Example:
+        >>> [rows + num_filling_rows(rows) for rows in (3, 9, 60, 65, 500)]
+        [3, 16, 64, 128, 512]
+    """
+    return 0 if rows <= _FEW_ROWS else -rows % (_FEW_ROWS if rows <= LENGTH_MULTIPLE else LENGTH_MULTIPLE)
 
 
 def _normed(x: Tensor, norm: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:

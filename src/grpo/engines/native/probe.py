@@ -5,6 +5,7 @@ Asked of two ways to run it: by `lean`, from a copy of its weights, and by its o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,27 +14,29 @@ from torch import Tensor, nn
 
 from grpo.engines.native.attention import PrefillAttention
 from grpo.engines.native.cache import KeyValueTable
-from grpo.engines.native.runner import Runner
+from grpo.engines.native.runner import Runner, SharedPrefixRunner
 from grpo.engines.native.structure import Decoder, UnrecognisedError, recognise
 from grpo.policy.architecture import WindowWitness, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import causal_lm, placeholder_mask
 
 __all__ = ["lean_structure", "why_not_lean", "why_not_shared"]
 
+MakeRunner = Callable[[], SharedPrefixRunner]
+
 _PROMPTS = ((3, 10, 17, 24, 31), (2, 13, 24))
 _COMPLETIONS = ((0, (5, 9)), (1, (4, 6)), (0, (8, 1)))
 """Number of the prompt, and the two tokens after it."""
 
 
-def why_not_shared(model: nn.Module, runner: Runner) -> str | None:
-    """Return why `runner`, which calls `model`, cannot run it; None if it can."""
+def why_not_shared(model: nn.Module, make: MakeRunner) -> str | None:
+    """Return why the runners that `make` gives, which call `model`, cannot run it; None if they can."""
     config: Any = causal_lm(model).config
     config = config.get_text_config()
     try:
         return (
             why_not_its_layers(config)
             or why_not_its_windows(config, _windows(model, config.vocab_size))
-            or _different_logits(model, runner, config.vocab_size)
+            or _different_logits(model, make, config.vocab_size)
         )
     except torch.OutOfMemoryError:
         raise
@@ -58,11 +61,11 @@ def lean_structure(model: nn.Module) -> Decoder | str:
         return _in_one_line(error)
 
 
-def why_not_lean(model: nn.Module, runner: Runner) -> str | None:
-    """Return why `runner`, which has its own forward pass, cannot stand for `model`; None if it can."""
+def why_not_lean(model: nn.Module, make: MakeRunner) -> str | None:
+    """Return why the runners that `make` gives, with a forward pass of their own, cannot stand for `model`."""
     config: Any = causal_lm(model).config
     try:
-        return _different_logits(model, runner, config.get_text_config().vocab_size)
+        return _different_logits(model, make, config.get_text_config().vocab_size)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -73,8 +76,15 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _different_logits(model: nn.Module, runner: Runner, vocabulary: int) -> str | None:
-    """Return by how much logits through the shared cache are off: a layer with a state of its own shows here."""
+def _different_logits(model: nn.Module, make: MakeRunner, vocabulary: int) -> str | None:
+    """Return by how much logits through the cache are off, prompts shared or copied; None if they are right."""
+    shared, copied = make(), make()
+    shared.max_copied_bytes = 0
+    return _difference(model, shared, vocabulary) or _difference(model, copied, vocabulary)
+
+
+def _difference(model: nn.Module, runner: Runner, vocabulary: int) -> str | None:
+    """Return by how much the logits of `runner` are off: a layer with a state of its own shows here."""
     through_cache, plain = _logits_both_ways(model, runner, vocabulary)
     # Rounding: 1e-5 of the logits' spread in float32, a few hundredths in 16 bits. A missing state: far more.
     tolerance = 2e-3 if through_cache.dtype.itemsize >= 4 else 0.2

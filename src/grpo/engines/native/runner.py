@@ -19,9 +19,13 @@ from grpo.engines.native.cache import KeyValueTable, vacate
 from grpo.engines.native.lean import Forward
 from grpo.engines.native.membership import Membership
 
-__all__ = ["Runner", "SharedPrefixRunner"]
+__all__ = ["COPIED_BYTES", "Runner", "SharedPrefixRunner"]
 
 _BLOCK = 32
+
+COPIED_BYTES = 2**20
+"""Every row has a copy of its prompt while all rows together hold at most so much in a layer: reading that is quicker
+than the operations that attend to a group at a time (docs/performance.md)."""
 
 
 class Runner(Protocol):
@@ -57,12 +61,13 @@ class Runner(Protocol):
 
 
 class SharedPrefixRunner:
-    """Keeps each prompt's keys and values once; what computes is a `Forward`."""
+    """Keeps each prompt's keys and values once, while that pays; what computes is a `Forward`."""
 
     lockstep = False
 
     def __init__(self, forward: Forward, *, max_prefill_tokens: int, device: torch.device) -> None:
         self.max_prefill_tokens = max_prefill_tokens
+        self.max_copied_bytes = COPIED_BYTES
         self.device = device
         self._forward = forward
         self._prompts = KeyValueTable(block=1)
@@ -70,6 +75,8 @@ class SharedPrefixRunner:
         self._prompt_lengths = np.zeros(0, dtype=np.int64)
         self._row_slots = np.zeros(0, dtype=np.int64)
         self._own_lengths = np.zeros(0, dtype=np.int64)
+        self._copied = False
+        """Whether each row of `_completions` begins with its prompt."""
         self._members: Membership | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -88,27 +95,33 @@ class SharedPrefixRunner:
         return torch.cat(parts).index_select(0, back)
 
     def join(self, slots: NDArray[np.int64]) -> None:
+        first = len(self._row_slots)
         self._row_slots = np.concatenate((self._row_slots, slots))
         self._own_lengths = np.concatenate((self._own_lengths, np.zeros(len(slots), dtype=np.int64)))
+        if self._copied:
+            self._copy_prompts(np.arange(first, len(self._row_slots)))
         self._members = None
 
     def decode(self, tokens: Tensor) -> Tensor:
-        own_lengths = self._own_lengths
-        longest, shortest = int(own_lengths.max()) + 1, int(own_lengths.min()) + 1
-        self._completions.reserve(len(own_lengths), longest)
         if self._members is None:
             self._members = Membership(self._row_slots, self._prompt_lengths, self.device)
-        own = torch.from_numpy(own_lengths).to(self.device)
+            self._choose_layout()
+        held = self._held_lengths()
+        longest, shortest = int(held.max()) + 1, int(held.min()) + 1
+        self._completions.reserve(len(held), longest)
+        own = torch.from_numpy(held).to(self.device)
         attend = DecodeAttention(
             prompts=self._prompts,
             completions=self._completions,
-            members=self._members,
+            members=None if self._copied else self._members,
+            row_numbers=self._members.row_numbers,
             own_lengths=own,
             longest_own=longest,
             shortest_own=shortest,
         )
-        logits = self._forward(tokens, self._members.prompt_lengths + own, attend, None)
-        self._own_lengths = own_lengths + 1
+        positions = own if self._copied else self._members.prompt_lengths + own
+        logits = self._forward(tokens, positions, attend, None)
+        self._own_lengths = self._own_lengths + 1
         return logits
 
     def leave(self, rows: NDArray[np.int64]) -> None:
@@ -117,7 +130,7 @@ class SharedPrefixRunner:
         size = len(self._row_slots)
         sources, targets = vacate(size, rows)
         remaining = size - len(rows)
-        longest = int(self._own_lengths[sources].max()) if len(sources) else 0
+        longest = int(self._held_lengths()[sources].max()) if len(sources) else 0
         self._completions.move(sources, targets, longest)
         self._row_slots[targets] = self._row_slots[sources]
         self._own_lengths[targets] = self._own_lengths[sources]
@@ -125,6 +138,7 @@ class SharedPrefixRunner:
         self._members = None
         if remaining == 0:
             self._completions.clear()
+            self._copied = False
 
     def forget(self, slots: NDArray[np.int64]) -> None:
         if len(slots) == 0:
@@ -147,6 +161,36 @@ class SharedPrefixRunner:
     def num_cache_bytes(self) -> int:
         """Memory that keys and values hold."""
         return self._prompts.num_bytes + self._completions.num_bytes
+
+    def _held_lengths(self) -> NDArray[np.int64]:
+        """Return how many tokens of each row the table of completions holds, [B]."""
+        return self._own_lengths + self._prompt_lengths[self._row_slots] if self._copied else self._own_lengths
+
+    def _choose_layout(self) -> None:
+        """Give each row a copy of its prompt where that is little, take it away where it has become much."""
+        longest = int((self._own_lengths + self._prompt_lengths[self._row_slots]).max())
+        num_bytes = len(self._row_slots) * longest * self._prompts.layer_token_bytes
+        # Twice as much before it is taken away, so that rows that come and go do not cause copies every time.
+        copied = num_bytes <= self.max_copied_bytes * (2 if self._copied else 1)
+        if copied == self._copied:
+            return
+        before, self._completions = self._completions, KeyValueTable(block=_BLOCK)
+        self._copied = copied
+        self._completions.reserve(len(self._row_slots), int(self._held_lengths().max()) + 1)
+        if copied:
+            self._copy_prompts(np.arange(len(self._row_slots)))
+        for slot in np.unique(self._row_slots):
+            rows, prompt = np.flatnonzero(self._row_slots == slot), int(self._prompt_lengths[slot])
+            own = int(self._own_lengths[rows].max())
+            start, source_start = (prompt, 0) if copied else (0, prompt)
+            self._completions.copy_from(before, rows, rows, source_start=source_start, start=start, length=own)
+
+    def _copy_prompts(self, rows: NDArray[np.int64]) -> None:
+        """Begin each of `rows` with its prompt."""
+        slots = self._row_slots[rows]
+        longest = int(self._prompt_lengths[slots].max())
+        self._completions.reserve(len(self._row_slots), longest + 1)
+        self._completions.copy_from(self._prompts, slots, rows, length=longest)
 
     def _chunks(self, order: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:
         """Cut `order` so that no piece has more than `max_prefill_tokens`, one prompt at least."""

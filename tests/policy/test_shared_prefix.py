@@ -75,6 +75,13 @@ def test_nothing_as_large_as_the_row_squared_is_made(largest_tensor: Any) -> Non
     assert largest_tensor.numel < 2000 * 2000 / 20
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_merging_is_found_to_work_whatever_mode_it_is_first_asked_in(mode: Any) -> None:
+    merged_attention.merging_works.cache_clear()
+    with mode():
+        assert merged_attention.merging_works()
+
+
 def test_large_blocks_hold_little_padding() -> None:
     generator = torch.Generator().manual_seed(0)
     segments, start = [], 0

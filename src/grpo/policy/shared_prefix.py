@@ -29,7 +29,7 @@ __all__ = ["SharedPrefixLayout"]
 MAX_PADDING = 1.3
 """A block may hold this many times the scores its members need."""
 
-LONG_PROMPT = 64
+LONG_PROMPT = 32
 """From so many tokens a prompt, on average, a copy for every completion costs more than a second kernel."""
 
 SMALL_BLOCK = 1 << 16

@@ -27,9 +27,11 @@ def native(model_dir: str, settings: dict[str, Any]) -> Batch:
 
     from grpo.engines import generate
     from grpo.engines.native import NativeEngine
+    from grpo.machine import keep_freed_memory
     from grpo.policy import load_policy
     from grpo.types import Request, SamplingParams
 
+    keep_freed_memory()
     policy = load_policy(model_dir, dtype="float32", device=settings["device"], reference="none")
     dtype = getattr(torch, settings["dtype"])
     engine = NativeEngine(policy.model, end_ids=(), dtype=None if dtype == torch.float32 else dtype)

@@ -79,7 +79,7 @@ def keep_freed_memory() -> bool:
     bounds the compiled kernels that oneDNN keeps.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_KERNELS))
-    if any(name.startswith("MALLOC_") or name == "LD_PRELOAD" for name in os.environ):
+    if any(name.startswith("MALLOC_") or name in {"LD_PRELOAD", "GLIBC_TUNABLES"} for name in os.environ):
         return False
     import ctypes
 

@@ -60,6 +60,21 @@ def test_cached_tokens_are_counted_as_the_tables_hold_them() -> None:
     assert admitted(queue) == [0, 0, 1, 1]
 
 
+def test_a_table_is_counted_as_long_as_it_has_been_since_it_was_empty() -> None:
+    queue = scheduler(max_cache_tokens=2 * 10 + 3 * 4)
+    queue.add(request(0, 10, 1))
+    queue.add(request(1, 2, 1))
+    assert admitted(queue) == [0, 1]
+    assert run_token(queue, [9, 1]) == [0]
+    queue.add(request(2, 2, 9))
+    assert admitted(queue) == [2, 2]
+    while not queue.is_idle:
+        run_token(queue, [9] * queue.num_rows)
+        admitted(queue)
+    queue.add(request(3, 2, 7))
+    assert admitted(queue) == [3] * 7
+
+
 def test_a_prompt_is_kept_until_its_last_completion_is_done() -> None:
     queue = scheduler(max_sequences=2)
     queue.add(request(0, 3, 3))

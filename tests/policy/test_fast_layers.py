@@ -71,6 +71,27 @@ def test_subclasses_of_linear_layers_are_left_alone() -> None:
     model = nn.Sequential(nn.Linear(2, 2), Other(2, 2))
     use_fast_products(model)
     assert type(model[1]) is Other
+    assert type(model[0]) is (FastLinear if has_packed_product(torch.device("cpu"), torch.float32) else nn.Linear)
+
+
+def test_a_bias_alone_can_be_trained() -> None:
+    layer = nn.Linear(16, 8)
+    layer.__class__ = FastLinear
+    layer.weight.requires_grad_(False)
+    layer(torch.randn(3, 16)).sum().backward()
+    assert layer.bias.grad is not None
+    assert torch.equal(layer.bias.grad, torch.full((8,), 3.0))
+
+
+@pytest.mark.parametrize("weights", ["small", "zero"])
+def test_a_gated_unit_with_another_activation_is_left_alone_whatever_its_weights(weights: str, make_model: Any) -> None:
+    model = make_model("llama", hidden_act="gelu_pytorch_tanh")
+    for module in model.modules():
+        if hasattr(module, "down_proj"):
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                getattr(module, name).weight.data.mul_(1e-3 if weights == "small" or name != "down_proj" else 0.0)
+    use_fused_layers(model)
+    assert not any(isinstance(module, FusedGatedUnit) for module in model.modules())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from grpo.policy import use_attention
+from grpo.policy import tiled_head, use_attention
 from grpo.policy.forward import LogprobForward
 from grpo.policy.self_check import choose_forward
 from grpo.policy.token_logprobs import OutputHead, chunked_logprobs, output_head
@@ -20,10 +20,12 @@ LAYERS = pytest.mark.parametrize("layer", [nn.Linear, OtherLinear])
 """Heads that are computed in tiles, and heads that are called on a few rows at a time."""
 
 
-def head_and_inputs(layer: type[nn.Linear] = nn.Linear) -> tuple[OutputHead, torch.Tensor, torch.Tensor]:
+def head_and_inputs(
+    layer: type[nn.Linear] = nn.Linear, rows: int = 37
+) -> tuple[OutputHead, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     head = OutputHead(layer(8, VOCABULARY), VOCABULARY, scale=2.0, softcap=5.0)
-    return head, torch.randn(37, 8, requires_grad=True), torch.randint(VOCABULARY, (37,))
+    return head, torch.randn(rows, 8, requires_grad=True), torch.randint(VOCABULARY, (rows,))
 
 
 @LAYERS
@@ -49,16 +51,20 @@ def test_temperature_zero_means_the_models_own_distribution() -> None:
 
 
 @LAYERS
+@pytest.mark.parametrize("rows", [37, 300], ids=["one span", "several spans, filled up"])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_gradients_are_those_of_all_logits_at_once(temperature: float, layer: type[nn.Linear]) -> None:
-    head, hidden, targets = head_and_inputs(layer)
-    weights = torch.linspace(-1, 1, 37)
+def test_gradients_are_those_of_all_logits_at_once(
+    temperature: float, rows: int, layer: type[nn.Linear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiled_head, "_MAX_ROWS", 128)
+    head, hidden, targets = head_and_inputs(layer, rows)
+    weights = torch.linspace(-1, 1, rows)
     inputs = (hidden, *head.projection.parameters())
     tokens = chunked_logprobs(head, hidden, targets, temperature=temperature, chunk_bytes=5 * 4 * VOCABULARY)
     found = torch.autograd.grad((tokens.logprobs * weights).sum(), inputs)
     scaled = 2.0 * (hidden @ head.projection.weight.T + head.projection.bias)  # type: ignore[operator,union-attr]
     everything = torch.log_softmax(5.0 * torch.tanh(scaled / 5.0) / temperature, dim=-1)
-    expected = torch.autograd.grad((everything[torch.arange(37), targets] * weights).sum(), inputs)
+    expected = torch.autograd.grad((everything[torch.arange(rows), targets] * weights).sum(), inputs)
     for ours, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 

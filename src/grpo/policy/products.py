@@ -30,6 +30,7 @@ LENGTH_MULTIPLE = 64
 stays in memory."""
 
 _TOLERANCE = 1e-4
+_HALF_TOLERANCE = 0.25
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -42,7 +43,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _takes_onednn(rows, weight):
         return F.linear(rows, weight, bias)
-    if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (rows, weight, bias)):
         result: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
         return result
     return _onednn(rows, weight, bias)
@@ -50,7 +51,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def has_packed_product(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether `packed_product` can be had for matrices of that type there."""
-    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and _onednn_works()
+    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and _onednn_works(dtype)
 
 
 def pack_weight(weight: Tensor, num_rows: int) -> Tensor:
@@ -133,16 +134,25 @@ def _takes_onednn(rows: Tensor, weight: Tensor) -> bool:
 
 
 @cache
-def _onednn_works() -> bool:
+def _onednn_works(dtype: torch.dtype = torch.float32) -> bool:
     """Return whether oneDNN is there and multiplies right, tried once on a small product."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)
-    rows, weight = (torch.randn(size, generator=generator) for size in ((7, 48), (33, 48)))
-    try:
-        found = (_onednn(rows, weight, None), _onednn(rows.t().contiguous(), rows.t(), None))
-    # The operators are PyTorch's own but not public: another version may lack them or name them otherwise.
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    expected = (rows @ weight.t(), rows.t() @ rows)
-    return all(torch.allclose(a, b, atol=_TOLERANCE) for a, b in zip(found, expected, strict=True))
+    rows, weight = (torch.randn(size, generator=generator).to(dtype) for size in ((7, 48), (33, 48)))
+    with torch.autocast("cpu", enabled=False), torch.no_grad():
+        try:
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, 7)
+            found = (
+                _onednn(rows, weight, None),
+                _onednn(rows.t().contiguous(), rows.t(), None),
+                _onednn(rows, packed, None),
+            )
+        # The operators are PyTorch's own but not public: another version may lack them or name them otherwise.
+        except (AttributeError, RuntimeError, TypeError):
+            return False
+        across = rows @ weight.t()
+        expected = (across, rows.t() @ rows, across)
+    # Sums of 48 products of size 1, rounded at the end.
+    tolerance = _TOLERANCE if dtype == torch.float32 else _HALF_TOLERANCE
+    return all(torch.allclose(a, b, atol=tolerance) for a, b in zip(found, expected, strict=True))

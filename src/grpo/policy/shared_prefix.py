@@ -15,34 +15,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from grpo.packing import Segment
 from grpo.policy.attention import Scoring, masked_attention
-from grpo.policy.merged_attention import MergedPlan, merged_attention, merging_works, plan_merging
+from grpo.policy.flash import flash_works
+from grpo.policy.merged_attention import MergedPlan, merged_attention, plan_merging
+from grpo.policy.spans import Span, completion_spans, of_like_shape, prompt_spans
 
 __all__ = ["SharedPrefixLayout"]
 
-MAX_PADDING = 1.3
-"""A block may hold this many times the scores its members need."""
-
 LONG_PROMPT = 32
 """From so many tokens a prompt, on average, a copy for every completion costs more than a second kernel."""
-
-SMALL_BLOCK = 1 << 16
-"""Scores a head; below it the overhead of another block outweighs the padding it saves."""
-
-
-class _Span(NamedTuple):
-    """`length` queries from `start` on that see `prefix_length` keys from `prefix_start` on, then themselves."""
-
-    prefix_start: int
-    prefix_length: int
-    start: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,10 @@ class SharedPrefixLayout:
         self._segments, self._num_tokens, self._device = segments, num_tokens, device
         self._longest = max((s.prompt_length + max(s.completion_lengths, default=0) for s in segments), default=0)
         shared = sum(segment.prompt_length for segment in segments)
-        self._prompts_are_long = shared >= LONG_PROMPT * len(segments)
+        long = shared >= LONG_PROMPT * len(segments)
+        # Asked here and not by a layer, whose modes and recomputation must not meet the trial.
+        self._merges = long and torch.device(device).type == "cpu" and flash_works(grouped=False)
+        self._merges_grouped = self._merges and flash_works(grouped=True)
 
     def __call__(
         self,
@@ -116,7 +105,8 @@ class SharedPrefixLayout:
         rows = [states.squeeze(0).transpose(0, 1).contiguous() for states in (query, key, value)]
         if scoring.sliding_window is not None and scoring.sliding_window >= self._longest:
             scoring = replace(scoring, sliding_window=None)
-        if self._prompts_are_long and _can_be_merged(query, key, value, scoring):
+        merges = self._merges if query.shape[1] == key.shape[1] else self._merges_grouped
+        if merges and _can_be_merged(query, key, value, scoring):
             return merged_attention(rows[0], rows[1], rows[2], scoring.scaling, self._merging).unsqueeze(0)
         blocks, places = self._blocks
         window = scoring.sliding_window
@@ -140,8 +130,8 @@ class SharedPrefixLayout:
     @cached_property
     def _blocks(self) -> tuple[list[_Block], Tensor]:
         """The blocks, and where each token of the row lies among the outputs of all of them laid end to end."""
-        prompts, completions = _spans(self._segments)
-        blocks = [_block(group, self._device) for kind in (prompts, completions) for group in _grouped(kind)]
+        kinds = (prompt_spans(self._segments), completion_spans(self._segments))
+        blocks = [_block(group, self._device) for kind in kinds for group in of_like_shape(kind)]
         places = torch.zeros(self._num_tokens, dtype=torch.long, device=self._device)
         outputs = 0
         for block in blocks:
@@ -154,13 +144,11 @@ class SharedPrefixLayout:
 def _can_be_merged(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> bool:
     """Return whether `merged_attention` can serve such a layer."""
     return (
-        query.device.type == "cpu"
-        and scoring.sliding_window is None
+        scoring.sliding_window is None
         and scoring.softcap is None
         and scoring.sinks is None
         and query.shape[-1] == value.shape[-1]
         and query.dtype == key.dtype == value.dtype
-        and merging_works()
     )
 
 
@@ -169,39 +157,7 @@ def _take(row: Tensor, tokens: Tensor, size: int) -> Tensor:
     return row.index_select(0, tokens).view(size, -1, *row.shape[1:]).transpose(1, 2)
 
 
-def _spans(segments: Sequence[Segment]) -> tuple[list[_Span], list[_Span]]:
-    """Return the spans of the prompts and those of the completions, empty ones left out."""
-    prompts, completions = [], []
-    for segment in segments:
-        prompts.append(_Span(segment.start, 0, segment.start, segment.prompt_length))
-        start = segment.start + segment.prompt_length
-        for length in segment.completion_lengths:
-            if length:
-                completions.append(_Span(segment.start, segment.prompt_length, start, length))
-            start += length
-    return prompts, completions
-
-
-def _grouped(spans: Sequence[_Span]) -> list[list[_Span]]:
-    """Return the spans in groups of like shape, cut wherever one more would pad too much."""
-    groups: list[list[_Span]] = []
-    needed = longest = 0
-    for span in sorted(spans, key=lambda span: (span.prefix_length, span.prefix_start, span.length)):
-        scores = span.length * (span.prefix_length + span.length)
-        if groups:
-            # In this order the newest span has the longest prefix.
-            length = max(longest, span.length)
-            padded = (len(groups[-1]) + 1) * length * (span.prefix_length + length)
-            if padded <= max(MAX_PADDING * (needed + scores), SMALL_BLOCK):
-                groups[-1].append(span)
-                needed, longest = needed + scores, length
-                continue
-        groups.append([span])
-        needed, longest = scores, span.length
-    return groups
-
-
-def _block(spans: Sequence[_Span], device: torch.device | str) -> _Block:
+def _block(spans: Sequence[Span], device: torch.device | str) -> _Block:
     """Return the block of `spans`, padded to their longest."""
     prefix_start, prefix_lengths, starts, lengths = (
         torch.tensor(column, device=device)[:, None] for column in zip(*spans, strict=True)

@@ -102,8 +102,10 @@ class _TiledLogprobs(torch.autograd.Function):
         math: HeadMath = ctx.math
         wanted = ctx.needs_input_grad
         for_hidden = torch.zeros(hidden.shape, device=hidden.device) if wanted[0] else None
-        for_weight = torch.empty(weight.shape, device=weight.device, dtype=weight.dtype) if wanted[1] else None
-        for_bias = torch.empty_like(bias) if wanted[2] else None
+        # Tiles cover everything that is not empty; without rows nothing is written.
+        make = torch.empty_like if len(hidden) else torch.zeros_like
+        for_weight = make(weight) if wanted[1] else None
+        for_bias = make(bias) if wanted[2] else None
         for columns in _columns(weight, hidden[:_MAX_ROWS], math):
             part = weight[columns].to(math.dtype)
             of_weight = of_bias = None
@@ -114,9 +116,9 @@ class _TiledLogprobs(torch.autograd.Function):
                 if for_hidden is not None:
                     for_hidden[rows] += product(into, part.t())
                 if for_weight is not None:
-                    of_weight = _sum(of_weight, outer_product(into, hidden[rows].to(math.dtype)))
+                    of_weight = _sum(of_weight, outer_product(into, hidden[rows].to(math.dtype)).float())
                 if for_bias is not None:
-                    of_bias = _sum(of_bias, into.sum(dim=0))
+                    of_bias = _sum(of_bias, into.float().sum(dim=0))
             if for_weight is not None and of_weight is not None:
                 for_weight[columns] = of_weight
             if for_bias is not None and of_bias is not None:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from grpo.packing import PackedBatch, Segment
 from grpo.policy import Policy
+from grpo.policy.products import LENGTH_MULTIPLE
+from grpo.policy.shared_prefix import LONG_PROMPT
 
 __all__ = ["activation_bytes_per_token", "is_out_of_memory", "token_budget"]
 
@@ -27,8 +29,8 @@ _SHARE = 0.5
 """Of the free memory, what activations may take by estimate: the backward pass has gradients of its own, the output
 head a few chunks of logits, and the allocator gaps."""
 
-_PROBE_TOKENS = (48, 192)
-"""Lengths of the two rows that are measured: enough to tell constants from growth, and to cost next to nothing."""
+_PROBE_TOKENS = (64, 512)
+"""The shorter of the two rows that are measured has at least and at most so many tokens, the longer twice as many."""
 
 _BYTES_OF_TRAINING = 12
 """A trained parameter's gradient and AdamW's two moments, float32 each, which come only with the first step."""
@@ -46,15 +48,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def token_budget(
     policy: Policy, *, free_bytes: float | None, prompt_length: int, completion_length: int, group_size: int
 ) -> int:
-    """Return the most tokens that a micro-batch should have, a power of two or, for long prompts, what holds a group.
+    """Return the most tokens that a micro-batch should have: a power of two or, for long prompts, three prompts' worth.
 
     So it seldom differs between two machines, or between two starts on one: how a step is cut decides the last
     bits of its sums.
 
     Args:
         free_bytes: memory that can still be had, gradients and optimizer not yet counted; None: nobody knows.
-        prompt_length, completion_length, group_size: of a typical group, in tokens. Prompts that are read once
-            for a group, but copied for each of its completions in attention, make a token dearer.
+        prompt_length, completion_length, group_size: of a typical group, in tokens. Where attention copies a prompt
+            for each of its completions, a token is the dearer the longer the prompt is.
     """
     most = _MOST_TOKENS.get(policy.device.type, _MOST_TOKENS["cpu"])
     left = math.inf
@@ -82,8 +84,9 @@ def activation_bytes_per_token(policy: Policy, *, prompt_length: int, completion
     It is measured on two short rows in the proportions of a typical group. Under gradient checkpointing a layer's input
     stays, and one layer at a time is computed again.
     """
-    rows = [_probe(most, prompt_length, completion_length, group_size) for most in _PROBE_TOKENS]
-    fewer, more = (len(row.token_ids) for row in rows)
+    shorter = _probe_tokens(prompt_length, prompt_length + group_size * completion_length)
+    rows = [_probe(most, prompt_length, completion_length, group_size) for most in (shorter, 2 * shorter)]
+    fewer, more = (LENGTH_MULTIPLE * math.ceil(len(row.token_ids) / LENGTH_MULTIPLE) for row in rows)
     with _without_checkpointing(policy.model) as checkpointed:
         small, large = (_saved_bytes(policy, row) for row in rows)
     each = (large - small) / (more - fewer)
@@ -92,6 +95,13 @@ def activation_bytes_per_token(policy: Policy, *, prompt_length: int, completion
     config = policy.model.config.get_text_config()  # type: ignore[operator,union-attr]
     width = policy.compute_dtype.itemsize * config.hidden_size
     return float(width * config.num_hidden_layers + each / config.num_hidden_layers)
+
+
+def _probe_tokens(prompt_length: int, group_length: int) -> int:
+    """Return the length of a row whose prompt is as long as it takes to be attended to like the real one."""
+    wanted = LONG_PROMPT * group_length / prompt_length if prompt_length >= LONG_PROMPT else 0
+    least, most = _PROBE_TOKENS
+    return LENGTH_MULTIPLE * math.ceil(min(max(wanted, least), most) / LENGTH_MULTIPLE)
 
 
 def _saved_bytes(policy: Policy, row: PackedBatch) -> int:

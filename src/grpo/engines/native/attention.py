@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from grpo.engines.native.cache import KeyValueTable
 from grpo.engines.native.membership import UNSEEN, Membership
 from grpo.policy.attention import Scoring, masked_attention
+from grpo.policy.flash import flash_attention, flash_works
 
 __all__ = ["DecodeAttention", "LayerAttention", "PrefillAttention"]
 
@@ -147,9 +148,10 @@ class DecodeAttention:
         of_prompt = None
         if self.members is not None:
             of_prompt, prompt_score = self._attend_to_prompts(self.members, index, query, key, value, scoring)
-            columns.append(prompt_score.to(scores.dtype))
+            # In 16 bits the sum of a long prompt would be off by a few hundredths, for all of its tokens alike.
+            columns = [scores.float(), prompt_score.float()]
         if scoring.sinks is not None:
-            sinks = scoring.sinks.to(scores.dtype).view(1, kv_heads, -1, 1)
+            sinks = scoring.sinks.to(columns[0].dtype).view(1, kv_heads, -1, 1)
             columns.append(sinks.expand(rows, -1, -1, -1).reshape(rows * kv_heads, -1, 1))
         weights = torch.softmax(_side_by_side(columns), dim=-1, dtype=torch.float32).to(value.dtype)
         own = self.longest_own
@@ -233,12 +235,8 @@ def _attend(
         mask: added to the scores [P, H, N, L].
     """
     alike = query.dtype == values.dtype and keys.shape == values.shape
-    if query.device.type == "cpu" and softcap is None and alike:
-        # The kernel behind SDPA, for SDPA itself keeps the sum to itself.
-        output, score = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, keys, values, attn_mask=mask, scale=1.0
-        )
-        return output, score
+    if query.device.type == "cpu" and softcap is None and alike and flash_works(grouped=False):
+        return flash_attention(query, keys, values, scaling=1.0, mask=mask)
     scores = (query @ keys.transpose(2, 3)).float()
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap

@@ -24,8 +24,8 @@ __all__ = ["COPIED_BYTES", "Runner", "SharedPrefixRunner"]
 _BLOCK = 32
 
 COPIED_BYTES = 2**20
-"""Every row has a copy of its prompt while all rows together hold at most so much in a layer: reading that is quicker
-than the operations that attend to a group at a time (docs/performance.md)."""
+"""As rows come or go, each gets a copy of its prompt if all rows together hold at most so much in a layer: reading that
+is quicker than the operations that attend to a group at a time (docs/log.md)."""
 
 
 class Runner(Protocol):
@@ -98,7 +98,9 @@ class SharedPrefixRunner:
         first = len(self._row_slots)
         self._row_slots = np.concatenate((self._row_slots, slots))
         self._own_lengths = np.concatenate((self._own_lengths, np.zeros(len(slots), dtype=np.int64)))
-        if self._copied:
+        # Before anything is copied: one long prompt must not make room for itself in every row.
+        self._choose_layout()
+        if self._copied and first:
             self._copy_prompts(np.arange(first, len(self._row_slots)))
         self._members = None
 
@@ -180,8 +182,11 @@ class SharedPrefixRunner:
         if copied:
             self._copy_prompts(np.arange(len(self._row_slots)))
         for slot in np.unique(self._row_slots):
-            rows, prompt = np.flatnonzero(self._row_slots == slot), int(self._prompt_lengths[slot])
-            own = int(self._own_lengths[rows].max())
+            rows, prompt = (
+                np.flatnonzero((self._row_slots == slot) & (self._own_lengths > 0)),
+                int(self._prompt_lengths[slot]),
+            )
+            own = int(self._own_lengths[rows].max(initial=0))
             start, source_start = (prompt, 0) if copied else (0, prompt)
             self._completions.copy_from(before, rows, rows, source_start=source_start, start=start, length=own)
 

@@ -122,6 +122,7 @@ class Scheduler:
         self._rows = _Rows()
         self._finished: list[RunningGroup] = []
         self._ids: set[int] = set()
+        self._longest_prompt = self._longest_own = 0
 
     @property
     def num_rows(self) -> int:
@@ -229,12 +230,15 @@ class Scheduler:
     def _room(self, group: RunningGroup) -> int:
         """Return how many completions of `group` fit beside what runs.
 
-        A table holds as many tokens as its longest row in each of its rows, so that is what is counted, and a
-        completion is counted as long as it may become: one that was admitted never has to be thrown out.
+        A table holds as many tokens as its longest row in each of its rows, and stays as long until all have left: so
+        that is what is counted, and a completion is counted as long as it may become: one that was admitted never
+        has to be thrown out.
         """
-        request, rows = group.request, self._rows
-        longest_prompt = max([len(request.prompt_ids), *(len(held.request.prompt_ids) for held in self._slots)])
-        longest_own = max(request.sampling.max_tokens, int(rows.max_tokens.max(initial=0)))
+        request = group.request
+        if self.is_idle:
+            self._longest_prompt = self._longest_own = 0
+        longest_prompt = max(len(request.prompt_ids), self._longest_prompt)
+        longest_own = max(request.sampling.max_tokens, self._longest_own)
         prompts = len(self._slots) + (group.slot < 0)
         fitting = (self.max_cache_tokens - prompts * longest_prompt) // longest_own
         return min(self.max_sequences, fitting) - self.num_rows
@@ -244,6 +248,8 @@ class Scheduler:
             group.slot = len(self._slots)
             self._slots.append(group)
             admission.new_groups.append(group)
+        self._longest_prompt = max(self._longest_prompt, len(group.request.prompt_ids))
+        self._longest_own = max(self._longest_own, group.request.sampling.max_tokens)
         end = min(group.num_admitted + room, len(group.request.seeds))
         indices = range(group.num_admitted, end)
         self._rows.append(group, indices)

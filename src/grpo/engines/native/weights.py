@@ -1,7 +1,8 @@
 """The engine's own copy of the weights: fused, packed, in its type; made once a step and never once a token.
 
-Above `COPY_LIMIT_BYTES` nothing is copied and the parameters themselves are multiplied with. The limit is a constant
-and not a share of free memory, so that a run gives the same numbers whatever else the machine does.
+Above `COPY_LIMIT_BYTES` nothing is copied and the parameters themselves are multiplied with, unless the engine's type
+is another than theirs. The limit is a constant and not a share of free memory, so that a run gives the same numbers
+whatever else the machine does.
 """
 
 from __future__ import annotations

@@ -1,13 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from grpo.algorithm import METHODS, combined_advantages, group_advantages
 from grpo.engines import generate
+from grpo.engines.native import NativeEngine
 from grpo.errors import RewardError
-from grpo.rollout import RolloutCollector, describe_groups, groups_with_spread, reward_tensors, step_reward_tensor
+from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.rollout import (
+    RolloutCollector,
+    completion_advantages,
+    describe_groups,
+    groups_with_spread,
+    reward_parts,
+    reward_tensors,
+    step_reward_tensor,
+)
 from grpo.types import FinishReason, Prompt, Rollout, SamplingParams, Score, ScoredGroup, ScoredRollout
 
 MakeCollector = Callable[..., RolloutCollector]
@@ -209,3 +224,187 @@ def test_resampling_looks_for_spread_among_what_the_loss_counts(make_collector: 
         collector = make_collector([all_differ], uniform_groups="resample", max_resamples=2, truncated=truncated)
         collector.sampling = SamplingParams(max_tokens=2)  # too few for most completions to end by themselves
         assert (collector.collect(1, 0).prompts_taken > 3) == (truncated == "mask")
+
+
+class Watched:
+    """An engine that generates one group after the other and calls `between` before each step."""
+
+    def __init__(self, engine: NativeEngine, between: Callable[[int], None]) -> None:
+        self._engine = engine
+        self._between = between
+        self.finished = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def step(self) -> None:
+        self._between(self.finished)
+        self._engine.step()
+
+    def collect(self) -> list[tuple[int, tuple[Rollout, ...]]]:
+        collected = self._engine.collect()
+        self.finished += len(collected)
+        return collected
+
+
+def one_group_at_a_time(collector: RolloutCollector, between: Callable[[int], None]) -> Watched:
+    engine = collector.engine
+    assert isinstance(engine, NativeEngine)
+    alone = NativeEngine(engine.model, end_ids=engine._end_ids.tolist(), max_sequences=collector.group_size)
+    collector.engine = watched = Watched(alone, between)  # type: ignore[assignment]
+    return watched
+
+
+async def characters_later(completions: list[str], **columns: object) -> list[float]:
+    await asyncio.sleep(0)
+    return [float(len(text)) for text in completions]
+
+
+def characters(completions: list[str], **columns: object) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def test_async_rewards_run_while_the_engine_goes_on(make_collector: MakeCollector) -> None:
+    """The engine waits for the reward of each group that is finished before it goes on with the next."""
+    began = [threading.Event() for _ in range(3)]
+    calls: list[int] = []
+
+    async def later(completions: list[str], **columns: object) -> list[float]:
+        calls.append(len(completions))
+        began[len(calls) - 1].set()
+        return [float(len(text)) for text in completions]
+
+    collector = make_collector([later])
+    watched = one_group_at_a_time(collector, lambda finished: [event.wait(20) for event in began[:finished]] and None)
+    collected = collector.collect(1, 0)
+    assert watched.finished == 3
+    assert calls == [4, 4, 4]
+    assert all(event.is_set() for event in began)
+    totals = [[scored.score.total for scored in group.rollouts] for group in collected.groups]
+    assert totals == [[float(len(scored.text)) for scored in group.rollouts] for group in collected.groups]
+
+
+def test_the_whole_step_waits_for_a_slow_async_reward_only_once(make_collector: MakeCollector) -> None:
+    """Every completion of the step waits for all the others: they have to be under way at the same time."""
+    arrived: list[str] = []
+
+    async def judge(text: str) -> float:
+        arrived.append(text)
+        while len(arrived) < 64:
+            await asyncio.sleep(0.001)
+        return float(len(text))
+
+    async def slow(completions: list[str], **columns: object) -> list[float]:
+        return list(await asyncio.gather(*map(judge, completions)))
+
+    collected = make_collector([slow], prompts_per_step=8, group_size=8).collect(1, 0)
+    assert sum(len(group.rollouts) for group in collected.groups) == len(arrived) == 64
+    assert collected.metrics["rewards/failed_completions"] == 0
+
+
+def test_scoring_while_the_engine_goes_on_gives_what_scoring_at_the_end_gives(make_collector: MakeCollector) -> None:
+    def without_times(metrics: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if "seconds" not in name}
+
+    specs = [characters_later, {"name": characters, "weight": 0.5}, {"name": "xmlcount", "processes": 1}]
+    overlapping, at_end = make_collector(specs), make_collector(specs)
+    at_end.rewards = RewardSuite(
+        [
+            replace(function, overlap=False) if function.overlap else function
+            for function in resolve_rewards(list(specs))
+        ]
+    )
+    for collector in (overlapping, at_end):
+        one_group_at_a_time(collector, lambda finished: None)
+    first, second = overlapping.collect(2, 6), at_end.collect(2, 6)
+    for collector in (overlapping, at_end):
+        collector.rewards.close()
+    assert first.groups == second.groups
+    assert without_times(first.metrics) == without_times(second.metrics)
+
+
+def test_an_engine_that_breaks_takes_the_rewards_that_were_begun_with_it(make_collector: MakeCollector) -> None:
+    ended = threading.Event()
+
+    async def endless(completions: list[str], **columns: object) -> list[float]:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+        return []
+
+    def break_after_one(finished: int) -> None:
+        if finished:
+            raise MemoryError("no more")
+
+    collector = make_collector([endless])
+    one_group_at_a_time(collector, break_after_one)
+    with pytest.raises(MemoryError):
+        collector.collect(1, 0)
+    assert ended.wait(20)
+    assert not collector.engine.has_work
+
+
+def parts_group(*completions: Mapping[str, tuple[float, float]] | None) -> ScoredGroup:
+    """A group of one-token completions with these weights and rewards by name; None: it failed."""
+    return ScoredGroup(
+        Prompt(0, "", "", (5,), {}),
+        tuple(
+            ScoredRollout(
+                Rollout((7,), (True,), (-1.0,), "stop", 0),
+                "",
+                Score({}, {}, None if parts is None else sum(w * r for w, r in parts.values()), None, parts or {}),
+            )
+            for parts in completions
+        ),
+    )
+
+
+def test_rewards_apart_have_their_weights_and_leave_out_what_failed_or_does_not_apply() -> None:
+    groups = [
+        parts_group({"a": (2.0, 1.0), "b": (0.5, 4.0)}, None),
+        parts_group({"b": (0.5, 3.0)}, {"c": (0.0, 7.0), "a": (2.0, 5.0)}),
+    ]
+    rewards, valid, weights = reward_parts(groups)
+    assert weights.tolist() == [2.0, 0.5, 0.0]
+    assert valid.tolist() == [[[True, True, False], [False] * 3], [[False, True, False], [True, False, True]]]
+    assert rewards.tolist() == [[[1.0, 4.0, 0.0], [0.0] * 3], [[0.0, 3.0, 0.0], [5.0, 0.0, 7.0]]]
+
+
+def test_the_two_ways_to_combine_rewards_disagree_about_spread() -> None:
+    groups = [
+        # The totals are equal, but each reward by itself differs, and one weighs more.
+        parts_group({"a": (1.0, 1.0), "b": (0.5, 0.0)}, {"a": (1.0, 0.0), "b": (0.5, 2.0)}),
+        parts_group({"a": (1.0, 1.0)}, {"a": (1.0, 2.0)}),
+        parts_group({"a": (1.0, 1.0)}, {"a": (1.0, 1.0)}),
+        parts_group({"a": (1.0, 1.0)}, None),
+    ]
+    assert groups_with_spread(groups).tolist() == [False, True, False, False]
+    assert groups_with_spread(groups, combine="normalise").tolist() == [True, True, False, False]
+
+
+def test_advantages_follow_the_method_s_way_to_combine_rewards() -> None:
+    groups = [
+        parts_group({"a": (1.0, 1.0), "b": (0.5, 0.0)}, {"a": (1.0, 0.0), "b": (0.5, 9.0)}, None),
+        parts_group({"a": (1.0, 4.0), "b": (0.5, 1.0)}, {"a": (1.0, 0.0)}, {"a": (1.0, 2.0), "b": (0.5, 1.0)}),
+    ]
+    parts, there, weights = reward_parts(groups)
+    by_sum = completion_advantages(groups, METHODS["grpo"])
+    by_part = completion_advantages(groups, METHODS["grpo"].override(combine="normalise"))
+    assert torch.equal(by_sum, group_advantages(*reward_tensors(groups)))
+    assert torch.equal(by_part, combined_advantages(parts, there, weights))
+    assert (by_sum[0, 0] < 0) and (by_part[0, 0] > 0)
+    assert by_sum[0, 2] == by_part[0, 2] == 0
+
+
+def test_resampling_looks_for_spread_as_rewards_are_combined(make_collector: MakeCollector) -> None:
+    def rising(completions: list[str], **columns: object) -> list[float]:
+        return [float(place) for place in range(len(completions))]
+
+    def falling(completions: list[str], **columns: object) -> list[float]:
+        return [-2.0 * place for place in range(len(completions))]
+
+    for combine, rounds in (("sum", 3), ("normalise", 1)):
+        options = {"uniform_groups": "resample", "max_resamples": 2, "combine": combine}
+        collector = make_collector([rising, {"name": falling, "weight": 0.5}], **options)
+        assert collector.collect(1, 0).prompts_taken == 3 * rounds

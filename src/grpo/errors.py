@@ -7,6 +7,7 @@
     │   ├── ModelError                  a model or tokenizer: not found, no chat template, no end token
     │   └── CheckpointError             a run directory: taken, damaged, of another model
     └── RunError(RuntimeError)          it failed while running: exit code 1
+        ├── JudgeError                  a judge gave no usable answer; fails one completion, not the run
         ├── RewardError                 more rewards failed than the run allows
         ├── StorageError                a file could not be written (disk full, no permission)
         └── StaleWeightsError           the engine does not sample from the policy that is trained
@@ -22,6 +23,7 @@ __all__ = [
     "DataError",
     "GrpoError",
     "InputError",
+    "JudgeError",
     "ModelError",
     "RewardError",
     "RunError",
@@ -56,6 +58,10 @@ class CheckpointError(InputError):
 
 class RunError(GrpoError, RuntimeError):
     """The run failed after it began."""
+
+
+class JudgeError(RunError):
+    """A judge gave no usable answer for a completion."""
 
 
 class RewardError(RunError):

@@ -69,7 +69,8 @@ class Evaluator:
             "truncated_share": _mean(cut),
         }
         if self.rewards is not None:
-            scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps, epoch=epoch)
+            with self.rewards.evaluating():
+                scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps, epoch=epoch)
             totals = [rollout.score.sum for group in scored.groups for rollout in group.rollouts]
             numbers = [total for total in totals if total is not None]
             metrics["reward"] = _mean(numbers) if numbers else None

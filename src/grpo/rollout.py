@@ -10,11 +10,11 @@ from typing import Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from grpo.algorithm import group_advantages
+from grpo.algorithm import Combine, Method, group_advantages, weighted_advantages
 from grpo.engines import Engine, generate
 from grpo.rewards import RewardSuite, SuiteResult
 from grpo.seeding import derive_seed
-from grpo.types import Group, Prompt, Request, SamplingParams, ScoredGroup
+from grpo.types import Prompt, Request, Rollout, SamplingParams, ScoredGroup
 
 __all__ = [
     "Collected",
@@ -23,9 +23,11 @@ __all__ = [
     "RolloutCollector",
     "Truncated",
     "UniformGroups",
+    "completion_advantages",
     "counted_completions",
     "describe_groups",
     "groups_with_spread",
+    "reward_parts",
     "reward_tensors",
     "step_reward_tensor",
 ]
@@ -36,7 +38,7 @@ UniformGroups: TypeAlias = Literal["skip", "resample", "keep"]
 Truncated: TypeAlias = Literal["keep", "mask"]
 """What becomes of completions that ran out of tokens; `mask` leaves them out of the loss (arXiv:2503.14476 §3.4)."""
 
-_ADDED = ("/failed", "/failed_completions", "/seconds")
+_ADDED = ("/failed", "/failed_completions", "/gated_out", "/seconds")
 """How the names of reward metrics end that are counts or times, not means."""
 
 
@@ -60,8 +62,8 @@ class Collected:
     Attributes:
         prompts_taken: prompts taken from the source, those of discarded groups included.
         tokens_generated: tokens in all completions sampled for the step, those of discarded groups included.
-        metrics: of the rewards of all completions sampled for the step, resampled groups included, and the
-            seconds that generating and scoring took.
+        metrics: of the rewards of all completions sampled for the step, resampled groups included, the seconds that
+            generating took, and those that scoring took once all was generated.
     """
 
     groups: tuple[ScoredGroup, ...]
@@ -71,7 +73,11 @@ class Collected:
 
 
 class RolloutCollector:
-    """Collects the groups of a step: samples with the engine, decodes for the rewards, scores."""
+    """Collects the groups of a step: samples with the engine, decodes for the rewards, scores.
+
+    Each group is handed to the rewards as soon as it is finished, so that those which can begin while others are
+    still generated; what they give does not depend on it.
+    """
 
     def __init__(
         self,
@@ -88,6 +94,7 @@ class RolloutCollector:
         max_steps: int,
         seed: int,
         truncated: Truncated = "keep",
+        combine: Combine = "sum",
     ) -> None:
         self.engine = engine
         self.prompts = prompts
@@ -101,6 +108,7 @@ class RolloutCollector:
         self.max_steps = max_steps
         self.seed = seed
         self.truncated = truncated
+        self.combine = combine
 
     def epoch(self, consumed: int) -> float:
         """Return how many passes over the prompts the first `consumed` of them are."""
@@ -125,8 +133,8 @@ class RolloutCollector:
             if self.uniform_groups != "resample":
                 useful = list(round_.scored.groups)
                 break
-            spread = groups_with_spread(round_.scored.groups, truncated=self.truncated).tolist()
-            for group, has in zip(round_.scored.groups, spread, strict=True):
+            spread = groups_with_spread(round_.scored.groups, truncated=self.truncated, combine=self.combine)
+            for group, has in zip(round_.scored.groups, spread.tolist(), strict=True):
                 (useful if has else uniform).append(group)
             if len(useful) == self.prompts_per_step:
                 break
@@ -142,15 +150,24 @@ class RolloutCollector:
 
     def _sample_and_score(self, step: int, attempt: int, consumed: int, count: int) -> _Round:
         began = time.perf_counter()
-        groups = self._sample(step, attempt, self.prompts.take(consumed, count))
+        prompts = self.prompts.take(consumed, count)
+        scoring = self.rewards.begin(prompts, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed))
+
+        def on_finished(place: int, rollouts: tuple[Rollout, ...]) -> None:
+            scoring.add(place, rollouts, self.decode([rollout.token_ids for rollout in rollouts]))
+
+        try:
+            generate(self.engine, self._requests(step, attempt, prompts), on_finished)
+        except BaseException:
+            scoring.cancel()
+            raise
         generated = time.perf_counter()
-        texts = self.decode([rollout.token_ids for group in groups for rollout in group.rollouts])
-        scored = self.rewards.score(groups, texts, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed))
+        scored = self.rewards.conclude(scoring)
         return _Round(scored, generated - began, time.perf_counter() - generated)
 
-    def _sample(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> list[Group]:
+    def _requests(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> list[Request]:
         # The place in the step is part of the seed: a data set smaller than a step repeats its rows.
-        requests = [
+        return [
             Request(
                 id=place,
                 prompt_ids=prompt.token_ids,
@@ -161,8 +178,6 @@ class RolloutCollector:
             )
             for place, prompt in enumerate(prompts)
         ]
-        rollouts = generate(self.engine, requests)
-        return [Group(prompt, members) for prompt, members in zip(prompts, rollouts, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +212,30 @@ def reward_tensors(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:
     return rewards, valid
 
 
+def reward_parts(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each reward apart, [P, G, K] float32 (0 where there is none), which are there, [P, G, K], and weights [K].
+
+    Rewards are those of whole completions, as gates let them count. A completion without total has none of them.
+    """
+    scores = [[member.score for member in group.rollouts] for group in groups]
+    weights = {name: weight for row in scores for score in row for name, (weight, _) in score.counted.items()}
+    rewards = torch.zeros(len(groups), len(groups[0].rollouts), len(weights))
+    valid = torch.zeros_like(rewards, dtype=torch.bool)
+    for p, row in enumerate(scores):
+        for g, score in enumerate(row):
+            for k, name in enumerate(weights):
+                if score.total is not None and name in score.counted:
+                    rewards[p, g, k], valid[p, g, k] = score.counted[name][1], True
+    return rewards, valid, torch.tensor(list(weights.values()))
+
+
+def completion_advantages(groups: Sequence[ScoredGroup], method: Method) -> Tensor:
+    """Return the advantage of each completion by the method's scale, baseline and way to combine, [P, G] float32."""
+    if method.combine == "normalise":
+        return method.combined_advantages(*reward_parts(groups))
+    return method.group_advantages(*reward_tensors(groups))
+
+
 def step_reward_tensor(groups: Sequence[ScoredGroup]) -> Tensor | None:
     """Return per-token rewards [P, G, T] with NaN where a token has none; None when no completion has any."""
     scores = [[rollout.score for rollout in group.rollouts] for group in groups]
@@ -222,14 +261,19 @@ def counted_completions(groups: Sequence[ScoredGroup], truncated: Truncated) -> 
     )
 
 
-def groups_with_spread(groups: Sequence[ScoredGroup], *, truncated: Truncated = "keep") -> Tensor:
+def groups_with_spread(
+    groups: Sequence[ScoredGroup], *, truncated: Truncated = "keep", combine: Combine = "sum"
+) -> Tensor:
     """Return whether a group has a gradient, [P] bool.
 
     That is whether a completion that the loss counts differs from the mean of its group in reward, as a whole
-    or in its tokens. What is masked out counts in that mean, but has no gradient of its own.
+    or in its tokens; with `normalise`, in the weighted sum of its advantages by each reward. What is masked out
+    counts in that mean, but has no gradient of its own.
     """
-    rewards, valid = reward_tensors(groups)
-    differs = group_advantages(rewards, valid, scale="none") != 0
+    if combine == "normalise":
+        differs = weighted_advantages(*reward_parts(groups)) != 0
+    else:
+        differs = group_advantages(*reward_tensors(groups), scale="none") != 0
     step_rewards = step_reward_tensor(groups)
     if step_rewards is not None:
         given = ~step_rewards.isnan()

@@ -151,7 +151,7 @@ class Trainer:
         return summary
 
     def _state(self) -> TrainingState:
-        return TrainingState(self.progress, self.learner.optimizer.state_dict())
+        return TrainingState(self.progress, self.learner.optimizer.state_dict(), self.collector.rewards.state_dict())
 
     def _summary(self) -> dict[str, Any]:
         progress = self.progress

@@ -111,12 +111,15 @@ class Score:
             Such a completion is left out of its group's baseline and has advantage 0.
         token_rewards: weighted sum of per-token rewards, one entry a token, None where no function
             rewarded that token; None altogether when no function gives per-token rewards.
+        counted: by function name, the weight and the reward of each that rewarded the completion as a whole, as
+            gates let it count; `total` is the sum of the products.
     """
 
     rewards: Mapping[str, float | None]
     failures: Mapping[str, str]
     total: float | None
     token_rewards: tuple[float | None, ...] | None = None
+    counted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def sum(self) -> float | None:

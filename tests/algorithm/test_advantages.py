@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from grpo.algorithm import group_advantages, has_spread, token_advantages
+from grpo.algorithm import combined_advantages, group_advantages, has_spread, token_advantages, weighted_advantages
 
 SCALES = ["group", "batch", "whiten", "none"]
 
@@ -73,6 +73,89 @@ def test_spread_is_seen_among_valid_completions_only():
     rewards = torch.tensor([[1.0, 2.0, 1.0], [1.0, torch.nan, 1.0], [1.0, 5.0, 1.0], [torch.nan] * 3])
     valid = torch.tensor([[True] * 3, [True, False, True], [True, False, True], [False] * 3])
     assert has_spread(rewards, valid).tolist() == [True, False, False, False]
+
+
+def random_parts(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[P, G, K] rewards as `random_rewards` has them, one reward of a very different size, a completion without any."""
+    rewards = torch.stack([random_rewards(seed + place)[0] for place in range(3)], dim=-1)
+    rewards[..., 2] *= 1000.0
+    rewards[3, 1] = torch.nan
+    return rewards, ~rewards.isnan(), torch.tensor([1.0, 0.5, 2.0])
+
+
+def combined_by_loops(rewards: torch.Tensor, weights: torch.Tensor, epsilon: float) -> list[list[float]]:
+    """GDPO in plain Python: normalise each reward in its group, weigh and add up, normalise over the batch."""
+    table = rewards.double().tolist()
+    sums = [[0.0 for _ in group] for group in table]
+    for p, group in enumerate(table):
+        for k, weight in enumerate(weights.tolist()):
+            there = [(g, parts[k]) for g, parts in enumerate(group) if not math.isnan(parts[k])]
+            if len(there) < 2:
+                continue
+            mean = sum(reward for _, reward in there) / len(there)
+            deviation = math.sqrt(sum((reward - mean) ** 2 for _, reward in there) / (len(there) - 1))
+            for g, reward in there:
+                sums[p][g] += weight * (reward - mean) / (deviation + epsilon)
+    scored = [
+        (p, g) for p, group in enumerate(table) for g, parts in enumerate(group) if not all(map(math.isnan, parts))
+    ]
+    mean = sum(sums[p][g] for p, g in scored) / len(scored)
+    deviation = math.sqrt(sum((sums[p][g] - mean) ** 2 for p, g in scored) / (len(scored) - 1))
+    return [
+        [(sums[p][g] - mean) / (deviation + epsilon) if (p, g) in scored else 0.0 for g in range(len(group))]
+        for p, group in enumerate(table)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rewards_that_are_normalised_one_by_one_agree_with_plain_loops(seed):
+    rewards, valid, weights = random_parts(10 * seed)
+    advantages = combined_advantages(rewards, valid, weights)
+    torch.testing.assert_close(
+        advantages, torch.tensor(combined_by_loops(rewards, weights, 1e-4)), atol=2e-5, rtol=2e-5
+    )
+    assert advantages.isfinite().all()
+    assert not advantages[~valid.any(dim=-1)].any()
+
+
+def test_a_reward_that_is_normalised_by_itself_weighs_the_same_whatever_its_size():
+    rewards, valid, weights = random_parts(50)
+    larger = rewards * torch.tensor([1.0, 100.0, 1e-3])
+    plain = combined_advantages(rewards, valid, weights, epsilon=1e-9)
+    torch.testing.assert_close(combined_advantages(larger, valid, weights, epsilon=1e-9), plain, atol=1e-4, rtol=1e-4)
+    total = group_advantages((rewards * weights).nansum(-1), valid.any(-1))
+    assert (total - group_advantages((larger * weights).nansum(-1), valid.any(-1))).abs().max() > 0.1
+
+
+def test_rewards_that_failed_or_are_missing_change_nothing_for_the_others_when_each_is_normalised():
+    rewards, valid, weights = random_parts(60)
+    garbage = torch.where(valid, rewards, 1e9)
+    assert torch.equal(combined_advantages(rewards, valid, weights), combined_advantages(garbage, valid, weights))
+
+
+def test_a_group_in_which_no_reward_has_spread_has_advantages_of_exactly_zero_when_each_is_normalised():
+    equal = torch.full((1, 7, 2), 0.7) * torch.tensor([1.0, 1000.0])
+    assert (equal.mean(dim=1, keepdim=True) != equal).any(), "a mean must round for this to test anything"
+    rewards = torch.cat([equal, torch.randn(2, 7, 2, generator=torch.Generator().manual_seed(0))])
+    valid, weights = torch.ones_like(rewards, dtype=torch.bool), torch.tensor([0.3, 3.0])
+    assert not combined_advantages(rewards, valid, weights)[0].any()
+    assert not weighted_advantages(rewards, valid, weights)[0].any()
+    assert combined_advantages(rewards, valid, weights)[1:].all()
+
+
+def test_leave_one_out_holds_for_each_reward_that_is_normalised_by_itself():
+    rewards, valid, weights = random_parts(80)
+    total = weighted_advantages(rewards, valid, weights, baseline="leave_one_out")
+    parts = [
+        weight * group_advantages(rewards[..., k], valid[..., k], baseline="leave_one_out")
+        for k, weight in enumerate(weights.tolist())
+    ]
+    torch.testing.assert_close(total, sum(parts))
+
+
+def test_without_any_reward_to_normalise_there_is_no_advantage():
+    nothing = torch.zeros(2, 3, 0)
+    assert combined_advantages(nothing, nothing.bool(), torch.zeros(0)).tolist() == [[0.0] * 3] * 2
 
 
 def test_without_discount_every_token_has_the_completions_advantage():

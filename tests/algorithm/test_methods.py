@@ -94,10 +94,19 @@ def test_overrides_replace_a_methods_choices():
         delta=4.0,
     )
     assert method == Method("sequence", "clip", "token", "k1", False, "none", "leave_one_out", TrustRegion(delta=4.0))
+    assert METHODS["dapo"].override(combine="normalise").combine == "normalise"
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"kl": "k4"}, {"scale": "std"}, {"baseline": "critic"}, {"weights": "mean"}, {"ratio": "word"}]
+    "wrong",
+    [
+        {"kl": "k4"},
+        {"scale": "std"},
+        {"baseline": "critic"},
+        {"weights": "mean"},
+        {"ratio": "word"},
+        {"combine": "gdpo"},
+    ],
 )
 def test_a_choice_that_does_not_exist_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong.values()))):

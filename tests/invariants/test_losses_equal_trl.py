@@ -17,7 +17,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from grpo.algorithm import METHODS, Method, group_advantages, truncated_importance_weights
+from grpo.algorithm import (
+    METHODS,
+    Method,
+    combined_advantages,
+    group_advantages,
+    truncated_importance_weights,
+)
 from grpo.packing import count_step
 from grpo.types import Prompt, Rollout, Score, ScoredGroup, ScoredRollout
 
@@ -375,6 +381,24 @@ def test_leave_one_out_advantages_equal_trls(make_trainer, scale, normalise, see
     ours = group_advantages(rewards, ~rewards.isnan(), scale=scale, baseline="leave_one_out")
     assert theirs.any()
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_advantages_of_rewards_that_are_normalised_one_by_one_equal_trls(make_trainer, seed):
+    rewards = torch.stack([random_rewards(seed), random_rewards(seed + 100)], dim=-1)
+    weights = [1.0, 0.25]
+
+    def reward(part: int) -> Any:
+        given = [None if math.isnan(one) else one for one in rewards[..., part].flatten().tolist()]
+        return lambda completions, **_: given
+
+    settings = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": weights}
+    trainer = make_trainer(GRPOTrainer, [reward(0), reward(1)], **settings)
+    prompts = [{"prompt": f"{p} 1"} for p in range(NUM_PROMPTS) for _ in range(GROUP_SIZE)]
+    theirs = trainer._generate_and_score_completions(prompts)["advantages"].view(NUM_PROMPTS, GROUP_SIZE)
+    ours = combined_advantages(rewards, ~rewards.isnan(), torch.tensor(weights))
+    assert theirs.any()
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mask_truncated", [False, True])

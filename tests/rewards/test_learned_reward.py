@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, models, processors
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
@@ -189,3 +190,54 @@ def test_chat_prompts_without_a_template_are_told_so(tokenizer):
     reward = SequenceClassifierReward(qwen(), tokenizer=plain)
     with pytest.raises(ModelError, match="no chat template"):
         reward([[{"role": "user", "content": "x"}]], [[{"role": "assistant", "content": "y"}]])
+
+
+def save_judge(directory, tokenizer, *, seed, num_labels, template, shift):
+    """Save a classifier whose tokenizer has a chat template of its own and numbers its words in its own way."""
+    vocabulary = {word: (index + shift) % len(tokenizer) for word, index in tokenizer.get_vocab().items()}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizer._tokenizer.pre_tokenizer
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", chat_template=template
+    )
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        **{**SIZES, "hidden_size": 16 + 16 * seed}, num_key_value_heads=1, head_dim=8, num_labels=num_labels
+    )
+    config.pad_token_id = own.pad_token_id
+    model = Qwen3ForSequenceClassification(config)
+    model.save_pretrained(directory)
+    own.save_pretrained(directory)
+    return model, own
+
+
+def test_several_classifiers_read_the_same_chat_each_in_its_own_words(tokenizer, tmp_path, group):
+    templates = [
+        "{% for message in messages %}{{ message['role'] }}:{{ message['content'] }}<end>{% endfor %}",
+        "{% for message in messages %}{{ message['content'] }}? {% endfor %}",
+    ]
+    written = [["user:1+1<end>assistant:2<end>", "user:1+1<end>assistant:three<end>"], ["1+1? 2? ", "1+1? three? "]]
+    wanted = []
+    for place, template in enumerate(templates):
+        model, own = save_judge(
+            tmp_path / f"judge-{place}",
+            tokenizer,
+            seed=place,
+            num_labels=1 + 2 * place,
+            template=template,
+            shift=7 * place,
+        )
+        logits = logits_one_by_one(model, own, written[place])
+        wanted.append((logits[:, 0] if place == 0 else logits.softmax(-1)[:, 2]).tolist())
+    functions = resolve_rewards(
+        [
+            {"name": str(tmp_path / "judge-0"), "device": "cpu", "batch_size": 1},
+            {"name": str(tmp_path / "judge-1"), "label": 2, "weight": 3.0},
+        ]
+    )
+    chat = [{"role": "user", "content": "1+1"}]
+    result = RewardSuite(functions).score([group(chat, [1, 5])], ["2", "three"], step=0, max_steps=1)
+    for place, member in enumerate(result.groups[0].rollouts):
+        assert member.score.rewards["judge-0"] == pytest.approx(wanted[0][place], abs=1e-5)
+        assert member.score.rewards["judge-1"] == pytest.approx(wanted[1][place], abs=1e-5)
+        assert member.score.total == pytest.approx(wanted[0][place] + 3.0 * wanted[1][place], abs=1e-5)

@@ -344,3 +344,35 @@ def test_one_functions_failure_takes_the_completion_out_even_when_others_gave_nu
     assert scores[0].rewards == {"fine": 1.0, "lambda": None}
     assert scores[0].total is None
     assert scores[1].total == 2.0
+
+
+def test_an_exception_in_the_list_fails_its_own_completion_only(group):
+    scores, _ = score(tolerant(lambda completions: [ConnectionError("no answer\nfrom there"), 2.0]), group)
+    assert [one.total for one in scores] == [None, 2.0]
+    assert scores[0].failures == {"lambda": "ConnectionError: no answer from there"}
+
+
+def test_exceptions_that_a_gather_returns_fail_their_own_completions_only(group):
+    async def judge(text):
+        if text == "text 1":
+            raise TimeoutError("too busy")
+        return 1.0
+
+    async def judged(completions):
+        return await asyncio.gather(*map(judge, completions), return_exceptions=True)
+
+    scores, result = score(tolerant(judged), group, lengths=(1, 1, 1))
+    assert [one.total for one in scores] == [1.0, None, 1.0]
+    assert scores[1].failures == {"judged": "TimeoutError: too busy"}
+    assert result.metrics["rewards/judged/failed"] == 1.0
+
+
+def test_an_exception_among_token_rewards_fails_their_completion(group):
+    scores, _ = score(tolerant(lambda completions: [[1.0, ValueError("broken")], [1.0, 2.0]]), group, lengths=(2, 2))
+    assert [one.total for one in scores] == [None, 0.0]
+
+
+def test_an_exception_that_was_returned_stops_the_run_as_one_that_was_raised(group):
+    with pytest.raises(RewardError, match=r"reward 'lambda': ConnectionError: no answer") as caught:
+        score(RewardSuite(resolve_rewards(lambda completions: [ConnectionError("no answer")] * 2)), group)
+    assert isinstance(caught.value.__cause__, ConnectionError)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from grpo.errors import ConfigError, ModelError
-from grpo.rewards import BUILT_IN, RewardSuite, resolve_rewards, reward_function
+from grpo.rewards import BUILT_IN, ON_DEMAND, RewardSuite, resolve_rewards, reward_function
 from grpo.rewards.format import strict_format
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_reward.py"
@@ -226,3 +228,24 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
 def test_a_resolved_function_is_taken_as_it_is():
     ready = reward_function(strict_format, name="mine", weight=3.0)
     assert resolve_rewards([ready]) == [ready]
+
+
+def test_rewards_that_bring_models_or_servers_are_imported_when_they_are_named():
+    loaded = "import sys, grpo.rewards; print([name for name in sys.modules if name in sys.argv[1:]])"
+    targets = {name: target.partition(":") for name, target in ON_DEMAND.items()}
+    modules = [module for module, _, _ in targets.values()]
+    command = [sys.executable, "-c", loaded, *modules, "grpo.scorer", "openai", "sklearn", "transformers"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+    for module, _, attribute in targets.values():
+        assert callable(getattr(importlib.import_module(module), attribute))
+    assert not set(ON_DEMAND) & set(BUILT_IN)
+
+
+def test_a_name_that_is_imported_on_demand_takes_the_usual_endings_and_is_suggested():
+    for spelling in ("ctr", "ctr_reward", "ctr_reward_func"):
+        with pytest.raises(ConfigError, match="train it first"):
+            resolve_rewards(spelling)
+    with pytest.raises(ConfigError, match=r"no reward named 'judgee' \(did you mean 'judge'\?\)"):
+        resolve_rewards("judgee")
+    with pytest.raises(ConfigError, match=r"reward 'judge' has no parameter 'modle': it takes \['model', "):
+        resolve_rewards({"name": "judge", "modle": "large"})

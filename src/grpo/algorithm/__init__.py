@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from grpo.algorithm.advantages import Baseline, Scale, group_advantages, has_spread, token_advantages
+from grpo.algorithm.advantages import (
+    Baseline,
+    Combine,
+    Scale,
+    combined_advantages,
+    group_advantages,
+    has_spread,
+    token_advantages,
+    weighted_advantages,
+)
 from grpo.algorithm.correction import truncated_importance_weights
 from grpo.algorithm.kl import KL_ESTIMATORS, kl_divergence
 from grpo.algorithm.losses import (
@@ -22,6 +31,7 @@ __all__ = [
     "METHODS",
     "SURROGATES",
     "Baseline",
+    "Combine",
     "LossMetrics",
     "LossResult",
     "Method",
@@ -30,6 +40,7 @@ __all__ = [
     "Surrogate",
     "TrustRegion",
     "WeightRule",
+    "combined_advantages",
     "find_method",
     "group_advantages",
     "has_spread",
@@ -39,4 +50,5 @@ __all__ = [
     "token_advantages",
     "token_weights",
     "truncated_importance_weights",
+    "weighted_advantages",
 ]

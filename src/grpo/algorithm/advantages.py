@@ -7,7 +7,16 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Baseline", "Scale", "group_advantages", "has_spread", "token_advantages"]
+__all__ = [
+    "Baseline",
+    "Combine",
+    "Scale",
+    "combined_advantages",
+    "group_advantages",
+    "has_spread",
+    "token_advantages",
+    "weighted_advantages",
+]
 
 Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
 """What a centred reward is divided by.
@@ -23,6 +32,13 @@ Baseline: TypeAlias = Literal["mean", "leave_one_out"]
 
 - `mean`: the mean of its group;
 - `leave_one_out`: the mean of the others in its group (RLOO, arXiv:2402.14740).
+"""
+
+Combine: TypeAlias = Literal["sum", "normalise"]
+"""How several rewards become one advantage.
+
+- `sum`: their weighted sum is what `group_advantages` takes;
+- `normalise`: each becomes an advantage by itself, and these are added up (GDPO, arXiv:2601.05242).
 """
 
 
@@ -66,6 +82,45 @@ def group_advantages(
     if scale == "whiten":
         return advantages / (_standard_deviation(advantages, valid & (count > 1), per_group=False) + epsilon)
     return advantages
+
+
+def combined_advantages(
+    rewards: Tensor, valid: Tensor, weights: Tensor, *, baseline: Baseline = "mean", epsilon: float = 1e-4
+) -> Tensor:
+    """Return the advantage of each completion from several rewards of it, [P, G] float32.
+
+    That is `weighted_advantages` divided by their standard deviation over the batch (ddof = 1, over completions with
+    any reward). GDPO (arXiv:2601.05242) subtracts their mean over the batch first. It is 0, since each reward's
+    advantages add up to 0 in each group, and to leave it out keeps a group without spread at exactly 0.
+
+    Args:
+        rewards: [P, G, K] float; anything, NaN included, where `valid` is False.
+        valid: [P, G, K] bool; False where a reward is missing, and for all K of a completion that failed.
+        weights: [K] float.
+        baseline: what is subtracted from each reward.
+        epsilon: added to standard deviations.
+
+    Example:
+        >>> rewards = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 9.0], [0.0, 0.0]]])
+        >>> advantages = combined_advantages(rewards, ~rewards.isnan(), torch.ones(2))
+        >>> [[round(advantage, 2) for advantage in group] for group in advantages.tolist()]
+        [[0.87, -0.87], [0.87, -0.87]]
+    """
+    advantages = weighted_advantages(rewards, valid, weights, baseline=baseline, epsilon=epsilon)
+    return advantages / (_standard_deviation(advantages, valid.any(dim=-1), per_group=False) + epsilon)
+
+
+def weighted_advantages(
+    rewards: Tensor, valid: Tensor, weights: Tensor, *, baseline: Baseline = "mean", epsilon: float = 1e-4
+) -> Tensor:
+    """Return Σ_k w_k · A_k, [P, G] float32, where A_k are the advantages by the k-th reward alone.
+
+    Each is divided by the standard deviation of its own group. Arguments as in `combined_advantages`.
+    """
+    total = torch.zeros(rewards.shape[:2], device=rewards.device)
+    for k, weight in enumerate(weights.tolist()):
+        total = total + weight * group_advantages(rewards[..., k], valid[..., k], baseline=baseline, epsilon=epsilon)
+    return total
 
 
 def has_spread(rewards: Tensor, valid: Tensor) -> Tensor:

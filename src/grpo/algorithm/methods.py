@@ -10,7 +10,7 @@ from typing import get_args
 
 from torch import Tensor
 
-from grpo.algorithm.advantages import Baseline, Scale, group_advantages
+from grpo.algorithm.advantages import Baseline, Combine, Scale, combined_advantages, group_advantages
 from grpo.algorithm.kl import KL_ESTIMATORS
 from grpo.algorithm.losses import LossResult, RatioLevel, WeightRule, policy_loss, token_weights
 from grpo.algorithm.surrogates import SURROGATES, Surrogate, TrustRegion
@@ -39,6 +39,7 @@ class Method:
         scale: what advantages are divided by.
         baseline: what is subtracted from rewards.
         region: clip range and its like.
+        combine: how several rewards become one advantage; `normalise` has a scale of its own in place of `scale`.
 
     Raises:
         ConfigError: one of the names does not exist.
@@ -52,6 +53,7 @@ class Method:
     scale: Scale = "group"
     baseline: Baseline = "mean"
     region: TrustRegion = _DEFAULT_REGION
+    combine: Combine = "sum"
 
     def __post_init__(self) -> None:
         _check("ratio level", self.ratio, get_args(RatioLevel))
@@ -59,6 +61,7 @@ class Method:
         _check("KL estimator", self.kl, KL_ESTIMATORS)
         _check("advantage scale", self.scale, get_args(Scale))
         _check("baseline", self.baseline, get_args(Baseline))
+        _check("way to combine rewards", self.combine, get_args(Combine))
         if isinstance(self.surrogate, str):
             _check("surrogate", self.surrogate, SURROGATES)
 
@@ -72,6 +75,7 @@ class Method:
         correct_kl: bool | None = None,
         scale: Scale | None = None,
         baseline: Baseline | None = None,
+        combine: Combine | None = None,
         weights: WeightRule | None = None,
         ratio: RatioLevel | None = None,
     ) -> Method:
@@ -93,6 +97,7 @@ class Method:
             correct_kl=self.correct_kl if correct_kl is None else correct_kl,
             scale=scale or self.scale,
             baseline=baseline or self.baseline,
+            combine=combine or self.combine,
             weights=weights or self.weights,
             ratio=ratio or self.ratio,
         )
@@ -100,6 +105,10 @@ class Method:
     def group_advantages(self, rewards: Tensor, valid: Tensor) -> Tensor:
         """Return `advantages.group_advantages` with this method's scale and baseline, [P, G] float32."""
         return group_advantages(rewards, valid, scale=self.scale, baseline=self.baseline)
+
+    def combined_advantages(self, rewards: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
+        """Return `advantages.combined_advantages` with this method's baseline, [P, G] float32."""
+        return combined_advantages(rewards, valid, weights, baseline=self.baseline)
 
     def token_weights(self, mask: Tensor, *, num_rollouts: int, num_tokens: int, max_tokens: int) -> Tensor:
         """Return `losses.token_weights` by this method's rule, [B, T] float32."""

@@ -5,5 +5,15 @@ from __future__ import annotations
 from grpo.build.answers import evaluate, generate
 from grpo.build.api import GRPOTrainer
 from grpo.build.runs import resume, train
+from grpo.build.scorers import attainable, score_texts, train_scorer
 
-__all__ = ["GRPOTrainer", "evaluate", "generate", "resume", "train"]
+__all__ = [
+    "GRPOTrainer",
+    "attainable",
+    "evaluate",
+    "generate",
+    "resume",
+    "score_texts",
+    "train",
+    "train_scorer",
+]

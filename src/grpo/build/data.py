@@ -10,7 +10,19 @@ from grpo.build.given import Given
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
-from grpo.tasks import Row, Task, arithmetic_task, find_format, gsm8k_task, read_rows, render, rows_task
+from grpo.tasks import (
+    Row,
+    Task,
+    arithmetic_task,
+    finance_task,
+    find_format,
+    gsm8k_task,
+    headlines_task,
+    programs_task,
+    read_rows,
+    render,
+    rows_task,
+)
 from grpo.types import Prompt
 
 __all__ = ["Prompts", "evaluation_task", "make_prompts", "make_task", "read_prompts"]
@@ -47,6 +59,14 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             operators=data.operators,
             answer_format=answer_format,
             seed=seed,
+        )
+    if data.task == "headlines":
+        return headlines_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
+    if data.task == "finance":
+        return finance_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
+    if data.task == "programs":
+        return programs_task(
+            train_size=data.train_size, eval_size=data.eval_size, answer_format=answer_format, seed=seed
         )
     if data.task == "gsm8k":
         is_original = data.dataset in (None, _GSM8K)

@@ -121,7 +121,7 @@ def _is_plain(reward: Any) -> bool:
     """Return whether a configuration file could hold this reward."""
     if isinstance(reward, Mapping):
         return isinstance(reward.get("name"), str) and all(
-            isinstance(value, bool | int | float | str) for value in reward.values()
+            isinstance(value, bool | int | float | str) or key == "weight" for key, value in reward.items()
         )
     return isinstance(reward, str)
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from grpo.engines.native import NativeEngine
 from grpo.errors import DataError
 from grpo.machine import idle_cores
 from grpo.policy import LoraSettings, Policy, load_policy
-from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.policy.sources import find_source
+from grpo.rewards import Backbones, RewardSuite, resolve_rewards
 from grpo.rollout import RolloutCollector
 from grpo.schedules import learning_rate_factor
 from grpo.tasks import PromptOrder
@@ -34,6 +36,7 @@ __all__ = [
     "make_policy",
     "make_rewards",
     "number_of_steps",
+    "offer_base",
     "sampling_params",
     "take_threads",
 ]
@@ -89,7 +92,26 @@ def make_policy(config: GRPOConfig, given: Given) -> Policy:
     )
 
 
-def make_rewards(config: GRPOConfig, given: Given, columns: Mapping[str, Any]) -> RewardSuite:
+def offer_base(backbones: Backbones, config: GRPOConfig, given: Given, policy: Callable[[], Policy]) -> None:
+    """Let rewards that read with the policy's own base share its weights, which training adapters never changes.
+
+    A model in memory is not shared: what it is called does not tell what has become of its weights.
+    """
+    options = config.policy
+    if given.model is not None:
+        return
+    base, revision = None, None
+    if options.lora_rank > 0:
+        base, revision = options.model, options.revision
+    elif Path(options.model).expanduser().is_dir():
+        base = find_source(options.model).base
+    if base is not None:
+        backbones.offer(base, lambda: policy().model, revision=revision)
+
+
+def make_rewards(
+    config: GRPOConfig, given: Given, columns: Mapping[str, Any], backbones: Backbones | None = None
+) -> RewardSuite:
     """Return the reward functions, checked against the `columns` that the rows have."""
     options = config.rewards
     defaults: dict[str, Any] = {"format": config.data.answer_format}
@@ -98,9 +120,10 @@ def make_rewards(config: GRPOConfig, given: Given, columns: Mapping[str, Any]) -
             defaults[name] = getattr(options, name)
     specs = given.rewards if given.rewards is not None else [spec.model_dump() for spec in options.functions]
     suite = RewardSuite(
-        resolve_rewards(specs, weights=given.reward_weights, defaults=defaults),
+        resolve_rewards(specs, weights=given.reward_weights, defaults=defaults, backbones=backbones),
         timeout_s=options.reward_timeout_s,
         max_failed_share=options.max_failed_share,
+        seed=config.optimizer.seed,
     )
     if given.rewards is None and "functions" not in config.given() and "answer" not in columns:
         raise DataError(
@@ -175,6 +198,7 @@ def make_collector(
         max_steps=steps,
         seed=config.optimizer.seed,
         truncated=config.rollout.truncated,
+        combine=config.rewards.combine,
     )
 
 
@@ -240,4 +264,5 @@ def make_method(config: GRPOConfig) -> Method:
         epsilon_high=algorithm.epsilon_high,
         kl=algorithm.kl_estimator,
         scale=algorithm.advantage_scale,
+        combine=config.rewards.combine,
     )

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,18 @@ from grpo.build.parts import (
     make_policy,
     make_rewards,
     number_of_steps,
+    offer_base,
     sampling_params,
     take_threads,
 )
-from grpo.checkpoint import CheckpointStore, Progress
+from grpo.checkpoint import CheckpointStore, Progress, TrainingState
 from grpo.config import GRPOConfig
 from grpo.engines.native import NativeEngine
 from grpo.errors import CheckpointError, ConfigError, InputError
 from grpo.evaluate import Evaluator
 from grpo.machine import keep_freed_memory
 from grpo.policy import Policy
-from grpo.rewards import RewardSuite
+from grpo.rewards import Backbones, RewardSuite
 from grpo.storage import require_free_space
 from grpo.tasks import Task
 from grpo.tracking import Journal, RunDirectory, TensorBoardTracker, Tracker, WandbTracker, find_run, require_empty
@@ -84,8 +86,12 @@ def assemble(
         raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
     method = make_method(config)
     task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
-    rewards = make_rewards(config, given, (task.train or task.evaluation)[0].columns)
-    policy = make_policy(config, given) if policy is None else policy
+    # Made by whoever needs it first: bad rewards are to show before a large model is loaded.
+    the_policy = cache(lambda: make_policy(config, given) if policy is None else policy)
+    backbones = Backbones()
+    offer_base(backbones, config, given, the_policy)
+    rewards = make_rewards(config, given, (task.train or task.evaluation)[0].columns, backbones)
+    policy = the_policy()
     prompts = make_prompts(config, task, policy)
     config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)
     engine = make_engine(config, policy)
@@ -186,7 +192,7 @@ def resume_with(
             return _run(parts, run, progress), parts
         parts.policy.load_weights(checkpoint.path)
         run.rewind(progress.step)
-        return _run(parts, run, progress, checkpoint.state.optimizer), parts
+        return _run(parts, run, progress, checkpoint.state), parts
 
 
 def _changed(config: GRPOConfig, overrides: Sequence[str] | Mapping[str, Any]) -> GRPOConfig:
@@ -206,14 +212,13 @@ def _changed(config: GRPOConfig, overrides: Sequence[str] | Mapping[str, Any]) -
     return changed
 
 
-def _run(
-    parts: Parts, run: RunDirectory, progress: Progress, optimizer_state: Mapping[str, Any] | None = None
-) -> Outcome:
+def _run(parts: Parts, run: RunDirectory, progress: Progress, state: TrainingState | None = None) -> Outcome:
     config, policy = parts.config, parts.policy
     steps = number_of_steps(config, len(parts.prompts.train))
     learner = make_learner(config, policy, parts.method, steps=steps, lowered_budget=progress.lowered_budget)
-    if optimizer_state is not None:
-        learner.optimizer.load_state_dict(dict(optimizer_state))
+    if state is not None:
+        learner.optimizer.load_state_dict(dict(state.optimizer))
+        parts.rewards.load_state_dict(state.rewards)
     parts.engine.load_weights(policy.model, version=progress.step)
     with ExitStack() as stack:
         console = stack.enter_context(Console(log_every=config.output.log_every, live=config.output.live))

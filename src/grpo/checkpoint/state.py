@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,12 @@ class TrainingState:
 
     Attributes:
         optimizer: the optimizer's `state_dict()`: tensors, None, bool, int, float, str, lists and mappings of these.
+        rewards: by name what rewards know of the run, as JSON has it; empty where none keeps anything.
     """
 
     progress: Progress
     optimizer: Mapping[str, Any]
+    rewards: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_state(path: Path, state: TrainingState) -> None:
@@ -98,6 +100,7 @@ def write_state(path: Path, state: TrainingState) -> None:
     content = {
         "progress": _plain(asdict(state.progress)),
         "optimizer": _plain(state.optimizer),
+        "rewards": _plain(state.rewards),
     }
     # Through a file object, torch keeps the operating system's reason for a failed write.
     with path.open("wb") as file:

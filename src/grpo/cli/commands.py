@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grpo.cli import doctor, reward
 from grpo.cli.printing import evaluation_table, write_answers
 from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_number
 from grpo.errors import ConfigError, StorageError
@@ -188,6 +189,18 @@ COMMANDS: Mapping[str, Command] = {
         "Options are those of `grpo train --help`, e.g. temperature=0.7 top_p=0.9 max_new_tokens=64 seed=1.",
         ("--model", "--file", "--num", "--output", "--json", *COMMON_SWITCHES),
         _generate,
+    ),
+    "reward": Command(
+        "train, check or ask a reward",
+        reward.USAGE,
+        reward.SWITCHES,
+        reward.run,
+    ),
+    "doctor": Command(
+        "say what holds on this machine",
+        doctor.USAGE,
+        doctor.SWITCHES,
+        doctor.run,
     ),
     "recipes": Command(
         "list recipes, or print one",

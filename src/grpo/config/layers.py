@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from grpo.config.rewards import reward_specs
+from grpo.config.rules import GENERATED
 from grpo.config.sections import SECTIONS
 from grpo.config.settings import REWARD_CHANGES, Settings
 from grpo.config.synonyms import LEAVES
@@ -48,7 +49,7 @@ def merge_layers(layers: Iterable[Settings]) -> Settings:
     for layer in layers:
         changed = {name for name, value in layer.items() if value is not None and value != merged.get(name)}
         displaced = {below for name in changed for below in _DISPLACES.get(name, ())} - layer.keys()
-        if changed & OWN_ROWS and merged.get("task") == "arithmetic":
+        if changed & OWN_ROWS and merged.get("task") in GENERATED:
             displaced |= {"task"} - layer.keys()
         kept = {name: value for name, value in merged.items() if name not in displaced}
         changes = {**kept.get(REWARD_CHANGES, {})}

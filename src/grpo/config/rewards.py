@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-__all__ = ["RewardFunction", "function_settings", "reward_specs"]
+__all__ = ["RewardFunction", "WeightSchedule", "function_settings", "reward_specs"]
 
-_KEYS = ("name", "weight", "parameters")
+_OPTIONS = ("gate", "gate_at", "overlap", "processes")
+_KEYS = ("name", "weight", *_OPTIONS, "parameters")
+_SCHEDULE = ("from", "to", "steps")
+
+
+class WeightSchedule(BaseModel):
+    """A weight that goes in a straight line `from` one value `to` another over the first `steps` steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    start: float = Field(alias="from")
+    end: float = Field(alias="to")
+    steps: int = Field(ge=1)
 
 
 class RewardFunction(BaseModel):
-    """One reward function: which, with what weight, and the keyword arguments it is made with.
+    """One reward function: which, with what weight, when it counts, and the keyword arguments it is made with.
 
     Example:
         >>> RewardFunction.model_validate({"name": "reasoning_length", "weight": 0.5, "target": 40}).parameters
@@ -23,7 +44,15 @@ class RewardFunction(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(min_length=1, description="a built-in, or 'package.module:function', or 'file.py:function'")
-    weight: float = Field(1.0, description="what its rewards are multiplied with before they are added up")
+    weight: float | WeightSchedule = Field(
+        1.0, description="what its rewards are multiplied with: a number, or {from: 0.0, to: 1.0, steps: 100}"
+    )
+    gate: str | None = Field(None, min_length=1, description="name of the reward without which this one does not count")
+    gate_at: float | None = Field(None, description="what that reward has to be above; null: 0")
+    overlap: bool | None = Field(
+        None, description="call it while others are still generated; null: if it is async or has processes"
+    )
+    processes: int = Field(0, ge=0, description="run it in so many processes of its own; 0: in none")
     parameters: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function's own")
 
     @model_validator(mode="before")
@@ -35,12 +64,33 @@ class RewardFunction(BaseModel):
         others = {key: setting for key, setting in value.items() if key not in _KEYS}
         return {**own, "parameters": {**(own.get("parameters") or {}), **others}}
 
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _read_weight(cls, value: Any) -> float | WeightSchedule:
+        if isinstance(value, Mapping) and not any(isinstance(number, bool) for number in value.values()):
+            try:
+                return WeightSchedule.model_validate(value)
+            except ValidationError:
+                pass
+        if isinstance(value, WeightSchedule):
+            return value
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError("Input should be a number, or a schedule as {from: 0.0, to: 1.0, steps: 100}")
+        return number
+
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
+        weight = self.weight.model_dump(by_alias=True) if isinstance(self.weight, WeightSchedule) else self.weight
+        said = {
+            key: getattr(self, key) for key in _OPTIONS if getattr(self, key) != type(self).model_fields[key].default
+        }
         clash = set(self.parameters) & set(_KEYS)
-        if clash:
-            return {"name": self.name, "weight": self.weight, "parameters": dict(self.parameters)}
-        return {"name": self.name, "weight": self.weight, **self.parameters}
+        own = {"parameters": dict(self.parameters)} if clash else self.parameters
+        return {"name": self.name, "weight": weight, **said, **own}
 
 
 def reward_specs(value: Any) -> list[dict[str, Any]]:
@@ -90,9 +140,14 @@ def _spec(entry: Any) -> dict[str, Any]:
 
 
 def function_settings(value: Any) -> dict[str, Any]:
-    """Return `{"weight": …}` for a number, a mapping as it is, and `{}` for None."""
+    """Return `{"weight": …}` for a number or a schedule of weights, any other mapping as it is, and `{}` for None.
+
+    Example:
+        >>> function_settings({"from": 0.0, "to": 1.0, "steps": 100})
+        {'weight': {'from': 0.0, 'to': 1.0, 'steps': 100}}
+    """
     if value is None:
         return {}
     if isinstance(value, Mapping):
-        return dict(value)
+        return {"weight": dict(value)} if set(value) == set(_SCHEDULE) else dict(value)
     return {"weight": value}

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from grpo.config.schema import GRPOConfig
 
-__all__ = ["contradictions", "remarks"]
+__all__ = ["GENERATED", "contradictions", "remarks"]
+
+GENERATED = frozenset({"arithmetic", "finance", "headlines", "programs"})
+"""Tasks that make their own rows."""
 
 
 def contradictions(config: GRPOConfig) -> Iterator[str]:
@@ -17,8 +20,8 @@ def contradictions(config: GRPOConfig) -> Iterator[str]:
     if data.train_file is not None and data.dataset is not None:
         yield f"train_file {data.train_file!r} and dataset {data.dataset!r} both name training rows: give one of them"
     own = next((name for name in ("train_file", "dataset", "eval_file") if getattr(data, name) is not None), None)
-    if data.task == "arithmetic" and own is not None:
-        yield f"task arithmetic makes its own rows, but {own} {getattr(data, own)!r} was given: use task=rows"
+    if data.task in GENERATED and own is not None:
+        yield f"task {data.task} makes its own rows, but {own} {getattr(data, own)!r} was given: use task=rows"
     if data.eval_file is not None and data.eval_split is not None:
         yield f"eval_file {data.eval_file!r} and eval_split {data.eval_split!r} both name rows to evaluate on: give one"
     if optimizer.warmup_steps and optimizer.warmup_ratio:
@@ -49,10 +52,11 @@ def remarks(config: GRPOConfig) -> Iterator[str]:
             (name, config.data.task == "arithmetic", f"task is {config.data.task}")
             for name in ("max_operand", "operators")
         ),
-        ("prompt_column", config.data.task != "arithmetic", "task is arithmetic"),
+        ("prompt_column", config.data.task not in GENERATED, f"task is {config.data.task}"),
         ("answer_column", config.data.task == "rows", f"task is {config.data.task}"),
         *((name, config.data.dataset is not None, "there is no dataset") for name in ("dataset_config", "train_split")),
         ("eval_split", config.data.dataset is not None, "there is no dataset"),
+        ("advantage_scale", config.rewards.combine == "sum", "combine is normalise"),
         ("max_resamples", config.rollout.uniform_groups == "resample", "uniform_groups is not resample"),
         ("min_learning_rate_ratio", config.optimizer.schedule != "constant", "schedule is constant"),
         *((name, config.output.wandb, "wandb is off") for name in ("wandb_project", "wandb_run_name")),

@@ -19,6 +19,7 @@ from grpo.config.sections import (
     PolicySection,
     RewardsSection,
     RolloutSection,
+    ScorerSection,
 )
 from grpo.config.settings import Settings, nested, read_settings
 from grpo.config.synonyms import LEAVES
@@ -51,6 +52,7 @@ class GRPOConfig(BaseModel):
     rollout: RolloutSection
     algorithm: AlgorithmSection
     optimizer: OptimizerSection
+    scorer: ScorerSection
     output: OutputSection
 
     def __init__(self, **options: Any) -> None:

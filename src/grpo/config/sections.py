@@ -143,7 +143,7 @@ class PolicySection(Section):
 class DataSection(Section):
     """Where prompts come from, and what a right answer looks like."""
 
-    task: Literal["arithmetic", "gsm8k", "rows"] = Field(
+    task: Literal["arithmetic", "gsm8k", "headlines", "finance", "programs", "rows"] = Field(
         "arithmetic", description="rows (own data) when train_file or dataset is given and no task"
     )
     train_file: str | None = Field(None, description="JSONL, CSV or Parquet file of training rows")
@@ -179,6 +179,10 @@ class RewardsSection(Section):
 
     functions: Annotated[tuple[RewardFunction, ...], BeforeValidator(reward_specs)] = Field(
         (), description="names, 'module:function' or 'file.py:function', with weights; empty: what fits answer_format"
+    )
+    combine: Literal["sum", "normalise"] = Field(
+        "sum",
+        description="normalise the weighted sum of the rewards, or each reward in its group and add them up (GDPO)",
     )
     correct_reward: float | None = Field(
         None, description="what the rewards that compare with the reference give a right answer; null: their own"
@@ -262,6 +266,35 @@ class OptimizerSection(Section):
     seed: int = Field(0, ge=0, description="the same seed gives the same run, bit for bit")
 
 
+class ScorerSection(Section):
+    """The reward model that `grpo reward train` trains for `grpo train` to use, which itself ignores this."""
+
+    scorer_kind: Literal["ctr", "pair"] = Field(
+        "ctr", description="ctr: texts with clicks; pair: a better and a worse answer to a prompt"
+    )
+    scorer_model: str | None = Field(
+        None, min_length=1, description="what it reads with: Hub id, directory or `tiny`; null: the policy's model"
+    )
+    scorer_train_file: str | None = Field(
+        None, description="JSONL or CSV: text, label; or prompt, chosen, rejected; null: rows that are generated"
+    )
+    scorer_eval_file: str | None = Field(None, description="held-out rows; null: some of the training rows")
+    scorer_rows: Count | None = Field(None, description="how many rows to generate; null: 8000 clicks or 500 pairs")
+    scorer_dir: str = Field("runs/scorer", min_length=1, description="directory for best_model and its report")
+    scorer_epochs: Count = Field(5, description="passes over the rows at most")
+    scorer_batch_size: Count = Field(64, description="rows in an optimizer step")
+    scorer_learning_rate: Positive = Field(1e-3, description="peak of AdamW's")
+    scorer_warmup_ratio: BelowOne = Field(0.1, description="share of the steps over which it rises")
+    scorer_weight_decay: NotNegative = Field(0.01, description="decoupled, of matrices")
+    scorer_max_grad_norm: NotNegative = Field(1.0, description="gradients are scaled down to this norm; 0: never")
+    scorer_patience: Interval = Field(2, description="evaluations without gain before it stops; 0: never")
+    scorer_lora_rank: Interval = Field(16, description="rank of LoRA adapters; 0: train all weights")
+    scorer_lora_alpha: Positive | None = Field(None, description="scale of LoRA (alpha / rank); null: the rank")
+    scorer_max_length: Count = Field(512, description="tokens of a text that are read")
+    scorer_holdout: Positive = Field(0.2, description="share, or from 1 number, of rows kept for evaluation")
+    scorer_margin: NotNegative = Field(0.0, description="by how much the better answer of a pair should win")
+
+
 class OutputSection(Section):
     """What is written, shown and measured; intervals are in steps, 0 is never."""
 
@@ -291,6 +324,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "rollout": RolloutSection,
     "algorithm": AlgorithmSection,
     "optimizer": OptimizerSection,
+    "scorer": ScorerSection,
     "output": OutputSection,
 }
 """By name, in the order in which they are shown."""

@@ -46,6 +46,7 @@ SYNONYMS: Mapping[str, str] = {
     # rewards
     "reward_functions": "functions",
     "reward_funcs": "functions",
+    "multi_objective_aggregation": "combine",
     # rollout
     "num_generations": "group_size",
     "num_generations_per_prompt": "group_size",
@@ -89,8 +90,10 @@ COMPUTED: Mapping[str, str] = {
 
 _VALUES: Mapping[str, Mapping[str, str]] = {
     "bf16": {"true": "bfloat16", "false": "float32"},
+    "combine": {"normalize": "normalise"},
     "dtype": {"bf16": "bfloat16", "fp32": "float32", "torch.bfloat16": "bfloat16", "torch.float32": "float32"},
     "mask_truncated_completions": {"true": "mask", "false": "keep"},
+    "multi_objective_aggregation": {"sum_then_normalize": "sum", "normalize_then_sum": "normalise"},
     "scale_rewards": {"true": "group", "false": "none"},
     "schedule": {"constant_with_warmup": "constant"},
     "use_vllm": {"true": "vllm", "false": "native"},

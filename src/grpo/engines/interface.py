@@ -8,7 +8,7 @@ Training, evaluation, chat, server and judge all use these and nothing else of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -67,8 +67,16 @@ class Engine(Protocol):
         ...
 
 
-def generate(engine: Engine, requests: Sequence[Request]) -> list[tuple[Rollout, ...]]:
+def generate(
+    engine: Engine,
+    requests: Sequence[Request],
+    on_finished: Callable[[int, tuple[Rollout, ...]], None] | None = None,
+) -> list[tuple[Rollout, ...]]:
     """Return the rollouts of each request, in the order of `requests`.
+
+    Args:
+        on_finished: called with the id and the rollouts of each request as soon as it is finished, while others
+            are still being generated; what it raises ends the call.
 
     Raises:
         InputError: a request cannot be served, or two have the same id; the engine is then left empty.
@@ -82,7 +90,10 @@ def generate(engine: Engine, requests: Sequence[Request]) -> list[tuple[Rollout,
             engine.add(request)
         while engine.has_work:
             engine.step()
-            finished.update(engine.collect())
+            for id, rollouts in engine.collect():
+                finished[id] = rollouts
+                if on_finished is not None:
+                    on_finished(id, rollouts)
     except BaseException:
         # Otherwise an interrupted call would leave its requests to the next one.
         engine.abort()

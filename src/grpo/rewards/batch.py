@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.rewards.function import PROVIDED, TrainerState
+from grpo.rewards.readout import Reading
 from grpo.types import Group, Prompt, Rollout
 
-__all__ = ["Recorder", "RewardBatch"]
+__all__ = ["Answer", "Recorder", "RewardBatch", "column_names"]
 
 _NOT_COLUMNS = frozenset({*PROVIDED, "prompt", "completion"})
 
@@ -33,21 +34,36 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call gave: a reading for each of its completions, and what it logged."""
+
+    readings: Sequence[Reading]
+    recorder: Recorder
+
+
+@dataclass(frozen=True, slots=True)
 class RewardBatch:
-    """A step's completions in order of groups: texts[i] answers prompts[i], rollouts[i] are its tokens."""
+    """Completions in order of groups: texts[i] answers prompts[i], rollouts[i] are its tokens.
+
+    Attributes:
+        columns: names of the data set's columns that functions are given.
+    """
 
     prompts: tuple[Prompt, ...]
     rollouts: tuple[Rollout, ...]
     texts: tuple[str, ...]
     state: TrainerState
+    columns: tuple[str, ...]
 
     @classmethod
-    def of(cls, groups: Sequence[Group], texts: Sequence[str], state: TrainerState) -> RewardBatch:
+    def of(
+        cls, groups: Sequence[Group], texts: Sequence[str], state: TrainerState, columns: Sequence[str]
+    ) -> RewardBatch:
         """Return the groups' completions one after another."""
         prompts = tuple(group.prompt for group in groups for _ in group.rollouts)
         rollouts = tuple(rollout for group in groups for rollout in group.rollouts)
         assert len(texts) == len(rollouts)
-        return cls(prompts, rollouts, tuple(texts), state)
+        return cls(prompts, rollouts, tuple(texts), state, tuple(columns))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -62,8 +78,7 @@ class RewardBatch:
 
         A column that some rows lack is None there.
         """
-        names = dict.fromkeys(name for prompt in self.prompts for name in prompt.columns)
-        columns = {name: self._column_maker(name) for name in names if name not in _NOT_COLUMNS}
+        columns = {name: self._column_maker(name) for name in self.columns}
         return {
             "prompts": self._prompts,
             "completions": self._completions,
@@ -86,3 +101,9 @@ class RewardBatch:
 
     def _column_maker(self, name: str) -> Callable[[], list[Any]]:
         return lambda: [prompt.columns.get(name) for prompt in self.prompts]
+
+
+def column_names(prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    """Return the names of the columns that any of the rows has and that take no other argument's place."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return tuple(name for name in names if name not in _NOT_COLUMNS)

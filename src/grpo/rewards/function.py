@@ -1,20 +1,24 @@
-"""One reward function with what the suite has to know to call it."""
+"""One reward function with what the suite has to know to call it and to count what it gives."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.errors import ConfigError
+from grpo.rewards.weights import Weight, is_finite_number, read_weight
 
-__all__ = ["PROVIDED", "RewardFunction", "TrainerState", "reward_function"]
+__all__ = ["PROVIDED", "SUITE_OPTIONS", "RewardFunction", "TrainerState", "reward_function"]
 
 PROVIDED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What the suite hands to a function besides the data set's columns."""
+
+SUITE_OPTIONS = ("gate", "gate_at", "overlap", "processes")
+"""What may be said of a reward besides its name, its weight and the function's own parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +43,108 @@ class RewardFunction:
     Attributes:
         name: unique in a suite; what logs call it.
         function: `f(prompts, completions, completion_ids, **columns) -> list[float | None]`.
-        weight: factor in the total.
+        weight: factor in the total, or how that changes over the steps.
         parameters: arguments set once, which no column replaces.
         is_async: whether `function` is to be awaited.
         accepts: names it can be given; None when it takes any (`**kwargs`).
         columns: names of data set columns it cannot do without.
+        gate: name of the reward that has to be above `gate_at` for this one to count; None: it always counts.
+        overlap: it is called for each group as soon as that is finished, while others are still generated.
+        processes: it runs in so many processes of its own, a group at a time; 0: in a thread of this one.
     """
 
     name: str
     function: Callable[..., Any]
-    weight: float
+    weight: Weight
     parameters: Mapping[str, Any]
     is_async: bool
     accepts: frozenset[str] | None
     columns: tuple[str, ...]
+    gate: str | None = None
+    gate_at: float = 0.0
+    overlap: bool = False
+    processes: int = 0
+
+    @property
+    def by_group(self) -> bool:
+        """Whether a call has the completions of one group, and not those of the whole step."""
+        return self.overlap or self.processes > 0
 
     def call(self, available: Mapping[str, Callable[[], Any]]) -> Any:
         """Return what the function returns, given those of the `available` arguments that it takes.
 
         Each is made for this call, so that a function which changes its arguments changes nobody else's.
         """
-        names = available if self.accepts is None else [name for name in available if name in self.accepts]
-        arguments = {name: available[name]() for name in names if name not in self.parameters}
-        return self.function(**arguments, **self.parameters)
+        return self.function(**{name: available[name]() for name in self.takes(available)}, **self.parameters)
+
+    def takes(self, names: Sequence[str] | Mapping[str, Any]) -> list[str]:
+        """Return those of `names` that a call passes."""
+        return [
+            name for name in names if name not in self.parameters and (self.accepts is None or name in self.accepts)
+        ]
 
     def renamed(self, name: str) -> RewardFunction:
         """Return the same function under another name."""
         return replace(self, name=name)
+
+    def with_options(
+        self, *, gate: Any = None, gate_at: Any = None, overlap: Any = None, processes: Any = None
+    ) -> RewardFunction:
+        """Return the same function with `SUITE_OPTIONS` set; None is what an option is when nothing is said of it.
+
+        Args:
+            gate: name of another reward of the suite; None: this one always counts.
+            gate_at: finite number that the other reward has to be above; None: 0.
+            overlap: None: on for what can, that is for async functions and for those with processes.
+            processes: None: 0.
+
+        Raises:
+            ConfigError: one has an impossible value, or a function like this one cannot have it.
+        """
+        said = f"reward {self.name!r} has"
+        if gate is not None and (not isinstance(gate, str) or not gate.strip()):
+            raise ConfigError(f"{said} gate={gate!r}: give the name of another reward")
+        if gate_at is not None and gate is None:
+            raise ConfigError(f"{said} gate_at={gate_at!r} but no gate: name the reward that gates it, gate=NAME")
+        if gate_at is not None and not is_finite_number(gate_at):
+            raise ConfigError(f"{said} gate_at={gate_at!r}: use a finite number")
+        if overlap is not None and not isinstance(overlap, bool):
+            raise ConfigError(f"{said} overlap={overlap!r}: use true or false")
+        processes = 0 if processes is None else processes
+        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 0:
+            raise ConfigError(f"{said} processes={processes!r}: use a whole number, 0 for none")
+        if processes > 0:
+            self._require_processes(processes)
+        can_overlap = self.is_async or processes > 0
+        if overlap and not can_overlap:
+            raise ConfigError(
+                f"{said} overlap=true, but only async functions and those with processes can run while others "
+                f"are generated: make it async, or give it processes"
+            )
+        return replace(
+            self,
+            gate=None if gate is None else gate.strip(),
+            gate_at=0.0 if gate_at is None else float(gate_at),
+            overlap=can_overlap if overlap is None else overlap,
+            processes=processes,
+        )
+
+    def _require_processes(self, processes: int) -> None:
+        """Raise ConfigError if this function cannot run in processes of its own."""
+        said = f"reward {self.name!r} has processes={processes}"
+        if self.is_async:
+            raise ConfigError(f"{said}, but it is async: leave them out")
+        if hasattr(self.function, "load_state_dict"):
+            raise ConfigError(f"{said}, but a state that a run saves, which they would not share: leave them out")
+        if not hasattr(os, "killpg"):
+            raise ConfigError(f"{said}, which need Linux or macOS: leave them out")
 
 
 def reward_function(
     function: Callable[..., Any],
     *,
     name: str | None = None,
-    weight: float = 1.0,
+    weight: Weight | Mapping[str, Any] = 1.0,
     parameters: Mapping[str, Any] | None = None,
     options_are_fixed: bool = False,
 ) -> RewardFunction:
@@ -80,22 +152,23 @@ def reward_function(
 
     Args:
         name: by default the function's own.
+        weight: as `read_weight` takes it.
         parameters: arguments to set once.
         options_are_fixed: keyword-only arguments are options, never columns: a column that happens to
             have such a name is not passed. So it is for the built-in functions.
 
     Raises:
-        ConfigError: the weight is not a finite number, or the function does not take a parameter.
+        ConfigError: the weight is impossible, or the function does not take a parameter.
     """
     name = name or _name_of(function)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-        raise ConfigError(f"reward {name!r} has weight {weight!r}: use a finite number")
+    weight = read_weight(weight, name)
+    is_async = _is_async(function)
     given = dict(parameters or {})
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some callables written in C
         return RewardFunction(
-            name, function, float(weight), given, is_async=_is_async(function), accepts=None, columns=()
+            name, function, weight, given, is_async=is_async, accepts=None, columns=(), overlap=is_async
         )
     named = {
         parameter.name: parameter
@@ -105,25 +178,33 @@ def reward_function(
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     options = [key for key, parameter in named.items() if parameter.kind is parameter.KEYWORD_ONLY]
     settable = options if options_are_fixed else [key for key in named if key not in PROVIDED]
-    unknown = [key for key in given if key not in settable]
-    if unknown and (options_are_fixed or not takes_any):
-        takes = f"it takes {settable}" if settable else "it takes none"
-        raise ConfigError(f"reward {name!r} has no parameter {unknown[0]!r}: {takes}, besides name and weight")
+    if options_are_fixed or not takes_any:
+        _check_parameters(name, given, settable)
     if options_are_fixed:
         given = {key: named[key].default for key in options} | given
     return RewardFunction(
         name=name,
         function=function,
-        weight=float(weight),
+        weight=weight,
         parameters=given,
-        is_async=_is_async(function),
+        is_async=is_async,
         accepts=None if takes_any else frozenset(named),
         columns=tuple(
             key
             for key, parameter in named.items()
             if parameter.default is parameter.empty and key not in PROVIDED and key not in given
         ),
+        overlap=is_async,
     )
+
+
+def _check_parameters(name: str, given: Mapping[str, Any], settable: Sequence[str]) -> None:
+    for key in given:
+        if key not in settable:
+            takes = f"it takes {list(settable)}" if settable else "it takes none"
+            raise ConfigError(
+                f"reward {name!r} has no parameter {key!r}: {takes}, besides name, weight, {', '.join(SUITE_OPTIONS)}"
+            )
 
 
 def _name_of(function: Callable[..., Any]) -> str:

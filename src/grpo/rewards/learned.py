@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from grpo.errors import ConfigError, ModelError
+from grpo.rewards.backbones import Backbones, find_device
+from grpo.rewards.running import RunningNormalisation
 from grpo.rewards.texts import Completion, completion_texts
 
 __all__ = ["SequenceClassifierReward"]
@@ -23,8 +26,12 @@ class SequenceClassifierReward:
     of `label` (softmax over the labels; sigmoid where `problem_type` is multi-label). Chat prompts are
     written with the chat template of the classifier's own tokenizer, as TRL does.
 
+    With `normalise="running"` training sees its deviation from the mean of the run so far, this step's rewards
+    included, in units of their standard deviation; evaluations show it as it is, so that they can be compared.
+
     Attributes:
         truncated: texts so far that were longer than the classifier reads and lost their beginning.
+        running: mean and deviation over the run; None without normalisation.
     """
 
     def __init__(
@@ -36,34 +43,82 @@ class SequenceClassifierReward:
         batch_size: int = 16,
         max_length: int | None = None,
         device: str | None = None,
+        revision: str | None = None,
+        normalise: str | None = None,
+        backbones: Backbones | None = None,
     ) -> None:
         """Take or load the classifier and put it in evaluation mode.
 
         Args:
-            model: a Hub id or directory, or a model object (`AutoModelForSequenceClassification`).
+            model: a Hub id or directory (of a model, or of an adapter with its head), or a model object
+                (`AutoModelForSequenceClassification`).
             tokenizer: name or object; by default the one saved with the model.
             label: index or name of the rewarded label; needed when the model has more than one.
             batch_size: texts in a forward pass.
             max_length: tokens of a text that are read, at most what the model can; longer texts keep their end.
             device: by default a model object stays where it is; a loaded one goes to the GPU if there is one.
+            revision: of a Hub id: branch, tag or commit.
+            normalise: "running", or None: the reward is what the model says.
+            backbones: where a model with a name comes from; None: it is loaded for this reward alone.
 
         Raises:
-            ConfigError: the model is no trained sequence classifier, or `label` is missing or unknown.
+            ConfigError: the model is no trained sequence classifier, `label` is missing or unknown, or there is no
+                such device or normalisation.
             ModelError: the model or its tokenizer cannot be loaded.
         """
+        if normalise not in (None, "running"):
+            raise ConfigError(f"normalise is {normalise!r} for a reward model: use 'running', or leave it out")
         name = model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", "") or "")
         self.__name__ = name.rstrip("/").rsplit("/", 1)[-1] or type(model).__name__
-        self._model = _load(model, device) if isinstance(model, str) else _checked(model, device)
+        self._model: Any = None
+        if isinstance(model, str):
+            self._model = (backbones or Backbones()).classifier(model, revision=revision, device=device)
+        else:
+            self._model = _checked(model, device)
         self._model.eval()
-        self._tokenizer = _tokenizer(name if tokenizer is None else tokenizer, self.__name__)
+        self._tokenizer = _tokenizer(name if tokenizer is None else tokenizer, self.__name__, revision)
         self._label = _label_index(self._model.config, label, self.__name__)
         self._limit = _limit(self._model.config, self._tokenizer, max_length)
         self._batch_size = batch_size
         self.truncated = 0
+        self.running = RunningNormalisation() if normalise == "running" else None
+        self._evaluates = False
         _agree_on_padding(self._model.config, self._tokenizer, self.__name__)
 
-    def __call__(self, prompts: Sequence[Any], completions: Sequence[Completion]) -> list[float]:
-        """Return one reward a completion."""
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Completion],
+        log_metric: Callable[[str, float], None] | None = None,
+    ) -> list[float]:
+        """Return one reward a completion; where it is normalised, the mean before that goes to `log_metric`."""
+        rewards = self._score(prompts, completions)
+        if self.running is None or self._evaluates:
+            return rewards
+        normalised = self.running.take_in(rewards)
+        if log_metric is not None and rewards:
+            log_metric(f"{self.__name__}/mean_before_normalising", sum(rewards) / len(rewards))
+        return normalised
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what a resumed run needs of this one: the figures of the normalisation, if there is one."""
+        return {} if self.running is None else self.running.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the figures of an earlier run; there are none if it did not normalise."""
+        if self.running is not None and state:
+            self.running.load_state_dict(state)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Give what the model says, and leave the figures of the normalisation alone."""
+        self._evaluates = True
+        try:
+            yield
+        finally:
+            self._evaluates = False
+
+    def _score(self, prompts: Sequence[Any], completions: Sequence[Completion]) -> list[float]:
         import torch
 
         rows = [self._token_ids(prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
@@ -135,27 +190,6 @@ class SequenceClassifierReward:
         return [float(reward) for reward in rewards.tolist()]
 
 
-def _load(name: str, device: str | None) -> Any:
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    from grpo.policy.files import without_progress_bars
-
-    try:
-        with without_progress_bars():
-            model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"cannot load reward model {name!r} as a sequence classifier: {reason}") from error
-    missing = sorted(info["missing_keys"])
-    if missing and not getattr(model, "_hf_peft_config_loaded", False):
-        raise ConfigError(
-            f"reward model {name!r} has no trained classification head ({missing[0]} is missing): "
-            f"give a model trained for sequence classification"
-        )
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def _checked(model: Any, device: str | None) -> Any:
     """Return a model object that is a sequence classifier, moved if a device is given."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -165,10 +199,10 @@ def _checked(model: Any, device: str | None) -> Any:
             f"{type(inner).__name__} is not a reward model: give an AutoModelForSequenceClassification with a "
             f"trained head (num_labels=1), its name, or a reward function"
         )
-    return model if device is None else model.to(device)
+    return model if device is None else model.to(find_device(device))
 
 
-def _tokenizer(tokenizer: Any, name: str) -> Any:
+def _tokenizer(tokenizer: Any, name: str, revision: str | None) -> Any:
     if tokenizer and not isinstance(tokenizer, str):
         return tokenizer
     if not tokenizer:
@@ -176,7 +210,7 @@ def _tokenizer(tokenizer: Any, name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(tokenizer)
+        return AutoTokenizer.from_pretrained(tokenizer, revision=revision or "main")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load the tokenizer of reward model {name!r} from {tokenizer!r}: {reason}") from error

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Failed", "Reading", "TokenRewards", "in_one_line", "origin", "read_rewards"]
+__all__ = ["Failed", "Reading", "RemoteError", "TokenRewards", "in_one_line", "origin", "read_rewards", "reward_sum"]
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _IMPORTLIB = str(Path(importlib.__file__).parent)
@@ -21,6 +21,30 @@ _LARGEST_FLOAT32 = 3.4028234663852886e38
 _LONGEST_MESSAGE = 300
 
 TokenRewards: TypeAlias = tuple[float | None, ...]
+
+
+class RemoteError(Exception):
+    """What a function raised in a process of its own.
+
+    Attributes:
+        line: type and message, as `in_one_line` has them.
+        place: where it comes from, as `origin` has it.
+        trace: the traceback as text.
+    """
+
+    def __init__(self, line: str, place: str | None, trace: str) -> None:
+        super().__init__(line, place, trace)
+        self.line = line
+        self.place = place
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return f"{self.line}\n{self.trace}"
+
+    @classmethod
+    def of(cls, error: BaseException, function: Callable[..., Any] | None = None) -> RemoteError:
+        """Return what is to be told of `error`; unlike the exception itself, it can always be sent."""
+        return cls(in_one_line(error), origin(error, function), "".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +62,9 @@ def read_rewards(returned: Any, num_tokens: Sequence[int]) -> list[Reading]:
     """Return one reading a completion from what a reward function returned.
 
     Accepted are lists, tuples, tensors, arrays and other iterables of numbers (booleans included) and
-    None; in place of a number, a list with one number or None for each token of the completion.
-    NaN, infinity and what does not fit float32 fail for their own completion only.
+    None; in place of a number, a list with one number or None for each token of the completion, or an
+    exception, which says that this completion could not be scored, and why.
+    Exceptions, NaN, infinity and what does not fit float32 fail for their own completion only.
 
     Args:
         num_tokens: length of each completion.
@@ -59,6 +84,8 @@ def read_rewards(returned: Any, num_tokens: Sequence[int]) -> list[Reading]:
 
 
 def _read(value: Any, num_tokens: int) -> Reading:
+    if isinstance(value, BaseException):
+        return Failed(value)
     if hasattr(value, "tolist"):
         value = value.tolist()
     try:
@@ -70,6 +97,13 @@ def _read(value: Any, num_tokens: int) -> Reading:
         return None if all(reward is None for reward in rewards) else rewards
     except (TypeError, ValueError, OverflowError) as error:
         return Failed(error)
+
+
+def reward_sum(reading: Reading) -> float | None:
+    """Return the number that a reading stands for, of token rewards their sum; None where there is none."""
+    if isinstance(reading, tuple):
+        return sum(reward for reward in reading if reward is not None)
+    return None if isinstance(reading, Failed) else reading
 
 
 def _number(value: Any) -> float | None:
@@ -91,6 +125,8 @@ def _kind(value: Any) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """Return an exception's type and message without line breaks, at most some 300 characters."""
+    if isinstance(error, RemoteError):
+        return error.line
     try:
         message = " ".join(str(error).split())
     except Exception:
@@ -106,6 +142,8 @@ def origin(error: BaseException, function: Callable[..., Any] | None = None) -> 
     That is the innermost line in the function's own file, else the innermost line outside this package,
     else where the function is defined.
     """
+    if isinstance(error, RemoteError):
+        return error.place
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     code = _code(function)

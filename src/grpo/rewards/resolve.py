@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
-import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from grpo.errors import ConfigError
 from grpo.rewards import answer, format, length
-from grpo.rewards.function import RewardFunction, reward_function
+from grpo.rewards.backbones import Backbones
+from grpo.rewards.function import SUITE_OPTIONS, RewardFunction, reward_function
+from grpo.rewards.imports import import_object
 from grpo.rewards.learned import SequenceClassifierReward
-from grpo.rewards.readout import Failed, in_one_line, origin, read_rewards
+from grpo.rewards.readout import Failed, in_one_line, read_rewards
 
-__all__ = ["BUILT_IN", "RewardSpec", "resolve_rewards"]
+__all__ = ["BUILT_IN", "ON_DEMAND", "RewardSpec", "resolve_rewards"]
 
 RewardSpec: TypeAlias = Any
-"""A name, a callable, a model, or `{"name": any of these, "weight": 2.0, **parameters}`; see `resolve_rewards`."""
+"""A name, a callable, a model, or `{"name": any of these, "weight": 2.0, "gate": …, **parameters}`; see
+`resolve_rewards`."""
 
 BUILT_IN: Mapping[str, Callable[..., list[float | None]]] = MappingProxyType(
     {
@@ -41,6 +43,18 @@ BUILT_IN: Mapping[str, Callable[..., list[float | None]]] = MappingProxyType(
 )
 """Functions by the name that configuration uses; the same name with `_reward_func` or `_reward` is accepted too."""
 
+ON_DEMAND: Mapping[str, str] = MappingProxyType(
+    {
+        "clicks_by_rule": "grpo.rewards.generated:clicks_by_rule",
+        "criteria_by_rule": "grpo.rewards.generated:criteria_by_rule",
+        "ctr": "grpo.rewards.ctr:CTRReward",
+        "judge": "grpo.rewards.judge:JudgeReward",
+        "unit_tests": "grpo.rewards.code:UnitTestReward",
+    }
+)
+"""Rewards that bring models, servers or processes: functions, or classes that make one of the parameters; imported
+when they are named."""
+
 _CALL_IT = (
     "use {names}, your own as 'package.module:function' or 'file.py:function', or a classifier's Hub id or directory"
 )
@@ -51,34 +65,51 @@ def resolve_rewards(
     *,
     weights: Sequence[float] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    backbones: Backbones | None = None,
 ) -> list[RewardFunction]:
     """Return reward functions with distinct names, in the order given.
 
     Args:
         specs: one or several of: a built-in's name; `"package.module:function"`; `"path/to/file.py:function"`;
             a callable; a sequence classifier as object, Hub id or directory; or a mapping with one of
-            these as `name`, a `weight` and the function's own parameters.
+            these as `name`, a `weight`, what `SUITE_OPTIONS` lists, and the function's own parameters.
         weights: one a spec, instead of weights in mappings.
         defaults: parameters for those built-ins that take them and are not given them (`format`, …).
+        backbones: where rewards get their models from; None: these rewards share among themselves.
 
     Raises:
         ConfigError: a name is unknown, a file or module cannot be imported, a parameter does not exist.
+        CheckpointError: a scorer does not fit its backbone.
         ModelError: a classifier cannot be loaded.
     """
+    made_with = _MadeWith(defaults or {}, backbones or Backbones())
     several = list(specs) if isinstance(specs, (list, tuple)) else [specs]
     if weights is not None and len(weights) != len(several):
         raise ConfigError(f"{len(several)} reward functions have {len(weights)} weights: give one each")
     found: list[RewardFunction] = []
     for place, spec in enumerate(several):
-        resolved = _resolve(spec, None if weights is None else weights[place], defaults or {})
+        resolved = _resolve(spec, None if weights is None else weights[place], made_with)
         found.append(_with_distinct_name(resolved, {other.name for other in found}))
     return found
 
 
-def _resolve(spec: RewardSpec, weight: float | None, defaults: Mapping[str, Any]) -> RewardFunction:
+@dataclass(frozen=True, slots=True)
+class _MadeWith:
+    """What rewards are given besides their own parameters, if they take it."""
+
+    defaults: Mapping[str, Any]
+    backbones: Backbones
+
+    def fitting(self, takes: Collection[str]) -> dict[str, Any]:
+        """Return the defaults among the parameters that something takes."""
+        return {key: value for key, value in self.defaults.items() if key in takes}
+
+
+def _resolve(spec: RewardSpec, weight: Any, made_with: _MadeWith) -> RewardFunction:
     if isinstance(spec, RewardFunction):
         return spec
     parameters: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if isinstance(spec, Mapping):
         parameters = dict(spec)
         if "name" not in parameters:
@@ -86,35 +117,38 @@ def _resolve(spec: RewardSpec, weight: float | None, defaults: Mapping[str, Any]
         spec = parameters.pop("name")
         given = parameters.pop("weight", 1.0)
         weight = given if weight is None else weight
+        options = {key: parameters.pop(key) for key in SUITE_OPTIONS if key in parameters}
         parameters |= parameters.pop("parameters", None) or {}
     weight = 1.0 if weight is None else weight
     if isinstance(spec, str):
-        return _from_name(spec.strip(), weight, parameters, defaults)
-    return _from_object(spec, weight, parameters, defaults)
+        return _from_name(spec.strip(), weight, parameters, made_with).with_options(**options)
+    return _from_object(spec, weight, parameters, made_with).with_options(**options)
 
 
-def _from_name(name: str, weight: float, parameters: dict[str, Any], defaults: Mapping[str, Any]) -> RewardFunction:
+def _from_name(name: str, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
     built_in = name.removesuffix("_func").removesuffix("_reward")
     if built_in in BUILT_IN:
-        return _built_in(BUILT_IN[built_in], built_in, weight, parameters, defaults)
+        return _built_in(BUILT_IN[built_in], built_in, weight, parameters, made_with)
+    if built_in in ON_DEMAND:
+        return _on_demand(built_in, weight, parameters, made_with)
     if ":" in name:
-        return _from_object(_imported(name), weight, parameters, defaults)
+        return _from_object(import_object(name), weight, parameters, made_with)
     if name.endswith(".py"):
         raise ConfigError(f"reward {name!r} is a file: add the function's name, as in '{name}:my_reward'")
     if "/" in name or (name and Path(name).is_dir()):
-        return _classifier(name, weight, parameters)
-    close = difflib.get_close_matches(built_in, BUILT_IN, n=1)
+        return _classifier(name, weight, parameters, made_with)
+    known = sorted([*BUILT_IN, *ON_DEMAND])
+    close = difflib.get_close_matches(built_in, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    allowed = _CALL_IT.format(names=f"one of {sorted(BUILT_IN)}")
-    raise ConfigError(f"no reward named {name!r}{hint}: {allowed}")
+    raise ConfigError(f"no reward named {name!r}{hint}: {_CALL_IT.format(names=f'one of {known}')}")
 
 
-def _from_object(thing: Any, weight: float, parameters: dict[str, Any], defaults: Mapping[str, Any]) -> RewardFunction:
+def _from_object(thing: Any, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
     for built_in, function in BUILT_IN.items():
         if thing is function:
-            return _built_in(function, built_in, weight, parameters, defaults)
+            return _built_in(function, built_in, weight, parameters, made_with)
     if _is_model(thing):
-        return _classifier(thing, weight, parameters)
+        return _classifier(thing, weight, parameters, made_with)
     if inspect.isclass(thing) or not callable(thing):
         kind = f"the class {thing.__name__}" if inspect.isclass(thing) else f"{thing!r} ({type(thing).__name__})"
         allowed = _CALL_IT.format(names="a callable object, a built-in's name")
@@ -123,10 +157,9 @@ def _from_object(thing: Any, weight: float, parameters: dict[str, Any], defaults
 
 
 def _built_in(
-    function: Callable[..., Any], name: str, weight: float, parameters: dict[str, Any], defaults: Mapping[str, Any]
+    function: Callable[..., Any], name: str, weight: Any, parameters: dict[str, Any], made_with: _MadeWith
 ) -> RewardFunction:
-    takes = inspect.signature(function).parameters
-    fitting = {key: value for key, value in defaults.items() if key in takes}
+    fitting = made_with.fitting(inspect.signature(function).parameters)
     resolved = reward_function(
         function, name=name, weight=weight, parameters=fitting | parameters, options_are_fixed=True
     )
@@ -145,74 +178,40 @@ def _built_in(
     return resolved
 
 
-def _classifier(model: Any, weight: float, parameters: dict[str, Any]) -> RewardFunction:
-    takes = [key for key in inspect.signature(SequenceClassifierReward).parameters if key != "model"]
+def _on_demand(name: str, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
+    module, _, attribute = ON_DEMAND[name].partition(":")
+    maker = getattr(importlib.import_module(module), attribute)
+    if inspect.isclass(maker):
+        maker, parameters = _made(maker, f"reward {name!r}", parameters, made_with), {}
+    else:
+        parameters = made_with.fitting(inspect.signature(maker).parameters) | parameters
+    return reward_function(maker, name=name, weight=weight, parameters=parameters)
+
+
+def _classifier(model: Any, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
+    made = _made(SequenceClassifierReward, "a reward model", parameters, made_with, model=model)
+    return reward_function(made, weight=weight)
+
+
+def _made(
+    maker: Callable[..., Any], what: str, parameters: dict[str, Any], made_with: _MadeWith, **ours: Any
+) -> Callable[..., Any]:
+    """Return the reward that a class makes of the parameters, with backbones to share if it takes them."""
+    every = inspect.signature(maker).parameters
+    takes = [key for key in every if key not in ("backbones", *ours)]
     unknown = [key for key in parameters if key not in takes]
     if unknown:
-        raise ConfigError(f"a reward model has no parameter {unknown[0]!r}: it takes {takes}, besides name and weight")
-    return reward_function(SequenceClassifierReward(model, **parameters), weight=weight)
+        known = ", ".join(("name", "weight", *SUITE_OPTIONS))
+        raise ConfigError(f"{what} has no parameter {unknown[0]!r}: it takes {takes}, besides {known}")
+    if "backbones" in every:
+        ours["backbones"] = made_with.backbones
+    made: Callable[..., Any] = maker(**ours, **(made_with.fitting(takes) | parameters))
+    return made
 
 
 def _is_model(thing: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(thing, torch.nn.Module) and hasattr(thing, "config")
-
-
-def _imported(name: str) -> Any:
-    """Return the object that `"module:name"` or `"file.py:name"` stands for."""
-    place, _, path = name.rpartition(":")
-    is_file = place.endswith(".py") or "/" in place
-    try:
-        module = _file_module(place) if is_file else _module(place)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ConfigError):
-            raise
-        line = origin(error)
-        where = "" if line is None else f" (at {line})"
-        raise ConfigError(f"cannot import reward {name!r}: {in_one_line(error)}{where}: mend it or the name") from error
-    try:
-        return functools.reduce(getattr, path.split("."), module)
-    except AttributeError as error:
-        own = [
-            key
-            for key, value in vars(module).items()
-            if callable(value) and not key.startswith("_") and getattr(value, "__module__", None) == module.__name__
-        ]
-        raise ConfigError(f"{place!r} has no {path!r}: its functions are {sorted(own)}") from error
-
-
-def _module(name: str) -> ModuleType:
-    # An installed command does not have the working directory on its path, as `python script.py` would.
-    _search_in(Path.cwd())
-    return importlib.import_module(name)
-
-
-def _file_module(place: str) -> ModuleType:
-    """Return the module that a file makes; functions of one file share it for as long as the file is unchanged."""
-    path = Path(place).expanduser().resolve()
-    if not path.is_file():
-        raise ConfigError(f"no file {place!r} for a reward: give a path as seen from {str(Path.cwd())!r}")
-    name = f"grpo_user_{path.stem}_{abs(hash((str(path), path.stat().st_mtime_ns))):x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{place!r} is not a Python file: a reward is 'file.py:function'")
-    module = importlib.util.module_from_spec(spec)
-    _search_in(path.parent)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _search_in(directory: Path) -> None:
-    # Last, so that a user's `types.py` hides nobody else's.
-    if str(directory) not in sys.path:
-        sys.path.append(str(directory))
 
 
 def _with_distinct_name(function: RewardFunction, taken: set[str]) -> RewardFunction:

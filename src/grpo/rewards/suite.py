@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import ConfigError, DataError, RewardError
-from grpo.rewards.batch import Recorder, RewardBatch
+from grpo.rewards.calls import Caller
+from grpo.rewards.columns import NO_REWARD, NOTHING_APPLIES, Column, figures, logged_values, score_at
 from grpo.rewards.function import RewardFunction, TrainerState
-from grpo.rewards.readout import Failed, Reading, in_one_line, origin, read_rewards
-from grpo.rewards.workers import AsyncWorker, Outcome, SyncWorker
-from grpo.types import Group, Score, ScoredGroup, ScoredRollout
+from grpo.rewards.gates import apply_gates, with_gates_found
+from grpo.rewards.readout import Failed, in_one_line, origin
+from grpo.rewards.scoring import Scoring
+from grpo.rewards.state import read_states, restore_states
+from grpo.rewards.weights import final_weight, weight_at
+from grpo.types import Group, Prompt, Score, ScoredGroup, ScoredRollout
 
 __all__ = ["NO_REWARD", "RewardSuite", "SuiteResult"]
-
-NO_REWARD = "all"
-"""The name under which `Score.failures` says that every function returned None."""
-
-_NOTHING_APPLIES = ValueError("no reward applies, every function returned None")
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +28,24 @@ class SuiteResult:
     Attributes:
         groups: the groups that were given, scored; with what functions gave to `log_extra`.
         metrics: `rewards/NAME/mean`, `rewards/NAME/std` (ddof 1; of completions that have a number),
-            `rewards/NAME/failed` (completions), `rewards/NAME/seconds`, `rewards/failed_completions`, and
-            `user/METRIC` for what functions gave to `log_metric`.
+            `rewards/NAME/failed` (completions), `rewards/NAME/seconds` (of the longest call),
+            `rewards/NAME/weight` (if it changes), `rewards/NAME/gated_out` (completions; if it has a gate),
+            `rewards/failed_completions`, and `user/METRIC` for what functions gave to `log_metric`.
     """
 
     groups: tuple[ScoredGroup, ...]
     metrics: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """One function's readings of all completions, and what it logged."""
-
-    function: RewardFunction
-    readings: Sequence[Reading]
-    seconds: float
-    recorder: Recorder
-
-
 class RewardSuite:
     """Scores completions with several reward functions.
 
-    Functions that are not async run one after another in the order given, in one worker thread; async ones
-    run beside each other and beside these. Whatever a function does wrong is a failure of that function
-    for the completions concerned: it raised, took too long, returned something else than one value a
-    completion, or a value that is NaN or infinite. Only KeyboardInterrupt passes through.
+    Functions that are not async get the completions of a whole step at once and run one after another in the
+    order given, in one worker thread. Async ones, and those with processes of their own, run beside each other and
+    beside these; they get a group at a time, as soon as it is there, unless they are told not to overlap (then
+    async ones get the whole step). Whatever a function does wrong is a failure of that function for
+    the completions concerned: it raised, took too long, returned something else than one value a
+    completion, or a value that is an exception, NaN or infinite. Only KeyboardInterrupt passes through.
     """
 
     def __init__(
@@ -64,15 +54,17 @@ class RewardSuite:
         *,
         timeout_s: float | None = 60.0,
         max_failed_share: float = 0.5,
+        seed: int = 0,
     ) -> None:
         """Take the functions in the order in which logs show them.
 
         Args:
             timeout_s: seconds that one call of one function may take; None for no limit.
             max_failed_share: share of a step's completions that may lack a reward before the run stops.
+            seed: of the run; functions in processes of their own draw from it.
 
         Raises:
-            ConfigError: there is no function, two have one name, or a limit makes no sense.
+            ConfigError: there is no function, two have one name, a gate is none of them, or a limit makes no sense.
         """
         names = [function.name for function in functions]
         if not names:
@@ -83,12 +75,12 @@ class RewardSuite:
             raise ConfigError(f"reward timeout is {timeout_s!r}: use seconds above 0, or none for no limit")
         if not 0 <= max_failed_share <= 1:
             raise ConfigError(f"max_failed_share is {max_failed_share!r}: use a share from 0 to 1")
-        self.functions = tuple(functions)
+        self.functions = with_gates_found(functions)
         self.timeout_s = timeout_s
         self.max_failed_share = max_failed_share
-        self._sync = SyncWorker()
-        self._async = AsyncWorker()
+        self._caller = Caller(self.functions, timeout_s=timeout_s, seed=seed)
         self._said: set[str] = set()
+        self._evaluates = False
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Check before the first step that the data set has the columns that the functions need.
@@ -104,7 +96,13 @@ class RewardSuite:
                 )
 
     def score(
-        self, groups: Sequence[Group], texts: Sequence[str], *, step: int, max_steps: int, epoch: float = 0.0
+        self,
+        groups: Sequence[Group],
+        texts: Sequence[str],
+        *,
+        step: int,
+        max_steps: int,
+        epoch: float = 0.0,
     ) -> SuiteResult:
         """Return the groups scored, with metrics.
 
@@ -115,33 +113,48 @@ class RewardSuite:
         Raises:
             RewardError: a larger share than `max_failed_share` failed; its cause is the first exception.
         """
-        batch = RewardBatch.of(groups, texts, TrainerState(step, max_steps, epoch))
-        columns = self._call_all(batch)
-        scores = [_score(columns, place) for place in range(len(batch))]
-        self._check_failed_share(columns, scores, step)
-        metrics = _metrics(columns)
+        prompts = [group.prompt for group in groups]
+        scoring = self.begin(prompts, step=step, max_steps=max_steps, epoch=epoch)
+        left = iter(texts)
+        for place, group in enumerate(groups):
+            scoring.add(place, group.rollouts, [next(left) for _ in group.rollouts])
+        return self.conclude(scoring)
+
+    def begin(self, prompts: Sequence[Prompt], *, step: int, max_steps: int, epoch: float = 0.0) -> Scoring:
+        """Return what takes the groups of these prompts one by one; `conclude` makes of it what `score` returns.
+
+        Arguments are those of `score`.
+        """
+
+        weights = {
+            function.name: final_weight(function.weight) if self._evaluates else weight_at(function.weight, step)
+            for function in self.functions
+        }
+        return Scoring(self.functions, self._caller, prompts, TrainerState(step, max_steps, epoch), weights)
+
+    def conclude(self, scoring: Scoring) -> SuiteResult:
+        """Wait for the calls of a scoring that has all its groups, and return them scored.
+
+        Raises:
+            RewardError: as `score`.
+        """
+        columns = apply_gates(scoring.finish())
+        groups, texts = scoring.groups, scoring.texts
+        scores = [score_at(columns, place) for place in range(len(texts))]
+        self._check_failed_share(columns, scores, scoring.state.global_step)
+        metrics = figures(columns)
         metrics["rewards/failed_completions"] = float(sum(bool(score.failures) for score in scores))
-        logged = self._logged_columns(columns, len(batch))
-        return SuiteResult(_regroup(groups, texts, scores, logged), metrics)
+        logged = logged_values(columns, len(texts), self._said)
+        scored = iter(map(ScoredRollout, (r for group in groups for r in group.rollouts), texts, scores, logged))
+        return SuiteResult(
+            tuple(ScoredGroup(group.prompt, tuple(next(scored) for _ in group.rollouts)) for group in groups), metrics
+        )
 
-    def _call_all(self, batch: RewardBatch) -> list[_Column]:
-        recorders = [Recorder() for _ in self.functions]
-        calls = list(zip(self.functions, recorders, strict=True))
-        # The async ones start before the others so that both run at the same time.
-        waiting = {
-            function.name: self._async.start(_async_call(function, batch, recorder), self.timeout_s)
-            for function, recorder in calls
-            if function.is_async
-        }
-        done = {
-            function.name: self._sync.run(_sync_call(function, batch, recorder), self.timeout_s)
-            for function, recorder in calls
-            if not function.is_async
-        }
-        done |= {name: outcome() for name, outcome in waiting.items()}
-        return [_column(function, done[function.name], recorder, len(batch)) for function, recorder in calls]
+    def close(self) -> None:
+        """End the processes of the functions that have any; scoring again would begin new ones."""
+        self._caller.close()
 
-    def _check_failed_share(self, columns: Sequence[_Column], scores: Sequence[Score], step: int) -> None:
+    def _check_failed_share(self, columns: Sequence[Column], scores: Sequence[Score], step: int) -> None:
         failed = sum(bool(score.failures) for score in scores)
         if failed <= self.max_failed_share * len(scores):
             return
@@ -153,119 +166,39 @@ class RewardSuite:
             f"mend the function or raise max_failed_share"
         ) from error
 
-    def _logged_columns(self, columns: Sequence[_Column], count: int) -> dict[str, Sequence[Any]]:
-        logged: dict[str, Sequence[Any]] = {}
-        for column in columns:
-            for name, values in column.recorder.columns.items():
-                key = name if name not in logged else f"{column.function.name}/{name}"
-                if len(values) == count:
-                    logged[key] = tuple(values)
-                elif key not in self._said:
-                    self._said.add(key)
-                    _logger.warning(
-                        "reward %r logged %d values in column %r for %d completions: not shown (said once)",
-                        column.function.name,
-                        len(values),
-                        name,
-                        count,
-                    )
-        return logged
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Score so that results of different steps can be compared, and that training does not notice.
+
+        Weights are those that schedules end with. Functions that have `evaluating()` as well are in it meanwhile.
+        """
+        with ExitStack() as stack:
+            for function in self.functions:
+                if hasattr(function.function, "evaluating"):
+                    stack.enter_context(function.function.evaluating())
+            before, self._evaluates = self._evaluates, True
+            try:
+                yield
+            finally:
+                self._evaluates = before
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return by name what the functions remember of the run, as JSON has it, without those that remember nothing.
+
+        Raises:
+            RewardError: a function's `state_dict()` cannot be saved.
+        """
+        return read_states(self.functions)
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; a function that is not in it stays as it is."""
+        restore_states(self.functions, states)
 
 
-def _sync_call(function: RewardFunction, batch: RewardBatch, recorder: Recorder) -> Callable[[], list[Reading]]:
-    # Read in the worker as well: an iterator that is returned runs the user's code.
-    return lambda: read_rewards(function.call(batch.arguments(recorder)), batch.num_tokens)
-
-
-def _async_call(function: RewardFunction, batch: RewardBatch, recorder: Recorder) -> Callable[[], Any]:
-    async def call() -> list[Reading]:
-        return read_rewards(await function.call(batch.arguments(recorder)), batch.num_tokens)
-
-    return call
-
-
-def _column(function: RewardFunction, outcome: Outcome, recorder: Recorder, count: int) -> _Column:
-    """Return the readings of a call; one that failed as a whole fails for every completion and logs nothing."""
-    if isinstance(outcome.error, KeyboardInterrupt):
-        raise outcome.error
-    if outcome.error is None:
-        return _Column(function, outcome.value, outcome.seconds, recorder)
-    return _Column(function, [Failed(outcome.error)] * count, outcome.seconds, Recorder())
-
-
-def _score(columns: Sequence[_Column], place: int) -> Score:
-    rewards: dict[str, float | None] = {}
-    failures: dict[str, str] = {}
-    total, has_number = 0.0, False
-    token_rewards: list[float | None] | None = None
-    for column in columns:
-        name, weight, reading = column.function.name, column.function.weight, column.readings[place]
-        rewards[name] = _value(reading)
-        if isinstance(reading, Failed):
-            failures[name] = in_one_line(reading.error)
-        elif isinstance(reading, tuple):
-            has_number = True
-            token_rewards = _added(token_rewards or [None] * len(reading), reading, weight)
-        elif reading is not None:
-            has_number = True
-            total += weight * reading
-    if not failures and not has_number:
-        failures[NO_REWARD] = in_one_line(_NOTHING_APPLIES)
-    return Score(
-        rewards=rewards,
-        failures=failures,
-        total=None if failures else total,
-        token_rewards=None if token_rewards is None else tuple(token_rewards),
-    )
-
-
-def _value(reading: Reading) -> float | None:
-    """Return the number that logs show: of token rewards their sum."""
-    if isinstance(reading, tuple):
-        return sum(reward for reward in reading if reward is not None)
-    return None if isinstance(reading, Failed) else reading
-
-
-def _added(sums: Sequence[float | None], rewards: Sequence[float | None], weight: float) -> list[float | None]:
-    return [
-        before if reward is None else (before or 0.0) + weight * reward
-        for before, reward in zip(sums, rewards, strict=True)
-    ]
-
-
-def _first_failure(columns: Sequence[_Column]) -> tuple[str, BaseException, str | None]:
+def _first_failure(columns: Sequence[Column]) -> tuple[str, BaseException, str | None]:
     for column in columns:
         for reading in column.readings:
             if isinstance(reading, Failed):
                 place = origin(reading.error, column.function.function)
                 return f"reward {column.function.name!r}", reading.error, place
-    return "all rewards", _NOTHING_APPLIES, None
-
-
-def _metrics(columns: Sequence[_Column]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    logged: dict[str, list[float]] = {}
-    for column in columns:
-        name = f"rewards/{column.function.name}"
-        values = [value for value in map(_value, column.readings) if value is not None]
-        if values:
-            mean = sum(values) / len(values)
-            deviations = sum((value - mean) ** 2 for value in values)
-            metrics[f"{name}/mean"] = mean
-            metrics[f"{name}/std"] = math.sqrt(deviations / max(1, len(values) - 1))
-        metrics[f"{name}/failed"] = float(sum(isinstance(reading, Failed) for reading in column.readings))
-        metrics[f"{name}/seconds"] = column.seconds
-        for metric, numbers in column.recorder.metrics.items():
-            logged.setdefault(f"user/{metric}", []).extend(numbers)
-    return metrics | {name: sum(numbers) / len(numbers) for name, numbers in logged.items()}
-
-
-def _regroup(
-    groups: Sequence[Group], texts: Sequence[str], scores: Sequence[Score], columns: Mapping[str, Sequence[Any]]
-) -> tuple[ScoredGroup, ...]:
-    logged = [{name: values[place] for name, values in columns.items()} for place in range(len(scores))]
-    scored = iter(zip(texts, scores, logged, strict=True))
-    return tuple(
-        ScoredGroup(group.prompt, tuple(ScoredRollout(rollout, *next(scored)) for rollout in group.rollouts))
-        for group in groups
-    )
+    return "all rewards", NOTHING_APPLIES, None

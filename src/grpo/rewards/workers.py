@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AsyncWorker", "Outcome", "SyncWorker"]
+__all__ = ["AsyncWorker", "Outcome", "Pending", "SyncWorker", "wait_until"]
 
 # Past its own timeout, a coroutine that blocks its loop is given this long before the loop is left behind.
 _GRACE_S = 0.5
@@ -32,6 +32,19 @@ class Outcome:
     value: Any
     error: BaseException | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A call under way.
+
+    Attributes:
+        wait: returns the outcome once it is there; TimeoutError is an outcome, too.
+        cancel: gives the call up, whose outcome is then nobody's.
+    """
+
+    wait: Callable[[], Outcome]
+    cancel: Callable[[], object]
 
 
 class SyncWorker:
@@ -49,7 +62,7 @@ class SyncWorker:
         future: Future[Outcome] = Future()
         self._calls.put((call, future))
         try:
-            _wait(future, timeout_s)
+            wait_until(future, timeout_s)
         finally:
             if not future.done():
                 self._abandon()
@@ -67,8 +80,8 @@ class AsyncWorker:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self, call: Callable[[], Awaitable[Any]], timeout_s: float | None) -> Callable[[], Outcome]:
-        """Start a coroutine and return a function that waits for its outcome (TimeoutError after `timeout_s`)."""
+    def start(self, call: Callable[[], Awaitable[Any]], timeout_s: float | None) -> Pending:
+        """Start a coroutine, whose outcome is a TimeoutError after `timeout_s`."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="grpo-rewards-async", daemon=True).start()
@@ -78,7 +91,7 @@ class AsyncWorker:
         began = time.monotonic()
 
         def outcome() -> Outcome:
-            _wait(future, None if timeout_s is None else began + timeout_s + _GRACE_S - time.monotonic())
+            wait_until(future, None if timeout_s is None else began + timeout_s + _GRACE_S - time.monotonic())
             if future.done():
                 return future.result()
             if self._loop is loop:
@@ -86,11 +99,11 @@ class AsyncWorker:
             _stop(loop)
             return _timed_out(timeout_s)
 
-        return outcome
+        return Pending(outcome, future.cancel)
 
 
-def _wait(future: Future[Outcome], timeout_s: float | None) -> None:
-    """Wait until the future is done or the time is up, and let KeyboardInterrupt in meanwhile."""
+def wait_until(future: Future[Outcome], timeout_s: float | None) -> None:
+    """Wait until the future is done or so many seconds are over, and let KeyboardInterrupt in meanwhile."""
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     while not future.done() and (left := deadline - time.monotonic()) > 0:
         wait((future,), min(left, _LOOK_UP_S))
@@ -112,7 +125,11 @@ def _serve(calls: queue.SimpleQueue[Any]) -> None:
 async def _within(call: Callable[[], Awaitable[Any]], timeout_s: float | None) -> Outcome:
     # `wait`, not `wait_for`: that one waits on when a coroutine ignores its cancellation.
     task = asyncio.ensure_future(_outcome(call))
-    done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
     if done:
         return task.result()
     task.cancel()

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 
 from grpo.errors import DataError
 
-__all__ = ["CRITERIA", "Answer", "better_answer", "financial_question", "preference_pairs", "worse_answer"]
+__all__ = [
+    "CONCEPTS",
+    "CRITERIA",
+    "QUESTIONS",
+    "Answer",
+    "better_answer",
+    "criteria_met",
+    "financial_question",
+    "preference_pairs",
+    "worse_answer",
+]
 
 CRITERIA = {
     "definition": "says in one clear sentence what the thing is",
@@ -240,6 +250,43 @@ def worse_answer(concept: Concept, rng: random.Random) -> Answer:
             return Answer(rng.choice(EVASIONS), frozenset())
         case _:
             return Answer(definition, frozenset({"definition"}))
+
+
+def criteria_met(question: str, text: str) -> frozenset[str]:
+    """Return the criteria in `CRITERIA` that an answer to one of our questions meets, by the words it needs for each.
+
+    A promise or a boast takes the hedge away, whatever else the answer says. A question about nothing that this
+    module knows meets none.
+
+    Example:
+        >>> sorted(criteria_met("What is inflation?", "The rise of prices over time. You cannot lose."))
+        ['definition']
+    """
+    concept = _concept_of(question)
+    if concept is None:
+        return frozenset()
+    said = text.lower()
+    parts = {
+        "definition": (concept.definition,),
+        "specific": (concept.fact,),
+        "risk": (concept.risk,),
+        "hedge": HEDGES,
+    }
+    met = {name for name, wanted in parts.items() if any(_bare(part) in said for part in wanted)}
+    if any(_bare(promise) in said for promise in PROMISES):
+        met.discard("hedge")
+    return frozenset(met)
+
+
+def _concept_of(question: str) -> Concept | None:
+    """Return the concept that a question names, the longest name first: an option is part of no other name."""
+    asked = question.lower()
+    named = [concept for concept in CONCEPTS if concept.name.lower() in asked]
+    return max(named, key=lambda concept: len(concept.name), default=None)
+
+
+def _bare(sentence: str) -> str:
+    return sentence.lower().rstrip(".!")
 
 
 def preference_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:

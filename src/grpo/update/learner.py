@@ -15,7 +15,14 @@ from grpo.algorithm import Method, token_advantages, truncated_importance_weight
 from grpo.errors import RunError
 from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
 from grpo.policy import Policy
-from grpo.rollout import Truncated, counted_completions, groups_with_spread, reward_tensors, step_reward_tensor
+from grpo.rollout import (
+    Truncated,
+    completion_advantages,
+    counted_completions,
+    groups_with_spread,
+    reward_tensors,
+    step_reward_tensor,
+)
 from grpo.seeding import derive_seed, seed_everything
 from grpo.types import ScoredGroup
 from grpo.update.anchors import Anchors, mean_distance, prove_engine
@@ -102,14 +109,16 @@ class Learner:
 
     def signal(self, groups: Sequence[ScoredGroup]) -> Signal:
         """Return the advantages of a step's completions and of their tokens."""
-        rewards, valid = reward_tensors(groups)
-        advantages = self.method.group_advantages(rewards, valid)
+        _, valid = reward_tensors(groups)
+        advantages = completion_advantages(groups, self.method)
         lengths = torch.tensor([[len(member.rollout.token_ids) for member in group.rollouts] for group in groups])
         step_rewards = step_reward_tensor(groups)
         per_token = token_advantages(
             advantages, lengths, gamma=self.gamma, step_rewards=step_rewards, valid=valid, scale=self.method.scale
         )
-        return Signal(advantages, per_token, groups_with_spread(groups, truncated=self.truncated))
+        return Signal(
+            advantages, per_token, groups_with_spread(groups, truncated=self.truncated, combine=self.method.combine)
+        )
 
     def pack(self, groups: Sequence[ScoredGroup], signal: Signal) -> PackedStep:
         """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""

@@ -1,0 +1,83 @@
+"""A recipe's rewards, tried out on its own rows and on completions of its own model before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grpo.build.given import Given
+from grpo.build.parts import decoder, number_of_steps, sampling_params
+from grpo.build.runs import Parts, assemble
+from grpo.config import GRPOConfig
+from grpo.engines import generate
+from grpo.errors import ConfigError
+from grpo.rewards.check import CheckReport, check_rewards
+from grpo.seeding import derive_seed
+from grpo.tasks import PromptOrder
+from grpo.types import Group, Prompt, Request
+
+__all__ = ["check"]
+
+
+def check(
+    config: GRPOConfig, given: Given | None = None, *, sample_groups: int = 4, rows: int = 16, repeats: int = 3
+) -> CheckReport:
+    """Return what the configured rewards give to right answers and to junk; nothing is written and nothing trained.
+
+    The prompts that groups are sampled for are those that the run would begin with.
+
+    Args:
+        sample_groups: groups to sample from the model; 0: none, so no forecast of groups with spread.
+        rows: training rows to try the rewards on, at most.
+        repeats: how often the same call is made.
+
+    Raises:
+        InputError: the configuration, data, model or a reward cannot be used.
+    """
+    if sample_groups < 0 or rows < 1 or repeats < 1:
+        raise ConfigError(
+            f"a check of rewards got sample_groups={sample_groups}, rows={rows}, repeats={repeats}: "
+            f"sample_groups may be 0, the others are at least 1"
+        )
+    # The KL term has no part in this, so no reference model is loaded for it.
+    parts = assemble(config.replace(beta=0.0), given)
+    try:
+        return _check(parts, sample_groups, rows, repeats)
+    finally:
+        parts.rewards.close()
+
+
+def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckReport:
+    config, train = parts.config, parts.prompts.train
+    order = PromptOrder(train, config.optimizer.seed, shuffle=config.data.shuffle)
+    groups = _sample(parts, order.take(0, sample_groups))
+    token_ids = [rollout.token_ids for group in groups for rollout in group.rollouts]
+    return check_rewards(
+        parts.rewards,
+        order.take(0, min(rows, len(train))),
+        answer_format=parts.task.answer_format,
+        groups=groups or None,
+        texts=decoder(parts.policy)(token_ids) if groups else None,
+        repeats=repeats,
+        batch_size=config.rollout.prompts_per_step * config.rollout.group_size,
+        max_steps=number_of_steps(config, len(train)),
+        seed=config.optimizer.seed,
+        encode=lambda text: parts.policy.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+    )
+
+
+def _sample(parts: Parts, prompts: Sequence[Prompt]) -> list[Group]:
+    config = parts.config
+    requests = [
+        Request(
+            id=place,
+            prompt_ids=prompt.token_ids,
+            seeds=tuple(
+                derive_seed(config.optimizer.seed, "rollout", 1, 0, place, index)
+                for index in range(config.rollout.group_size)
+            ),
+            sampling=sampling_params(config),
+        )
+        for place, prompt in enumerate(prompts)
+    ]
+    rollouts = generate(parts.engine, requests)
+    return [Group(prompt, members) for prompt, members in zip(prompts, rollouts, strict=True)]

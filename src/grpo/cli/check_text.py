@@ -1,0 +1,126 @@
+"""What `grpo reward check` prints."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from grpo.rewards.check import Cell, CheckReport, Finding, RewardResult, SampleResult
+
+__all__ = ["report_text"]
+
+_WIDTH = 100
+
+
+def report_text(report: CheckReport) -> str:
+    """Return the report as a user reads it: what each text earned, how steady and fast the rewards are, and
+    last what was found, with the verdict."""
+    parts = [_scores(report), _behaviour(report.rewards, report.repeats)]
+    if report.samples is not None:
+        parts.append(_forecast(report.samples))
+    parts += [_finding(finding) for finding in report.findings]
+    return "\n\n".join([*parts, _verdict(report)])
+
+
+def _scores(report: CheckReport) -> str:
+    names = [reward.name for reward in report.rewards]
+    lines = [["", "total", *names]]
+    lines += [
+        [probe.name, _cell(probe.total), *(_cell(probe.rewards[name]) for name in names)] for probe in report.probes
+    ]
+    if report.samples is not None:
+        sampled = report.samples
+        lines.append(["sampled now", _cell(sampled.total), *(_cell(sampled.rewards[name]) for name in names)])
+    compared = (
+        f"right answers from the column {report.reference_column!r}"
+        if report.reference_column is not None
+        else "the rows have no right answers"
+    )
+    head = f"What texts earn: mean (lowest … highest) over {report.rows} rows; {compared}"
+    marks = "✗: failed on so many texts; –: does not apply; total: weighted, as at the end of the run"
+    return "\n".join([head, *_table(lines), f"  {marks}"])
+
+
+def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
+    lines = [
+        [
+            "",
+            f"asked {repeats} times",
+            "other order",
+            "by itself",
+            "ms each",
+            "s a call: median, p95, longest",
+            "s a step",
+        ]
+    ]
+    for reward in rewards:
+        calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
+        changes = (reward.repeat_change, reward.order_change, reward.batch_change)
+        lines.append(
+            [reward.name, *map(_change, changes), f"{reward.completion_ms:.2g}", calls, f"{reward.step_s:.2g}"]
+        )
+    return "\n".join(["How steady and how fast the rewards are", *_table(lines)])
+
+
+def _forecast(samples: SampleResult) -> str:
+    low, high = samples.interval
+    return (
+        f"Forecast: rewards differ in {sum(samples.spread)} of {len(samples.spread)} sampled groups of "
+        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step will teach something "
+        f"(95% interval {low:.0%} to {high:.0%})"
+    )
+
+
+def _finding(finding: Finding) -> str:
+    head = f"{finding.severity.upper()} {finding.code}: {finding.message}"
+    return "\n".join(
+        [
+            *textwrap.wrap(head, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False),
+            *_wrapped("What it means: ", finding.meaning),
+            *_wrapped("What to do:    ", finding.advice),
+        ]
+    )
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    indent = " " * (2 + len(label))
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=f"  {label}",
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _verdict(report: CheckReport) -> str:
+    problems, warnings = len(report.problems), len(report.findings) - len(report.problems)
+    and_warnings = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
+    if report.passed:
+        compared = "no junk earns as much as the right answer" if report.reference_column else "nothing to compare with"
+        return f"passed: no reward is broken, {compared}{and_warnings}"
+    return f"FAILED: {problems} problem{'s' * (problems != 1)}{and_warnings}"
+
+
+def _cell(cell: Cell) -> str:
+    failed = f"✗{cell.failed}" if cell.failed else ""
+    if cell.mean is None:
+        return failed or "–"
+    text = f"{cell.mean:.3g}"
+    if cell.lowest != cell.highest:
+        text += f" ({cell.lowest:.3g} … {cell.highest:.3g})"
+    return f"{text} {failed}".strip()
+
+
+def _change(change: float | None) -> str:
+    if change is None:
+        return "–"
+    return "same" if change <= 1e-6 else f"±{change:.2g}"
+
+
+def _table(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]

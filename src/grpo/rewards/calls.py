@@ -1,0 +1,83 @@
+"""Calls of reward functions: each where it runs, in a thread, in an event loop or in processes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grpo.rewards.batch import Answer, Recorder, RewardBatch
+from grpo.rewards.function import RewardFunction
+from grpo.rewards.pool import ProcessPool
+from grpo.rewards.readout import Failed, read_rewards
+from grpo.rewards.workers import AsyncWorker, Outcome, Pending, SyncWorker
+from grpo.seeding import derive_seed
+
+__all__ = ["Caller", "settled"]
+
+
+class Caller:
+    """Calls reward functions, with a limit of time.
+
+    Functions that are not async share one thread, where one call follows the other; async ones share an event
+    loop; those with processes have them to themselves. All of these begin with the first call that needs them.
+    """
+
+    def __init__(self, functions: Sequence[RewardFunction], *, timeout_s: float | None, seed: int) -> None:
+        """Make ready.
+
+        Args:
+            timeout_s: seconds that one call may take; None for no limit.
+            seed: what the random generators of functions in processes begin each call with, besides what it is of.
+
+        Raises:
+            ConfigError: a function cannot be sent to a process.
+        """
+        self.timeout_s = timeout_s
+        self.seed = seed
+        self._sync = SyncWorker()
+        self._async = AsyncWorker()
+        self._pools = {function.name: ProcessPool(function) for function in functions if function.processes}
+
+    def run(self, function: RewardFunction, batch: RewardBatch) -> Outcome:
+        """Return the outcome of a call in the thread of this process, an `Answer` or an error."""
+
+        def call() -> Answer:
+            recorder = Recorder()
+            # Read here as well: an iterator that is returned runs the user's code.
+            return Answer(read_rewards(function.call(batch.arguments(recorder)), batch.num_tokens), recorder)
+
+        return self._sync.run(call, self.timeout_s)
+
+    def start(self, function: RewardFunction, batch: RewardBatch, place: int) -> Pending:
+        """Begin a call of a function that is async or has processes, and return at once.
+
+        Args:
+            place: of the group in its step.
+        """
+        if function.processes:
+            seed = derive_seed(self.seed, "reward", function.name, batch.state.global_step, place, *batch.texts)
+            return self._pools[function.name].start(batch, seed=seed, timeout_s=self.timeout_s)
+
+        async def call() -> Answer:
+            recorder = Recorder()
+            return Answer(read_rewards(await function.call(batch.arguments(recorder)), batch.num_tokens), recorder)
+
+        return self._async.start(call, self.timeout_s)
+
+    def close(self) -> None:
+        """End all processes; a later call would begin new ones."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+def settled(outcome: Outcome, count: int) -> Answer:
+    """Return the answer of a call; one that failed as a whole fails for every completion and logs nothing.
+
+    Raises:
+        KeyboardInterrupt: the function raised it.
+    """
+    if isinstance(outcome.error, KeyboardInterrupt):
+        raise outcome.error
+    if outcome.error is None:
+        answer: Answer = outcome.value
+        return answer
+    return Answer([Failed(outcome.error)] * count, Recorder())

@@ -1,0 +1,28 @@
+"""Rewards tried out before they cost a run: on right answers, on junk, again, in another order, and timed."""
+
+from __future__ import annotations
+
+from grpo.rewards.check.check import check_rewards
+from grpo.rewards.check.probes import Probe, make_probes
+from grpo.rewards.check.report import (
+    Cell,
+    CheckReport,
+    Finding,
+    ProbeResult,
+    RewardResult,
+    SampleResult,
+    Severity,
+)
+
+__all__ = [
+    "Cell",
+    "CheckReport",
+    "Finding",
+    "Probe",
+    "ProbeResult",
+    "RewardResult",
+    "SampleResult",
+    "Severity",
+    "check_rewards",
+    "make_probes",
+]

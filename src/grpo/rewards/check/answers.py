@@ -1,0 +1,112 @@
+"""The right answers that rows have, and all answers that could be right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from grpo.rewards.texts import completion_texts
+from grpo.tasks.answers import normalise_number, same_answer
+from grpo.types import Prompt
+
+__all__ = [
+    "EXACT",
+    "Candidates",
+    "as_text",
+    "candidates",
+    "places_of_other_answers",
+    "reference_column",
+    "reference_text",
+]
+
+EXACT = "answer"
+"""The column whose answers are right for their own row only; others are good answers, perhaps to other rows as well."""
+
+_COLUMNS = (EXACT, "reference", "chosen")
+_LONGEST_LISTED = 60
+_MOST_NUMBERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Answers one of which is right.
+
+    Attributes:
+        kind: "number" or "answer".
+        values: all of them, none twice.
+        separator: what is written between them in a list.
+    """
+
+    kind: str
+    values: tuple[str, ...]
+    separator: str
+
+    @property
+    def listed(self) -> str:
+        """All of them in one line."""
+        return self.separator.join(self.values)
+
+
+def reference_column(rows: Sequence[Prompt]) -> str | None:
+    """Return the first of `answer`, `reference` and `chosen` that some row has filled in; None when there is none."""
+    for name in _COLUMNS:
+        if any(reference_text(row, name) is not None for row in rows):
+            return name
+    return None
+
+
+def reference_text(row: Prompt, column: str) -> str | None:
+    """Return the right answer of a row as text; None where it has none."""
+    return as_text(row.columns.get(column))
+
+
+def as_text(value: Any) -> str | None:
+    """Return a column's value as an answer: a text, a number, the first of several, or what the last message says.
+
+    Example:
+        >>> [as_text(value) for value in ("four", 4, 4.5, ["4", "four"], [{"role": "assistant", "content": "4"}], "")]
+        ['four', '4', '4.5', '4', '4', None]
+    """
+    if isinstance(value, (list, tuple)) and value:
+        value = completion_texts([value])[0] if isinstance(value[-1], Mapping) else value[0]
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        return None
+    if isinstance(value, float):
+        return f"{Decimal(repr(value)):f}" if math.isfinite(value) else None
+    text = str(value)
+    return text if text.strip() else None
+
+
+def places_of_other_answers(references: Sequence[str]) -> list[int] | None:
+    """Return for each row the place of another one whose answer differs; None when some row has no such other."""
+    count = len(references)
+    found: list[int] = []
+    for place, reference in enumerate(references):
+        following = ((place + step) % count for step in range(1, count))
+        other = next((at for at in following if not same_answer(references[at], reference)), None)
+        if other is None:
+            return None
+        found.append(other)
+    return found
+
+
+def candidates(references: Sequence[str]) -> Candidates:
+    """Return all answers that could be right: the rows' own where they are short words, else numbers.
+
+    The numbers go beyond the rows' answers at both ends, so that the first and the last one are right for no row.
+
+    Example:
+        >>> candidates(["no", "yes", "no"]).listed
+        'no or yes'
+        >>> candidates(["2", "4.5"]).listed[:27]
+        '-3 -2 -1 0 1 2 3 4 4.5 5 6 '
+    """
+    numbers = [Decimal(number) for number in map(normalise_number, references) if number is not None]
+    if len(numbers) < len(references) and all(len(text) <= _LONGEST_LISTED for text in references):
+        return Candidates("answer", tuple(sorted(set(references))), " or ")
+    low, high = min([0, *map(math.floor, numbers)]) - 3, max([20, *map(math.ceil, numbers)]) + 3
+    whole = range(low, high + 1) if high - low < _MOST_NUMBERS else [low, *range(101), high]
+    return Candidates("number", tuple(f"{number:f}" for number in sorted({*map(Decimal, whole), *numbers})), " ")

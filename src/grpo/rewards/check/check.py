@@ -1,0 +1,106 @@
+"""`check_rewards`: what a suite of rewards gives to right answers and to junk, and whether it can be relied on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from grpo.errors import ConfigError
+from grpo.rewards.check.answers import reference_column, reference_text
+from grpo.rewards.check.findings import find
+from grpo.rewards.check.measure import Bench
+from grpo.rewards.check.probes import Probe, make_probes
+from grpo.rewards.check.report import CheckReport
+from grpo.rewards.check.results import probe_result, reward_result, sample_result
+from grpo.rewards.check.trials import Trials, layout_of, score_samples
+from grpo.rewards.function import RewardFunction
+from grpo.rewards.suite import RewardSuite
+from grpo.tasks.answers import FORMATS, AnswerFormat
+from grpo.types import Group, Prompt, ScoredGroup
+
+__all__ = ["check_rewards"]
+
+
+def check_rewards(
+    rewards: RewardSuite | Sequence[RewardFunction],
+    rows: Sequence[Prompt],
+    *,
+    answer_format: AnswerFormat = FORMATS["plain"],
+    groups: Sequence[Group] | None = None,
+    texts: Sequence[str] | None = None,
+    repeats: int = 3,
+    batch_size: int = 128,
+    max_steps: int = 1,
+    seed: int = 0,
+    encode: Callable[[str], Sequence[int]] | None = None,
+) -> CheckReport:
+    """Return what the rewards gave to probes written for real rows, and what is wrong with them.
+
+    Each row gets its right answer, another row's, and a dozen kinds of junk, bare and in the format asked for.
+    What fails is tried again by itself; what does not fail is scored `repeats` times, in another order, and row
+    by row. Weights that change during a run are taken as they are at its end, and rewards that normalise over a run
+    as they are before that; what they remember is not touched.
+
+    Args:
+        rewards: a suite, or the functions to make one of.
+        rows: prompts with their columns. Where some rows have a right answer (in the column `answer`,
+            `reference` or `chosen`) and others have none, the others are left out.
+        answer_format: what a completion is asked to look like.
+        groups: completions sampled from the policy, for the share of groups with spread; None: no forecast.
+        texts: their decoded completions, in order of groups.
+        repeats: how often the same call is made.
+        batch_size: completions in a step of the run; no call is much larger.
+        max_steps: length of the run in steps.
+        seed: of the other order.
+        encode: a text's token ids, for rewards that look at these; by default a token is a character.
+
+    Raises:
+        ConfigError: there are no rows, `repeats` is below 1, or `groups` and `texts` do not belong together.
+    """
+    if not rows or repeats < 1:
+        raise ConfigError(f"a check of rewards got {len(rows)} rows and repeats={repeats}: give at least 1 of each")
+    if sum(len(group.rollouts) for group in groups or ()) != len(texts or ()):
+        raise ConfigError("a check of rewards takes sampled groups together with one text for each completion")
+    suite = rewards if isinstance(rewards, RewardSuite) else RewardSuite(rewards)
+    column = reference_column(rows)
+    if column is not None:
+        rows = [row for row in rows if reference_text(row, column) is not None]
+    bench = Bench(suite, rows, encode or _characters, step=max_steps, max_steps=max_steps)
+    probes = make_probes(rows, answer_format, column)
+    rows_per_call = max(1, batch_size // len(probes))
+    try:
+        with bench.ready(layout_of(len(rows), probes), rows_per_call=rows_per_call):
+            trials = Trials(bench, probes, rows_per_call=rows_per_call, repeats=repeats, seed=seed)
+            sampled = score_samples(bench, groups, texts or ()) if groups else ()
+    finally:
+        if suite is not rewards:
+            suite.close()
+    return _report(trials, probes, sampled, column=column, repeats=repeats, batch_size=batch_size)
+
+
+def _report(
+    trials: Trials,
+    probes: Sequence[Probe],
+    sampled: Sequence[ScoredGroup],
+    *,
+    column: str | None,
+    repeats: int,
+    batch_size: int,
+) -> CheckReport:
+    suite, count = trials.bench.suite, len(trials.bench.rows)
+    rewards = tuple(reward_result(function, trials, sampled, batch_size) for function in suite.functions)
+    results = tuple(probe_result(probe, trials, count) for probe in probes)
+    samples = sample_result(suite, sampled) if sampled else None
+    findings = find(
+        suite.functions,
+        results,
+        rewards,
+        samples,
+        reference_column=column,
+        timeout_s=suite.timeout_s,
+        repeats=repeats,
+    )
+    return CheckReport(count, column, repeats, results, rewards, samples, findings)
+
+
+def _characters(text: str) -> list[int]:
+    return [ord(character) for character in text]

@@ -1,0 +1,92 @@
+"""The reward of a headline: how likely a click on it is, by a scorer that was trained on clicks (row R8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from grpo.errors import CheckpointError, ConfigError
+from grpo.rewards.backbones import Backbones, find_device
+from grpo.rewards.texts import Completion, completion_texts
+from grpo.tasks.answers import find_format
+
+__all__ = ["CTRReward", "headline_of"]
+
+
+class CTRReward:
+    """Scores the headline in a completion; called like any reward function.
+
+    Attributes:
+        scorer: what says how likely a click is.
+    """
+
+    def __init__(
+        self,
+        scorer: str | Path | None = None,
+        *,
+        model: str | None = None,
+        device: str | None = None,
+        batch_size: int = 32,
+        backbones: Backbones | None = None,
+    ) -> None:
+        """Load the scorer.
+
+        Args:
+            scorer: the directory `best_model` that `grpo reward train ctr-headlines` wrote, or the run's that holds it.
+            model: what the scorer reads with, in place of the backbone that it names itself.
+            device: by default where the backbone is, if it is shared with the policy, else the GPU if there is one.
+            batch_size: headlines in a forward pass.
+            backbones: where the backbone of a scorer with adapters comes from; None: it is loaded for this one alone.
+
+        Raises:
+            ConfigError: `scorer` is missing or holds no scorer, or there is no such device.
+            CheckpointError: the scorer is damaged, or of another backbone.
+            ModelError: the backbone cannot be loaded.
+        """
+        from grpo.scorer import CTRScorer
+        from grpo.scorer.checkpoint import read_description
+
+        self.__name__ = "ctr"
+        directory = _find_scorer(scorer)
+        description = read_description(directory)
+        backbone = None
+        # Without adapters, the scorer's own weights take the place of the backbone's.
+        if backbones is not None and description.lora is not None:
+            backbone = backbones.language_model(model or description.backbone, device=device)
+        self.scorer = CTRScorer(model, directory, str(find_device(device)), backbone=backbone, batch_size=batch_size)
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        """Return the probability of a click for each completion's headline; 0 where it has none."""
+        return self.scorer.predict_many([headline_of(text) for text in completion_texts(completions)])
+
+
+def headline_of(text: str) -> str:
+    """Return the headline in a completion: what is between answer tags, else what follows its thoughts, else all.
+
+    A completion that ran out of tokens in its thoughts has none: "".
+
+    Example:
+        >>> headline_of("<think>Short is good.</think> Robots win")
+        'Robots win'
+        >>> headline_of("<think>Short is")
+        ''
+    """
+    answers, thoughts = find_format("answer_tags"), find_format("think_tags")
+    after = thoughts.extract(text) or "" if "</think>" in text else text
+    if "<answer>" in after:
+        return answers.extract(after) or ""
+    is_unfinished = "<think>" in after or "<reasoning>" in after
+    return "" if is_unfinished else after.strip()
+
+
+def _find_scorer(scorer: str | Path | None) -> Path:
+    """Return the directory that holds the scorer's files."""
+    from grpo.scorer.checkpoint import find_scorer
+
+    how = "train it first: grpo reward train ctr-headlines"
+    if scorer is None:
+        raise ConfigError(f"the reward 'ctr' needs scorer=DIRECTORY, the best_model/ of a trained scorer: {how}")
+    try:
+        return find_scorer(scorer)
+    except CheckpointError as error:
+        raise ConfigError(f"the reward 'ctr' finds no scorer in {str(scorer)!r} (no scorer.json): {how}") from error

@@ -1,0 +1,80 @@
+"""Names of a user's own functions → the functions: from modules, and from files that no module path leads to."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from grpo.errors import ConfigError
+from grpo.rewards.readout import in_one_line, origin
+
+__all__ = ["FILE_MODULE_PREFIX", "import_object"]
+
+FILE_MODULE_PREFIX = "grpo_user_"
+"""How the names of modules begin that were made of files; another process does not find them under these names."""
+
+
+def import_object(name: str) -> Any:
+    """Return the object that `"module:name"` or `"file.py:name"` stands for.
+
+    Raises:
+        ConfigError: the file or module cannot be imported, or has nothing of that name.
+    """
+    place, _, path = name.rpartition(":")
+    is_file = place.endswith(".py") or "/" in place
+    try:
+        module = _file_module(place) if is_file else _module(place)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ConfigError):
+            raise
+        line = origin(error)
+        where = "" if line is None else f" (at {line})"
+        raise ConfigError(f"cannot import reward {name!r}: {in_one_line(error)}{where}: mend it or the name") from error
+    try:
+        return functools.reduce(getattr, path.split("."), module)
+    except AttributeError as error:
+        own = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        ]
+        raise ConfigError(f"{place!r} has no {path!r}: its functions are {sorted(own)}") from error
+
+
+def _module(name: str) -> ModuleType:
+    # An installed command does not have the working directory on its path, as `python script.py` would.
+    _search_in(Path.cwd())
+    return importlib.import_module(name)
+
+
+def _file_module(place: str) -> ModuleType:
+    """Return the module that a file makes; functions of one file share it for as long as the file is unchanged."""
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise ConfigError(f"no file {place!r} for a reward: give a path as seen from {str(Path.cwd())!r}")
+    name = f"{FILE_MODULE_PREFIX}{path.stem}_{abs(hash((str(path), path.stat().st_mtime_ns))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{place!r} is not a Python file: a reward is 'file.py:function'")
+    module = importlib.util.module_from_spec(spec)
+    _search_in(path.parent)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _search_in(directory: Path) -> None:
+    # Last, so that a user's `types.py` hides nobody else's.
+    if str(directory) not in sys.path:
+        sys.path.append(str(directory))

@@ -1,0 +1,169 @@
+"""What a judge is asked: a template in a Markdown file, shipped or the user's own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from grpo.errors import ConfigError
+from grpo.rewards.judge.readings import Scale
+from grpo.rewards.texts import Completion, completion_texts
+from grpo.types import Message
+
+__all__ = ["Conversation", "Mode", "Rubric", "load_rubric", "rubric_names"]
+
+Mode: TypeAlias = Literal["pointwise", "pairwise"]
+Conversation: TypeAlias = tuple[Message, ...]
+"""What is sent to a judge: a system message if the rubric has one, and a user message."""
+
+_SHOWS: Mapping[str, tuple[str, ...]] = {"pointwise": ("completion",), "pairwise": ("first", "second")}
+_ENDS_WITH: Mapping[str, str] = {"pointwise": "score", "pairwise": "winner"}
+_HOW_TO_ANSWER: Mapping[str, str] = {
+    "pointwise": (
+        "Reason in a few sentences. Then end with a line of its own that holds the score and nothing else, "
+        "a number from {lowest:g} to {highest:g}:\n\nScore: N"
+    ),
+    "pairwise": (
+        "Reason in a few sentences. Then end with a line of its own that is one of these three:\n\n"
+        "Winner: A\nWinner: B\nWinner: tie"
+    ),
+}
+_OWN = frozenset({"prompt", "completion", "first", "second", "lowest", "highest", "boundary", "how_to_answer"})
+_SPLIT = "---"
+# Rubrics are files of others too: a template must not be able to run code.
+_TEMPLATES = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Rubric:
+    """A rubric that has been read and checked. Made by `load_rubric`.
+
+    Attributes:
+        name: the built-in's name, or the file's without its ending.
+        mode: whether it shows one completion (`completion`) or two (`first`, `second`).
+        columns: the data set's columns that it names.
+        system: template of the system message; empty when the rubric has none.
+        user: template of the user message.
+        scale: lowest and highest score.
+    """
+
+    name: str
+    mode: Mode
+    columns: tuple[str, ...]
+    system: str
+    user: str
+    scale: Scale
+
+    def conversation(self, prompt: Any, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Conversation:
+        """Return what to send to the judge about one completion, or in pairwise mode about two.
+
+        The template also has `boundary`, a word that no completion can foresee, for tags that a
+        completion cannot close.
+
+        Raises:
+            ConfigError: the template cannot be filled in with this row.
+        """
+        texts = completion_texts(completions)
+        lowest, highest = self.scale
+        values = {
+            **columns,
+            **dict(zip(_SHOWS[self.mode], texts, strict=True)),
+            "prompt": _prompt_text(prompt),
+            "lowest": f"{lowest:g}",
+            "highest": f"{highest:g}",
+            "boundary": hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=6).hexdigest(),
+            "how_to_answer": _HOW_TO_ANSWER[self.mode].format(lowest=lowest, highest=highest),
+        }
+        try:
+            parts = [
+                (role, _template(text).render(values).strip())
+                for role, text in (("system", self.system), ("user", self.user))
+            ]
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ConfigError(f"rubric {self.name!r} cannot be filled in: {error}: mend the template") from error
+        return tuple({"role": role, "content": _valid(content)} for role, content in parts if content)
+
+
+def rubric_names() -> list[str]:
+    """Return the names of the rubrics that are shipped, in alphabetical order."""
+    folder = files("grpo.rewards.judge").joinpath("rubrics")
+    return sorted(entry.name.removesuffix(".md") for entry in folder.iterdir() if entry.name.endswith(".md"))
+
+
+def load_rubric(rubric: str | Path, *, mode: Mode, scale: Scale) -> Rubric:
+    """Return a built-in rubric by its name, or the one in a Markdown file.
+
+    The file is a Jinja template of the user message; what stands before a line `---` is the system message.
+    It may use `prompt`, `completion` (pairwise: `first`, `second`), `lowest`, `highest`, `boundary`,
+    `how_to_answer` and any column of the data set.
+
+    Raises:
+        ConfigError: there is no such rubric, it is no template, does not show what is to be judged, or
+            does not say how to answer.
+    """
+    name, text = _read(rubric)
+    system, user = _split(text)
+    try:
+        parts = [_TEMPLATES.parse(part) for part in (system, user)]
+    except TemplateSyntaxError as error:
+        raise ConfigError(f"rubric {name!r} is no template: line {error.lineno}: {error.message}") from error
+    variables = set().union(*map(meta.find_undeclared_variables, parts))
+    unseen = [variable for variable in _SHOWS[mode] if variable not in variables]
+    if unseen:
+        raise ConfigError(
+            f"rubric {name!r} does not show {unseen[0]!r} to the judge, which mode={mode!r} needs: "
+            f"write {{{{ {unseen[0]} }}}} where it belongs, or use another mode"
+        )
+    if "how_to_answer" not in variables and _ENDS_WITH[mode] not in text.casefold():
+        raise ConfigError(f"rubric {name!r} does not say how to answer: write {{{{ how_to_answer }}}} at its end")
+    columns = tuple(sorted(variables - _OWN))
+    return Rubric(name=name, mode=mode, columns=columns, system=system, user=user, scale=scale)
+
+
+def _read(rubric: str | Path) -> tuple[str, str]:
+    if str(rubric) in rubric_names():
+        place = files("grpo.rewards.judge").joinpath("rubrics", f"{rubric}.md")
+        return str(rubric), place.read_text(encoding="utf-8")
+    path = Path(rubric).expanduser()
+    try:
+        return path.stem, path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no rubric {str(rubric)!r}: use one of {rubric_names()}, or the path of a Markdown file in UTF-8"
+        ) from error
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return what stands before the first line `---`, and what stands after it or the whole text."""
+    lines = text.splitlines()
+    places = [place for place, line in enumerate(lines) if line.strip() == _SPLIT]
+    start = places[0] if places else -1
+    return "\n".join(lines[: max(0, start)]), "\n".join(lines[start + 1 :])
+
+
+@functools.lru_cache(maxsize=64)
+def _template(text: str) -> Template:
+    return _TEMPLATES.from_string(text)
+
+
+def _prompt_text(prompt: Any) -> str:
+    """Return a prompt as a judge reads it: the text of a lone message, else every message under its role."""
+    if isinstance(prompt, str):
+        return prompt
+    texts = [completion_texts([[message]])[0] for message in prompt]
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(prompt, texts, strict=True))
+
+
+def _valid(text: str) -> str:
+    # Half of a character, as byte-level tokens can leave it, cannot be sent.
+    return text.encode("utf-8", "replace").decode("utf-8")

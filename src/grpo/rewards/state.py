@@ -1,0 +1,51 @@
+"""What reward functions remember of a run, so that a resumed one goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from grpo.errors import RewardError
+from grpo.rewards.function import RewardFunction
+from grpo.rewards.readout import in_one_line
+
+__all__ = ["read_states", "remembers", "restore_states"]
+
+
+def read_states(functions: Iterable[RewardFunction]) -> dict[str, Any]:
+    """Return by name what the functions' `state_dict()` say, without those that say nothing.
+
+    Raises:
+        RewardError: one cannot be had, or not be written as JSON.
+    """
+    states: dict[str, Any] = {}
+    for function in functions:
+        if not remembers(function.function):
+            continue
+        try:
+            state = json.loads(json.dumps(function.function.state_dict()))  # type: ignore[attr-defined]
+        except Exception as error:
+            raise RewardError(
+                f"state_dict() of reward {function.name!r} cannot be saved ({in_one_line(error)}): "
+                f"let it return numbers, texts, lists and mappings of these"
+            ) from error
+        if state:
+            states[function.name] = state
+    return states
+
+
+def restore_states(functions: Iterable[RewardFunction], states: Mapping[str, Any]) -> None:
+    """Give the functions back what they said; those that said nothing, or are new, stay as they are."""
+    for function in functions:
+        if function.name in states and remembers(function.function):
+            function.function.load_state_dict(states[function.name])  # type: ignore[attr-defined]
+
+
+def remembers(function: Any) -> bool:
+    """Return whether a function has a state of its own; the weights of a module are none."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(function, torch.nn.Module):
+        return False
+    return callable(getattr(function, "state_dict", None)) and callable(getattr(function, "load_state_dict", None))

@@ -1,0 +1,186 @@
+# ruff: noqa: PTH110, PTH123
+"""The launcher: a process of its own that makes the jail, starts the program in it and sees to its end.
+
+With namespaces there are three processes: the launcher, the first process of the new process namespace, whose death
+is the death of all others in it, and the program. Without them there are two, and the launcher adopts the
+program's orphans.
+
+It runs once a program and half its time would go into imports, so this module and those it imports
+(`order`, `supervisor`, `census`, `root`, `kernel`, `filter`) do without pathlib, json, typing, contextlib,
+dataclasses and signal, and nothing else of the package is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+# All before the root is changed, after which there is nothing left to import from.
+from grpo.sandbox import kernel
+from grpo.sandbox.census import tasks_of_user
+from grpo.sandbox.filter import filter_instructions
+from grpo.sandbox.order import NOBODY, Order
+from grpo.sandbox.root import DEVICES, WORK, make_root
+from grpo.sandbox.supervisor import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["main"]
+
+_OPEN_FILES = 64
+_FAILED = 125
+
+
+def main(**given: Any) -> None:
+    """Carry out the order whose fields are given, and exit."""
+    order = Order(**given)
+    os.set_inheritable(order.status, False)
+    os.set_inheritable(order.control, False)
+    os.umask(0o022)
+    try:
+        if order.namespaces:
+            _leave_namespaces()
+        elif sys.platform == "linux":
+            kernel.adopt_orphans()
+        first = os.fork()
+        if first == 0:
+            _carefully(order, _first_process if order.namespaces else _become_program)
+        Supervisor(order, first).watch()
+    except OSError as error:
+        order.tell(error=str(error))
+        os._exit(_FAILED)
+    if os.getppid() != order.parent:  # which would have removed it
+        import shutil
+
+        shutil.rmtree(order.box, ignore_errors=True)
+    os._exit(0)
+
+
+def _carefully(order: Order, task: Callable[[Order], None]) -> None:
+    """Do what a forked process is for; it never returns to what its parent was doing."""
+    try:
+        task(order)
+    except BaseException as error:
+        order.tell(error=f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(_FAILED)
+
+
+def _leave_namespaces() -> None:
+    """Leave processes, network and the rest behind; the file system is left by the first process."""
+    apart = kernel.NEW_PIDS | kernel.NEW_NETWORK | kernel.NEW_IPC | kernel.NEW_NAMES
+    if os.geteuid() == 0:
+        kernel.unshare(apart)
+        return
+    user, group = os.geteuid(), os.getegid()
+    kernel.unshare(apart | kernel.NEW_USERS)
+    for name, line in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{NOBODY} {user} 1"),
+        ("gid_map", f"{NOBODY} {group} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(line)
+
+
+def _first_process(order: Order) -> None:
+    """Make the program's file system, start the program, and wait for it; the namespace ends with this process."""
+    kernel.die_with_parent()
+    kernel.unshare(kernel.NEW_MOUNTS)
+    kernel.mount("none", "/", None, kernel.RECURSIVE | kernel.PRIVATE)
+    make_root(order)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        kernel.unshare(kernel.NEW_USERS)  # in which the limit on processes counts this program's only
+    program = os.fork()
+    if program == 0:
+        _carefully(order, _become_program)
+    kernel.drop_capabilities()
+    kernel.hide_from_others()
+    kernel.die_with_parent()
+    while True:
+        pid, status, usage = os.wait4(-1, 0)
+        if pid == program:
+            order.tell(ended=status, cpu_s=usage.ru_utime + usage.ru_stime)
+            os._exit(0)
+
+
+def _become_program(order: Order) -> None:
+    """Give up what the program is not to have, and become it."""
+    os.setsid()
+    work = WORK if order.namespaces else order.box
+    facts = _restrict(order) if sys.platform == "linux" else {"limited": _limit(order, processes=None)}
+    os.chdir(work)
+    environment = order.environment | {"HOME": work, "TMPDIR": work, "PWD": work}
+    # What this process holds besides its three streams closes when it becomes the program.
+    order.tell(started=True, group=None if order.namespaces else os.getpid(), **facts)
+    os.execve(order.command[0], [*order.command, "program.py"], environment)
+
+
+def _restrict(order: Order) -> dict[str, Any]:
+    """Set limits and give up rights, and return what is in force."""
+    facts: dict[str, Any] = {"user": order.user}
+    processes = order.limits["processes"]
+    if order.namespaces:
+        limit = processes + 1
+    else:
+        if order.user is not None:
+            os.setgroups([])
+            os.setresgid(order.user, order.user, order.user)
+            os.setresuid(order.user, order.user, order.user)
+        # The kernel counts all that the user runs: this holds off a flood, the launcher counts exactly.
+        limit = tasks_of_user(os.getuid()) + 4 * processes + 64
+    facts["limited"] = _limit(order, processes=limit)
+    kernel.forbid_new_privileges()
+    kernel.drop_capabilities()
+    if not order.namespaces:
+        try:
+            facts["landlock"] = kernel.restrict_files(
+                [path for path in order.readable if os.path.exists(path)],
+                [path for path in (*DEVICES, order.box) if os.path.exists(path)],
+            )
+        except OSError as error:
+            facts["landlock_refused"] = str(error)
+    instructions = filter_instructions(shared=not order.namespaces, own_pid=os.getpid())
+    if instructions is not None:
+        try:
+            kernel.install_filter(instructions)
+            facts["filter"] = True
+        except OSError as error:
+            facts["filter_refused"] = str(error)
+    return facts
+
+
+def _limit(order: Order, *, processes: int | None) -> list[str]:
+    """Set the kernel's limits for this process and its children, and return the names of those it took."""
+    memory, cpu = order.limits["memory_mb"] << 20, order.limits["cpu_s"]
+    wanted: dict[str, tuple[int, int]] = {
+        "CPU": (cpu, cpu + 1),
+        "FSIZE": (order.limits["file_kb"] << 10,) * 2,
+        "CORE": (0, 0),
+        "NOFILE": (_OPEN_FILES, _OPEN_FILES),
+        "MEMLOCK": (0, 0),
+        "MSGQUEUE": (0, 0),
+        "SIGPENDING": (64, 64),
+        "STACK": (8 << 20, 8 << 20),
+        "AS": (memory, memory),
+    }
+    if processes is not None:
+        wanted["NPROC"] = (processes, processes)
+    taken = []
+    for name, values in wanted.items():
+        number = getattr(resource, f"RLIMIT_{name}", None)
+        if number is None:
+            continue
+        try:
+            resource.setrlimit(number, values)
+            taken.append(name)
+        except (ValueError, OSError):  # above what the user may have, which is then lower still; or unknown
+            pass
+    return taken

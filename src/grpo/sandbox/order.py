@@ -1,0 +1,65 @@
+# ruff: noqa: SIM105
+"""What the launcher is told to do, and how it answers."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["NOBODY", "Order"]
+
+NOBODY = 65534
+"""The user and group that programs run as, where there is a choice."""
+
+
+class Order:
+    """What the launcher is to do."""
+
+    def __init__(
+        self,
+        *,
+        command: list[str],
+        box: str,
+        readable: list[str],
+        environment: dict[str, str],
+        limits: dict[str, int],
+        namespaces: bool,
+        user: int | None,
+        parent: int,
+        status: int,
+        control: int,
+    ) -> None:
+        """Note it down.
+
+        Args:
+            command: the interpreter and its switches; the program's file is added.
+            box: a fresh folder with `program.py` in it.
+            readable: files and folders that the program may see, none within another.
+            environment: the program's, places within its folder aside.
+            limits: those of `Limits` that the launcher sees to, in whole numbers.
+            namespaces: whether to make them.
+            user: with whose rights the program runs; None: with the launcher's.
+            parent: the process that gave the order.
+            status: descriptor to report on, a Python literal a line.
+            control: descriptor whose end means that all is to end.
+        """
+        self.command = command
+        self.box = box
+        self.readable = readable
+        self.environment = environment
+        self.limits = limits
+        self.namespaces = namespaces
+        self.user = user
+        self.parent = parent
+        self.status = status
+        self.control = control
+
+    def tell(self, **facts: Any) -> None:
+        """Report, if anybody still listens."""
+        try:
+            os.write(self.status, f"{facts!r}\n".encode("utf-8", errors="replace"))
+        except OSError:
+            pass

@@ -1,0 +1,171 @@
+"""From the start of a program's launcher to its end: reads what the program writes, and keeps time."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import math
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from grpo.errors import RunError
+from grpo.sandbox.limits import Execution, Limits
+
+__all__ = ["Report", "watch"]
+
+Report: TypeAlias = dict[str, Any]
+"""What a launcher told: `started`, `ended`, `killed_by`, and what of its jail is in force."""
+
+_START_S = 20.0
+"""How long a launcher may take to make the jail, on a machine that is busy."""
+_END_S = 0.75
+_CHUNK = 1 << 16
+
+
+def watch(
+    process: subprocess.Popen[bytes], report_end: int, control_end: int, limits: Limits
+) -> tuple[Execution, Report]:
+    """Return what became of a program and what its launcher told, when both are gone.
+
+    Args:
+        report_end: end to read from of the pipe on which the launcher tells.
+        control_end: end to write to of the pipe that the launcher listens to. Both are closed here.
+
+    Raises:
+        RunError: the launcher could not start the program.
+    """
+    streams = _Streams(process, report_end, limits)
+    began = time.monotonic()
+    try:
+        streams.read(until=began + _START_S, enough=lambda: b"\n" in streams.told)
+        began = time.monotonic()
+        streams.read(until=began + limits.wall_s, enough=lambda: streams.overflowed)
+        # Asked now: a program that is killed for its time is reported as ended, too.
+        late = streams.launcher_is_there and not streams.overflowed and "ended" not in streams.report()
+    finally:
+        os.close(control_end)  # asks the launcher to end everything; the system does the same when we are killed
+        _end(process, streams)
+        seconds = time.monotonic() - began
+        streams.close()
+    return _execution(streams, seconds, limits, timed_out=late), streams.report()
+
+
+class _Streams:
+    """The pipes that come from a launcher and its program, and what was read from them."""
+
+    def __init__(self, process: subprocess.Popen[bytes], report_end: int, limits: Limits) -> None:
+        assert process.stdout is not None and process.stderr is not None
+        self.told = bytearray()
+        self.stdout, self.stderr = bytearray(), bytearray()
+        self.overflowed = False
+        self._room = math.ceil(limits.output_kb * 1024)
+        self._report_end = report_end
+        self._selector = selectors.DefaultSelector()
+        self._files = (process.stdout, process.stderr)
+        places = (process.stdout.fileno(), self.stdout), (process.stderr.fileno(), self.stderr), (report_end, self.told)
+        for descriptor, buffer in places:
+            os.set_blocking(descriptor, False)
+            self._selector.register(descriptor, selectors.EVENT_READ, buffer)
+
+    @property
+    def launcher_is_there(self) -> bool:
+        """Whether the launcher or the first process of its namespace still holds its pipe."""
+        return self._report_end in self._selector.get_map()
+
+    def read(self, *, until: float, enough: Callable[[], bool]) -> None:
+        """Read until the launcher is gone, there is enough or the time is up."""
+        while self.launcher_is_there and not enough() and (left := until - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                self._take(key)
+
+    def read_rest(self) -> None:
+        """Read what lies in the pipes. Nobody is there to fill them any more; if somebody is, there is an end to it."""
+        for key in list(self._selector.get_map().values()):
+            while not self.overflowed and self._take(key):
+                pass
+
+    def _take(self, key: selectors.SelectorKey) -> bool:
+        """Read a chunk; return whether there may be more."""
+        try:
+            data = os.read(key.fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._selector.unregister(key.fd)
+            return False
+        buffer: bytearray = key.data
+        buffer += data
+        if buffer is not self.told and len(buffer) > self._room:
+            del buffer[self._room :]
+            self.overflowed = True
+        return True
+
+    def report(self) -> Report:
+        report: Report = {}
+        for line in self.told.splitlines():
+            with contextlib.suppress(ValueError, SyntaxError):  # a line that its writer's death cut off
+                report |= ast.literal_eval(line.decode())
+        return report
+
+    def close(self) -> None:
+        self._selector.close()
+        os.close(self._report_end)
+        for file in self._files:
+            file.close()
+
+
+def _end(process: subprocess.Popen[bytes], streams: _Streams) -> None:
+    """Return when launcher and program are gone: the launcher knows best what there is to kill, but may not manage."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_S)
+    if process.returncode != 0:
+        own_group = streams.report().get("group")
+        for group in (process.pid, own_group):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if group:
+                    os.killpg(group, signal.SIGKILL)
+    process.wait()
+    streams.read_rest()
+
+
+def _execution(streams: _Streams, seconds: float, limits: Limits, *, timed_out: bool) -> Execution:
+    report = streams.report()
+    if "error" in report or "started" not in report:
+        said = report.get("error") or streams.stderr.decode(errors="replace").strip()[-300:] or "its launcher died"
+        raise RunError(f"sandbox cannot start: {' '.join(said.split())}: see `grpo doctor --sandbox`")
+    code = -int(signal.SIGKILL)
+    killed_by: str | None = "an end of its launcher"
+    if streams.overflowed:
+        killed_by = "output"
+    elif timed_out:
+        killed_by = "wall time"
+    elif "killed_by" in report:
+        killed_by = report["killed_by"]
+    elif "ended" in report:
+        code = os.waitstatus_to_exitcode(report["ended"])
+        killed_by = _killer(code, report["cpu_s"], limits)
+    return Execution(
+        exit_code=code,
+        stdout=streams.stdout.decode("utf-8", errors="replace"),
+        stderr=streams.stderr.decode("utf-8", errors="replace"),
+        timed_out=timed_out and killed_by == "wall time",
+        killed_by=killed_by,
+        seconds=seconds,
+        truncated=streams.overflowed,
+    )
+
+
+def _killer(code: int, cpu_s: float, limits: Limits) -> str | None:
+    """Return what ended a program that exited with this code."""
+    if code >= 0:
+        return None
+    if code == -signal.SIGXCPU or (code == -signal.SIGKILL and cpu_s >= limits.cpu_seconds):
+        return "cpu time"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"

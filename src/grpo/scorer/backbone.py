@@ -1,0 +1,158 @@
+"""The causal language model under a scorer's head: loaded, or shared with a policy, with adapters if asked for."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grpo.errors import ModelError
+from grpo.policy import LoraSettings, causal_lm, load_policy
+from grpo.policy.adapters import add_adapter
+from grpo.policy.products import use_fast_products
+from grpo.policy.sources import ModelSource, find_source
+from grpo.scorer.sharing import shared_copy
+
+__all__ = ["Backbone", "backbone_sizes", "find_backbone", "load_backbone", "read_config", "share_backbone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A causal language model whose last hidden layer is read.
+
+    Attributes:
+        name: what it is found by again: "tiny", a Hub id or an absolute path.
+        model: the Hugging Face module, PEFT-wrapped under LoRA, in evaluation mode: it has no dropout.
+        tokenizer: the Hugging Face tokenizer; its padding token is `pad_token_id`.
+        compute_dtype: of matrix products: float32, or bfloat16 through autocast.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: Any
+    pad_token_id: int
+    compute_dtype: torch.dtype
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its output layer; adapters are inside."""
+        decoder = causal_lm(self.model).base_model
+        assert isinstance(decoder, nn.Module)
+        return decoder
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the last hidden layer."""
+        return self.sizes["hidden_size"]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a scorer's weights depend on: `backbone_sizes`."""
+        model: Any = causal_lm(self.model)
+        return backbone_sizes(model.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the decoder's parameters that are trained, by name: adapters under LoRA, all otherwise."""
+        return {name: value for name, value in self.decoder.named_parameters() if value.requires_grad}
+
+    def last_hidden(self, token_ids: Tensor) -> Tensor:
+        """Return the last hidden layer [B, T, H] in float32.
+
+        Args:
+            token_ids: [B, T], padded on the right: a causal model's earlier tokens do not see later ones, so that
+                no mask is needed.
+        """
+        with self._autocast():
+            output = self.decoder(input_ids=token_ids, use_cache=False, return_dict=True)
+        hidden: Tensor = output.last_hidden_state
+        return hidden.float()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute_dtype)
+
+
+def backbone_sizes(config: Any) -> dict[str, int]:
+    """Return hidden_size, num_layers and vocabulary_size of a model with this configuration (of its text part)."""
+    text = config.get_text_config()
+    return {
+        "hidden_size": int(text.hidden_size),
+        "num_layers": int(text.num_hidden_layers),
+        "vocabulary_size": int(text.vocab_size),
+    }
+
+
+def find_backbone(model: str | Path) -> ModelSource:
+    """Return where the files of `model` are: "tiny", a Hub id, or a model's or run's directory.
+
+    Raises:
+        ModelError: there is no such model, or it is an adapter.
+    """
+    source = find_source(model)
+    if source.base is not None:
+        raise ModelError(f"{source.name} is an adapter on {source.base}: merge them, or give the base as backbone")
+    return source
+
+
+def read_config(directory: Path) -> Any:
+    """Return a model's configuration as it is on disk.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"the configuration in {directory} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def load_backbone(
+    source: ModelSource, *, lora: LoraSettings | None, dtype: str = "auto", device: str = "auto", seed: int = 0
+) -> Backbone:
+    """Return the model, all its weights or fresh adapters trainable.
+
+    Args:
+        lora: shape of adapters; None: all weights are trained, in float32.
+        dtype: "auto", "float32" or "bfloat16", as in `load_policy`.
+        seed: of fresh adapters.
+
+    Raises:
+        ModelError: the model or its tokenizer is missing or does not load.
+        ConfigError: dtype or device is not available.
+    """
+    policy = load_policy(source.directory, dtype=dtype, device=device, lora=lora, seed=seed)
+    return Backbone(source.name, policy.model.eval(), policy.tokenizer, policy.pad_token_id, policy.compute_dtype)
+
+
+def share_backbone(
+    base: nn.Module, *, name: str, tokenizer: Any, pad_token_id: int, lora: LoraSettings | None
+) -> Backbone:
+    """Return a backbone over the weights of `base`, a causal language model in memory, which stays as it is.
+
+    Args:
+        lora: shape of the adapters on the backbone; adapters on `base` are left out.
+
+    Raises:
+        ModelError: `base` is no causal language model, or has adapters merged into it.
+    """
+    twin = shared_copy(base)
+    if getattr(twin, "get_output_embeddings", lambda: None)() is None:
+        raise ModelError(f"a shared backbone is a Hugging Face causal LM in memory, not {type(twin).__name__}")
+    dtype = next(parameter.dtype for parameter in twin.parameters() if parameter.is_floating_point())
+    if lora is not None:
+        twin = add_adapter(twin, lora, seed=0)
+        use_fast_products(twin)
+    compute_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    return Backbone(name, twin.eval(), tokenizer, pad_token_id, compute_dtype)

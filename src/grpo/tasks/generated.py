@@ -1,0 +1,70 @@
+"""Tasks whose rows this package writes itself: headlines, financial questions, small programs."""
+
+from __future__ import annotations
+
+import random
+
+from grpo.seeding import derive_seed
+from grpo.tasks.answers import AnswerFormat
+from grpo.tasks.headlines import TOPICS, headline_prompt
+from grpo.tasks.preferences import CONCEPTS, QUESTIONS, better_answer, worse_answer
+from grpo.tasks.rows import Row
+from grpo.tasks.task import Task, rows_task
+
+__all__ = ["PROGRAM_PROBLEMS", "finance_task", "headlines_task", "programs_task"]
+
+PROGRAM_PROBLEMS = 256
+
+
+def headlines_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: int) -> Task:
+    """Return a prompt for a headline on each topic, with column `topic`; there is no right answer.
+
+    Args:
+        eval_size: topics that are held out; None: two.
+
+    Raises:
+        DataError: no topic would be left to train on.
+    """
+    rows = [Row(number, headline_prompt(topic), {"topic": topic}) for number, topic in enumerate(TOPICS)]
+    size = 2 if eval_size is None else eval_size
+    return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="headlines")
+
+
+def finance_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: int) -> Task:
+    """Return every financial question, with a better and a worse answer as columns `chosen` and `rejected`.
+
+    Args:
+        eval_size: questions that are held out; None: 32.
+
+    Raises:
+        DataError: no question would be left to train on.
+    """
+    rng = random.Random(derive_seed(seed, "finance"))
+    rows: list[Row] = []
+    for concept in CONCEPTS:
+        for question in QUESTIONS:
+            columns = {"chosen": better_answer(concept, rng).text, "rejected": worse_answer(concept, rng).text}
+            rows.append(Row(len(rows), question.format(name=concept.name), columns))
+    size = 32 if eval_size is None else eval_size
+    return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="finance")
+
+
+def programs_task(*, train_size: int | None, eval_size: int | None, answer_format: AnswerFormat, seed: int) -> Task:
+    """Return small programming problems with columns `tests` and `answer`, a program that passes them.
+
+    Args:
+        train_size: problems to train on; None: `PROGRAM_PROBLEMS`.
+        eval_size: further problems that are held out; None: 32.
+
+    Raises:
+        DataError: there are fewer different problems.
+    """
+    from grpo.tasks.programs import program_problems
+
+    size = 32 if eval_size is None else eval_size
+    wanted = (train_size or PROGRAM_PROBLEMS) + size
+    rows = [
+        Row(number, row["prompt"], {name: value for name, value in row.items() if name != "prompt"})
+        for number, row in enumerate(program_problems(wanted, derive_seed(seed, "programs")))
+    ]
+    return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="programs")

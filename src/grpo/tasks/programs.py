@@ -1,0 +1,311 @@
+"""Small programming problems that can be written without end, with unit tests that any right program passes.
+
+The simplest kind, `value`, asks for the value of a sum and takes any Python expression that has it; the others ask
+for a function of a few words. Expected results come from a reference program, which is the row's `answer`.
+"""
+
+from __future__ import annotations
+
+import random
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from grpo.errors import DataError, InputError
+from grpo.sandbox import Limits, run_tests
+from grpo.tasks.answers import AnswerFormat
+from grpo.types import Verdict
+
+__all__ = ["KINDS", "ProgramJudge", "ProgramProblem", "extract_program", "program_problems"]
+
+_FENCE = "```"
+_PYTHON = ("python", "py", "python3")
+_THOUGHTS = ("think", "reasoning")
+_TRIES = 200
+
+
+def extract_program(text: str) -> str:
+    """Return the program in a completion; an empty string when there is none.
+
+    Thoughts aside, it is the last block fenced as Python, else the last fenced block, else what stands in the last
+    `<answer>`, else the text. A missing closing mark is forgiven.
+
+    Example:
+        >>> extract_program("<reasoning>7 and 5</reasoning><answer>7 + 5</answer>")
+        '7 + 5'
+    """
+    for block in _THOUGHTS:
+        text = _without(text, f"<{block}>", f"</{block}>")
+    parts = text.split(_FENCE)
+    blocks = [part.partition("\n") for part in parts[1::2]]
+    labelled = [body for label, _, body in blocks if label.strip().lower() in _PYTHON]
+    if labelled or blocks:
+        program = labelled[-1] if labelled else _unlabelled(blocks[-1])
+    else:
+        _, tag, answer = text.rpartition("<answer>")
+        program = answer.partition("</answer>")[0] if tag else text
+    return textwrap.dedent(program).strip()
+
+
+def _without(text: str, opening: str, closing: str) -> str:
+    """Return the text without what stands between these tags; one that is only closed began with the text."""
+    kept: list[str] = []
+    end = 0
+    while (stop := text.find(closing, end)) >= 0:
+        start = text.rfind(opening, end, stop)
+        if start >= 0:
+            kept.append(text[end:start])
+        end = stop + len(closing)
+    return "".join([*kept, text[end:]])
+
+
+def _unlabelled(block: tuple[str, str, str]) -> str:
+    first, line_break, rest = block
+    return rest if line_break else first
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramProblem:
+    """One problem.
+
+    Attributes:
+        prompt: what is asked.
+        tests: `assert` lines.
+        answer: a program that passes them.
+    """
+
+    prompt: str
+    tests: tuple[str, ...]
+    answer: str
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """It as data sets hold it."""
+        return {"prompt": self.prompt, "tests": list(self.tests), "answer": self.answer}
+
+
+def program_problems(
+    count: int, seed: int = 0, *, kinds: Sequence[str] | None = None, max_operand: int = 12
+) -> list[dict[str, Any]]:
+    """Return `count` rows with `prompt`, `tests` and `answer`, no two with the same prompt.
+
+    A longer list starts with the shorter one. Half of the problems are of the kind `value` when it is one of several.
+
+    Args:
+        kinds: names out of `KINDS`; None: all.
+        max_operand: the largest number in problems of the kind `value`.
+
+    Raises:
+        DataError: there is no such kind, or there are fewer different problems.
+    """
+    names = list(KINDS) if kinds is None else list(kinds)
+    unknown = [name for name in names if name not in KINDS]
+    if unknown or not names or max_operand < 0:
+        wrong = f"kinds {kinds!r}" if unknown or not names else f"max_operand {max_operand}"
+        raise DataError(f"{wrong}: use kinds out of {sorted(KINDS)} and operands from 0 on")
+    others = [name for name in names if name != "value"]
+    rng = random.Random(seed)
+    found: dict[str, ProgramProblem] = {}
+    tries = 0
+    while len(found) < count:
+        name = "value" if "value" in names and (not others or rng.random() < 0.5) else rng.choice(others)
+        problem = _value(rng, max_operand) if name == "value" else KINDS[name](rng)
+        tries = 0 if problem.prompt not in found else tries + 1
+        if tries > _TRIES:
+            raise DataError(
+                f"{count} programming problems of the kinds {names} asked for, but there are not many more than "
+                f"{len(found)} different ones: ask for fewer, raise max_operand or add kinds"
+            )
+        found.setdefault(problem.prompt, problem)
+    return [problem.row for problem in found.values()]
+
+
+def _value(rng: random.Random, max_operand: int = 12) -> ProgramProblem:
+    left, right = rng.randint(0, max_operand), rng.randint(0, max_operand)
+    expression = f"{left} {rng.choice('+-')} {right}"
+    result = left + right if "+" in expression else left - right
+    prompt = f"What is {expression}? Answer with a Python expression."
+    return ProgramProblem(prompt, (f"assert solution == {result}",), str(result))
+
+
+def _function(signature: str, does: str, body: str, calls: Sequence[str]) -> ProgramProblem:
+    """Return a problem whose tests expect of each call what the function with this body returns.
+
+    Args:
+        signature: `name(parameters)`.
+        does: what comes after "that returns".
+        body: an expression, or statements on several lines.
+        calls: arguments of each call, as in source.
+    """
+    name = signature.partition("(")[0]
+    lines = body.splitlines() if "return" in body else [f"return {body}"]
+    answer = "\n".join([f"def {signature}:", *(f"    {line}" for line in lines)])
+    names: dict[str, Any] = {}
+    exec(answer, names)  # the templates below, nobody else's text
+    tests = [f"assert {name}({call}) == {eval(f'{name}({call})', names)!r}" for call in dict.fromkeys(calls)]
+    return ProgramProblem(f"Write a Python function {signature} that returns {does}.", tuple(tests), answer)
+
+
+_WORDS = ("apple", "banana", "cherry", "level", "noon", "orange", "python", "radar", "river", "stone", "tree", "window")
+_SENTENCES = ("the cat sat", "one two three four", "a", "Hello World", "green tea in a cup", "we are here now")
+
+
+def _numbers(rng: random.Random, *, low: int = -9, high: int = 20) -> list[str]:
+    return [str(rng.randint(low, high)) for _ in range(4)]
+
+
+def _lists(rng: random.Random) -> list[str]:
+    return [str([rng.randint(-9, 20) for _ in range(rng.randint(1, 6))]) for _ in range(4)]
+
+
+def _words(rng: random.Random) -> list[str]:
+    return [repr(word) for word in rng.sample(_WORDS, 4)]
+
+
+def _add(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(2, 40)
+    return _function(f"add_{k}(number)", f"number plus {k}", f"number + {k}", _numbers(rng))
+
+
+def _multiply(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(2, 20)
+    return _function(f"times_{k}(number)", f"number times {k}", f"number * {k}", _numbers(rng))
+
+
+def _divisible(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(2, 12)
+    calls = [str(k * rng.randint(2, 9)), str(k * rng.randint(2, 9) + 1), "0", str(k - 1)]
+    return _function(
+        f"divides_{k}(number)", f"True if number can be divided by {k}, else False", f"number % {k} == 0", calls
+    )
+
+
+def _clamp(rng: random.Random) -> ProgramProblem:
+    low, high = rng.randint(-5, 3), rng.randint(5, 15)
+    does = f"number, but {low} if it is below {low} and {high} if it is above {high}"
+    return _function(
+        "clamp(number)", does, f"max({low}, min({high}, number))", [str(low - 3), str(high + 4), "4", str(high)]
+    )
+
+
+def _reverse(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(1, 4)
+    does = "text backwards" if k == 1 else f"text backwards, {k} times in a row"
+    return _function("backwards(text)", does, "text[::-1]" if k == 1 else f"text[::-1] * {k}", [*_words(rng), "''"])
+
+
+def _vowels(rng: random.Random) -> ProgramProblem:
+    vowels = rng.choice(("aeiou", "ae", "ou", "aou", "ei"))
+    body = f"sum(letter in {vowels!r} for letter in text)"
+    does = f"how many letters of text are one of {', '.join(vowels)}"
+    return _function("count_vowels(text)", does, body, [*_words(rng), repr(vowels)])
+
+
+def _letters(rng: random.Random) -> ProgramProblem:
+    letter = rng.choice("aeinorst")
+    does = f"how often the letter {letter} occurs in text"
+    return _function(f"count_{letter}(text)", does, f"text.count({letter!r})", [*_words(rng), repr(letter * 3)])
+
+
+def _palindrome(rng: random.Random) -> ProgramProblem:
+    name = rng.choice(("is_palindrome", "same_backwards", "mirrored"))
+    calls = ["'level'", "'noon'", *_words(rng), "''"]
+    return _function(f"{name}(text)", "True if text reads the same backwards, else False", "text == text[::-1]", calls)
+
+
+def _above(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(0, 12)
+    body = f"sum(number for number in numbers if number > {k})"
+    return _function(f"sum_above_{k}(numbers)", f"the sum of the numbers greater than {k}", body, [*_lists(rng), "[]"])
+
+
+def _every(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(2, 6)
+    does = f"a list of every {k}th entry of entries, the first one included"
+    return _function(f"every_{k}(entries)", does, f"entries[::{k}]", [*_lists(rng), "[]"])
+
+
+def _largest(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(1, 20)
+    return _function(
+        "largest_plus(numbers)", f"the largest of the numbers plus {k}", f"max(numbers) + {k}", _lists(rng)
+    )
+
+
+def _evens(rng: random.Random) -> ProgramProblem:
+    kind, rest = rng.choice((("even", 0), ("odd", 1)))
+    k = rng.randint(1, 9)
+    body = f"[number * {k} for number in numbers if number % 2 == {rest}]"
+    does = f"a list of the {kind} numbers" + (f", each times {k}" if k > 1 else "")
+    return _function(f"{kind}_ones(numbers)", does, body, [*_lists(rng), "[]"])
+
+
+def _join(rng: random.Random) -> ProgramProblem:
+    name, mark = rng.choice((("commas", ","), ("dashes", "-"), ("dots", "."), ("slashes", "/")))
+    calls = [repr(sentence) for sentence in rng.sample(_SENTENCES, 3)]
+    does = f"the words of text with {mark!r} between them"
+    return _function(f"with_{name}(text)", does, f"{mark!r}.join(text.split())", calls)
+
+
+def _fizz(rng: random.Random) -> ProgramProblem:
+    k, word = rng.randint(2, 9), rng.choice(("Fizz", "Buzz", "Bang"))
+    body = f"if number % {k} == 0:\n    return {word!r}\nreturn number"
+    does = f"{word!r} if number can be divided by {k}, else number itself"
+    return _function("fizz(number)", does, body, [str(k), str(5 * k), str(5 * k + 1), "1"])
+
+
+def _power(rng: random.Random) -> ProgramProblem:
+    k = rng.randint(2, 5)
+    return _function(f"power_{k}(number)", f"number to the power of {k}", f"number ** {k}", _numbers(rng, high=9))
+
+
+KINDS: Mapping[str, Callable[[random.Random], ProgramProblem]] = MappingProxyType(
+    {
+        "value": _value,
+        "add": _add,
+        "multiply": _multiply,
+        "divisible": _divisible,
+        "clamp": _clamp,
+        "reverse": _reverse,
+        "vowels": _vowels,
+        "letters": _letters,
+        "palindrome": _palindrome,
+        "above": _above,
+        "every": _every,
+        "largest": _largest,
+        "evens": _evens,
+        "join": _join,
+        "fizz": _fizz,
+        "power": _power,
+    }
+)
+"""What can be asked: `value` for the value of an expression, the rest for a function."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramJudge:
+    """Runs the tests of a row, which decide, where other tasks compare answers.
+
+    Strict: in the format, and every test passes. Lenient: every test passes.
+    """
+
+    answer_format: AnswerFormat
+    limits: Limits = field(default_factory=lambda: Limits(wall_s=5, cpu_s=2))
+
+    def __call__(self, text: str, columns: Mapping[str, Any]) -> Verdict:
+        """Return the verdict on a completion of a row with column `tests`.
+
+        Raises:
+            RunError: the sandbox could not be set up.
+        """
+        well_formed = self.answer_format.is_strict(text)
+        program, tests = extract_program(text), columns.get("tests")
+        if not program or not tests:
+            return Verdict(False, False, well_formed, program or None)
+        try:
+            passed = all(run_tests(program, tests, limits=self.limits).passed)
+        except InputError:  # the row's tests are no tests: nothing passes them
+            passed = False
+        return Verdict(well_formed and passed, passed, well_formed, program)

@@ -1,0 +1,97 @@
+"""Weights that change, gates, processes, overlap and combined rewards in whole runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from short_runs import lines_of, sums, write_lines
+
+from grpo import build
+from grpo.algorithm import combined_advantages
+from grpo.config import load_config
+
+REWARDS = """\
+import asyncio
+import random
+
+
+async def later(completions, log_extra):
+    await asyncio.sleep(0.001 * len(completions[0]))
+    log_extra("first_letter", [text[:1] for text in completions])
+    return [float(sum(map(ord, text)) % 7) for text in completions]
+
+
+def drawn(completions):
+    return [random.random() for _ in completions]
+"""
+
+OPTIONS = [
+    *("train_file=rows.jsonl", "steps=4", "prompts_per_step=3", "group_size=4", "max_completion_length=12"),
+    *("eval_size=2", "eval_samples=2", "eval_every=4", "save_every=2", "uniform_groups=keep", "combine=normalise"),
+    "rewards=[{name: 'mine.py:later', weight: {from: 0.0, to: 1.0, steps: 2}}, "
+    "{name: 'mine.py:drawn', weight: 0.5, processes: 2, gate: later, gate_at: 1.5}, {name: last_integer}]",
+]
+
+
+@pytest.fixture(autouse=True)
+def files(workplace):
+    Path("mine.py").write_text(REWARDS)
+    write_lines("rows.jsonl", sums(8))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_weights_gates_and_combined_rewards_are_what_the_log_says():
+    build.train(load_config(None, [*OPTIONS, "output_dir=run"]))
+    metrics = lines_of("run/metrics.jsonl")
+    weights = [0.0, 0.5, 1.0, 1.0]
+    assert [line["rewards/later/weight"] for line in metrics] == weights
+    assert not any("rewards/drawn/weight" in line for line in metrics)
+    for step, weight in enumerate(weights, start=1):
+        lines = [line for line in lines_of("run/completions.jsonl") if line["step"] == step]
+        shut = [line for line in lines if line["rewards"]["later"] <= 1.5]
+        assert [line for line in lines if "gated_out" in line] == shut
+        assert all(line["rewards"]["drawn"] == 0.0 and 0.0 < line["gated_out"]["drawn"] < 1.0 for line in shut)
+        assert metrics[step - 1]["rewards/drawn/gated_out"] == len(shut)
+        for line in lines:
+            rewards = line["rewards"]
+            total = weight * rewards["later"] + 0.5 * rewards["drawn"] + rewards["last_integer"]
+            assert line["total"] == pytest.approx(total, abs=1e-12)
+            assert line["first_letter"] == line["completion"][:1]
+        rewards = torch.tensor([list(line["rewards"].values()) for line in lines]).view(3, 4, 3)
+        expected = combined_advantages(rewards, ~rewards.isnan(), torch.tensor([weight, 0.5, 1.0]))
+        found = torch.tensor([line["advantage"] for line in lines]).view(3, 4)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert found.any()
+
+
+def test_a_run_with_them_resumes_bit_for_bit():
+    for name in ("alone", "cut"):
+        build.train(load_config(None, [*OPTIONS, f"output_dir={name}"]))
+    alone, cut = Path("alone"), Path("cut")
+    shutil.rmtree(cut / "final_model")
+    for checkpoint in cut.glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-2":
+            shutil.rmtree(checkpoint)
+    build.resume(cut)
+    assert contents(cut / "final_model") == contents(alone / "final_model")
+    for file in ("completions.jsonl", "eval.jsonl"):
+        assert (cut / file).read_bytes() == (alone / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "said"),
+    [
+        ("[{name: last_integer, gate: format}]", "reward 'last_integer' has gate='format', which is no reward here"),
+        ("[{name: last_integer, overlap: true}]", "only async functions and those with processes can run while others"),
+        ("[{name: 'mine.py:later', processes: 2}]", "reward 'later' has processes=2, but it is async"),
+        ("{last_integer: {from: 0, to: 1}}", "reward 'last_integer' has no parameter 'from'"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_written(refused, rewards, said):
+    assert said in refused("train", "train_file=rows.jsonl", f"rewards={rewards}")

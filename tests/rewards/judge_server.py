@@ -1,0 +1,146 @@
+"""An endpoint on this machine that speaks OpenAI's chat completions, well or badly, as a test says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it arrived; `number` counts from 0 in order of arrival."""
+
+    number: int
+    path: str
+    key: str
+    body: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """What the user message says."""
+        return str(self.body["messages"][-1]["content"])
+
+    def shown(self, tag: str) -> str:
+        """Return what the shipped rubrics show between the tags of this name."""
+        return self.text.split(f"<{tag} ", 1)[1].split(">\n", 1)[1].split(f"\n</{tag} ", 1)[0]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A response; without `body` it never comes, with `missing` the connection ends so many bytes before its end,
+    with `pause_s` each byte waits so long for the one before it.
+    """
+
+    body: bytes | None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "application/json"
+    missing: int = 0
+    pause_s: float = 0.0
+
+
+HANGS = Sent(None)
+
+
+def says(text: str | None, *, finish_reason: str = "stop", refusal: str | None = None, tokens: int = 3) -> Sent:
+    """Return a chat completion; it has used 10 tokens of prompt and `tokens` of answer."""
+    message = {"role": "assistant", "content": text, "refusal": refusal}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    usage = {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
+    body = {"id": "a", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return Sent(json.dumps(body).encode())
+
+
+def refuses(status: int, *, code: str = "", message: str = "no", headers: Mapping[str, str] | None = None) -> Sent:
+    """Return an error in OpenAI's form."""
+    return Sent(json.dumps({"error": {"message": message, "code": code}}).encode(), status, headers or {})
+
+
+class JudgeServer:
+    """Where requests arrive.
+
+    Attributes:
+        url: address of the API.
+        asked: requests so far, in order of arrival.
+        most_at_once: the largest number that was being answered at one time.
+    """
+
+    def __init__(self, port: int, answer: Callable[[Asked], Sent | str]) -> None:
+        self.url = f"http://127.0.0.1:{port}/v1"
+        self.asked: list[Asked] = []
+        self.most_at_once = 0
+        self.closing = threading.Event()
+        self._answer = answer
+        self._at_once = 0
+        self._lock = threading.Lock()
+
+    def respond(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer one request."""
+        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
+        key = handler.headers.get("authorization", "").removeprefix("Bearer ")
+        with self._lock:
+            asked = Asked(len(self.asked), handler.path, key, body)
+            self.asked.append(asked)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            answer = self._answer(asked)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        sent = says(answer) if isinstance(answer, str) else answer
+        if sent.body is None:
+            self.closing.wait()
+            return
+        handler.send_response(sent.status)
+        for name, value in {**sent.headers, "content-type": sent.kind}.items():
+            handler.send_header(name, value)
+        handler.send_header("content-length", str(len(sent.body)))
+        handler.end_headers()
+        if not sent.pause_s:
+            handler.wfile.write(sent.body[: len(sent.body) - sent.missing])
+        for byte in sent.body if sent.pause_s else b"":
+            handler.wfile.write(bytes([byte]))
+            self.closing.wait(sent.pause_s)
+        handler.close_connection = sent.missing > 0
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+    judge: JudgeServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that give up are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        self.server.judge.respond(self)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing."""
+
+
+@contextlib.contextmanager
+def judge_server(answer: Callable[[Asked], Sent | str]) -> Iterator[JudgeServer]:
+    """Yield a server whose responses `answer` makes; a string is what the judge says."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.judge = JudgeServer(server.server_address[1], answer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server.judge
+    finally:
+        server.judge.closing.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

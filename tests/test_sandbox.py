@@ -40,16 +40,19 @@ def orphans_come_here() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """No process and no folder of a sandbox outlives the call that made it."""
+def nothing_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No process and no file of a sandbox outlives the call that made it."""
     from grpo.sandbox.census import descendants
 
+    tmp_path_factory.getbasetemp()  # before there is another place for temporary files
     before = set(descendants(os.getpid()))
-    folders = set(Path(tempfile.gettempdir()).glob("grpo-sandbox-*"))
-    yield
-    assert set(descendants(os.getpid())) <= before
-    left = set(Path(tempfile.gettempdir()).glob("grpo-sandbox-*")) - folders
-    assert not [folder for folder in left if folder.owner() == Path(tempfile.gettempdir()).owner()]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # another user's programs run in it
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        assert set(descendants(os.getpid())) <= before
+        assert list(Path(folder).iterdir()) == []
 
 
 def run(source: str, *, namespaces: bool | None, limits: Limits = SMALL, **options: object) -> Execution:
@@ -432,7 +435,7 @@ def test_privileges_cannot_be_gained(namespaces: bool) -> None:
         import ctypes, os, resource, subprocess
         libc = ctypes.CDLL(None, use_errno=True)
         print(libc.unshare(0x10000000), libc.unshare(0x20000), libc.chroot(b"."), libc.setns(0, 0))
-        print(libc.mount(b"none", b".", b"tmpfs", 0, None), libc.umount2(b"/work", 2), libc.personality(0x0040000))
+        print(libc.mount(b"none", b".", b"tmpfs", 0, None), libc.umount2(b".", 2), libc.personality(0x0040000))
         print(libc.syscall(321, 0, 0, 0), libc.syscall(425, 1, 0), libc.syscall(248, 0, 0, 0, 0, 0))
         for name in ("CPU", "AS", "NOFILE", "FSIZE", "NPROC"):
             number = getattr(resource, "RLIMIT_" + name)

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
         StaleWeightsError,
         StorageError,
     )
+    from grpo.scorer import CTRScorer
     from grpo.types import Message, Prompt, Rollout, SamplingParams, Score, Verdict
 
     __version__: str
 
 __all__ = [
+    "CTRScorer",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -58,6 +60,7 @@ __all__ = [
 _HOMES = {
     "grpo.build": ("GRPOTrainer",),
     "grpo.config": ("GRPOConfig", "load_config"),
+    "grpo.scorer": ("CTRScorer",),
     "grpo.types": ("Message", "Prompt", "Rollout", "SamplingParams", "Score", "Verdict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -66,7 +66,12 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
         return finance_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
     if data.task == "programs":
         return programs_task(
-            train_size=data.train_size, eval_size=data.eval_size, answer_format=answer_format, seed=seed
+            train_size=data.train_size,
+            eval_size=data.eval_size,
+            kinds=(data.program_kinds,) if isinstance(data.program_kinds, str) else data.program_kinds,
+            max_operand=data.max_operand,
+            answer_format=answer_format,
+            seed=seed,
         )
     if data.task == "gsm8k":
         is_original = data.dataset in (None, _GSM8K)

@@ -16,6 +16,7 @@ from grpo.scorer import (
     OnEpoch,
     ScorerReport,
     ScorerSettings,
+    hold_out_clicks,
     read_click_rows,
     read_pair_rows,
     train_ctr_scorer,
@@ -27,7 +28,7 @@ from grpo.tasks.preferences import preference_pairs
 
 __all__ = ["attainable", "score_texts", "train_scorer"]
 
-_GENERATED_CLICKS = 8_000
+_GENERATED_CLICKS = 20_000
 _GENERATED_PAIRS = 500
 
 
@@ -71,11 +72,12 @@ def _generated(config: GRPOConfig) -> list[dict[str, Any]]:
 
 
 def attainable(config: GRPOConfig) -> float | None:
-    """Return the AUC to be expected of the rule that generated clicks follow; None for other rows."""
+    """Return the AUC, on the held-out rows, of the rule that generated clicks follow; None for other rows."""
     options = config.scorer
     if options.scorer_kind != "ctr" or options.scorer_train_file is not None:
         return None
-    return attainable_auc([row["text"] for row in _generated(config)])
+    _, held_out = hold_out_clicks(_generated(config), options.scorer_holdout, _seed(config))
+    return attainable_auc([row["text"] for row in held_out], [row["label"] for row in held_out])
 
 
 def score_texts(

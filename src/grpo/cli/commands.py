@@ -44,12 +44,17 @@ class Command:
 def _train(words: list[str]) -> int:
     run = take_value(words, "--resume")
     dry_run = take_switch(words, "--dry-run")
+    ablated = take_value(words, "--ablate")
+    if ablated not in (None, "rewards"):
+        raise ConfigError(f"--ablate {ablated}: only rewards can be left out in turn, write --ablate rewards")
     plain, overrides = split(words, COMMANDS["train"].switches)
     if run is not None:
         if plain:
             raise ConfigError(f"--resume {run} takes its recipe from the run: leave out {plain[0]!r}")
         if dry_run:
             raise ConfigError("--dry-run shows what a new run would do: leave it out with --resume")
+        if ablated is not None:
+            raise ConfigError("--ablate begins runs of its own: leave it out with --resume")
         if overrides:
             from grpo.config import load_run_config
 
@@ -65,9 +70,22 @@ def _train(words: list[str]) -> int:
     if dry_run:
         print(config.to_yaml(), end="")
         return 0
+    if ablated is not None:
+        return _ablate(config)
     from grpo import build
 
     return _exit_code(build.train(config).signal_number)
+
+
+def _ablate(config: GRPOConfig) -> int:
+    from grpo.build.ablation import ablate_rewards
+    from grpo.cli.ablation_text import ablation_table
+
+    ablation = ablate_rewards(
+        config, on_run=lambda left_out, path: print(f"\n=== without {left_out or 'nothing'}: {path}", flush=True)
+    )
+    print("\n" + ablation_table(ablation))
+    return _exit_code(ablation.signal_number)
 
 
 def _remark(config: GRPOConfig) -> None:
@@ -158,10 +176,11 @@ COMMANDS: Mapping[str, Command] = {
         "Trains by a recipe (`grpo recipes` lists them) or a YAML file; without either, by the recipe `arithmetic`,\n"
         "or from the defaults when a model or data of your own are given.\n\n"
         "  --resume RUN   go on with a run where it stopped, e.g. grpo train --resume runs/latest steps=200\n"
+        "  --ablate rewards  run with all rewards, then without each in turn, and compare\n"
         "  --dry-run      print the configuration and stop\n"
         "  --debug        show the traceback of an error\n\n"
         "Every option is written key=value, --key value or, in a file, key: value. In [brackets]: the default.",
-        ("--resume", "--dry-run", *COMMON_SWITCHES),
+        ("--resume", "--dry-run", "--ablate", *COMMON_SWITCHES),
         _train,
         lists_options=True,
     ),

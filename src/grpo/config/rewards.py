@@ -97,7 +97,7 @@ def reward_specs(value: Any) -> list[dict[str, Any]]:
     """Return reward functions, however they were written, as `{"name": …, "weight": …, …parameters}`.
 
     Raises:
-        ValueError: it is no way to name reward functions, or one is named twice.
+        ValueError: it is no way to name reward functions, or one is there twice with the same parameters.
 
     Example:
         >>> reward_specs("correctness, strict_format")
@@ -116,8 +116,9 @@ def reward_specs(value: Any) -> list[dict[str, Any]]:
     elif not isinstance(value, list | tuple):
         raise ValueError("Input should be a name, a list of names, or a mapping from names to weights")
     specs = [_spec(entry) for entry in value]
-    names = [spec["name"] for spec in specs]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    # Two judges, or one scorer on two devices, are two rewards; the same thing twice is a slip.
+    made = [{key: setting for key, setting in spec.items() if key != "weight"} for spec in specs]
+    twice = next((spec["name"] for spec in made if made.count(spec) > 1), None)
     if twice is not None:
         raise ValueError(f"Input should name each function once, but {twice!r} is there twice")
     return specs

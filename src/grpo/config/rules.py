@@ -49,10 +49,11 @@ def remarks(config: GRPOConfig) -> Iterator[str]:
         ),
         *((name, config.algorithm.beta > 0, "beta is 0") for name in ("reference_model", "kl_estimator")),
         *(
-            (name, config.data.task == "arithmetic", f"task is {config.data.task}")
-            for name in ("max_operand", "operators")
+            (name, config.data.task in tasks, f"task is {config.data.task}")
+            for name, tasks in (("max_operand", ("arithmetic", "programs")), ("operators", ("arithmetic",)))
         ),
         ("prompt_column", config.data.task not in GENERATED, f"task is {config.data.task}"),
+        ("program_kinds", config.data.task == "programs", f"task is {config.data.task}"),
         ("answer_column", config.data.task == "rows", f"task is {config.data.task}"),
         *((name, config.data.dataset is not None, "there is no dataset") for name in ("dataset_config", "train_split")),
         ("eval_split", config.data.dataset is not None, "there is no dataset"),

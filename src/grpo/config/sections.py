@@ -171,6 +171,9 @@ class DataSection(Section):
     )
     max_operand: Count = Field(12, description="arithmetic: largest number in a sum")
     operators: Annotated[str, AfterValidator(_known_operators)] = Field("+-", description="arithmetic: signs to use")
+    program_kinds: Annotated[str | tuple[str, ...] | None, BeforeValidator(_names)] = Field(
+        None, description="programs: kinds of problems, as value,reverse; null: all"
+    )
     shuffle: bool = Field(True, description="visit training rows in a new order each epoch")
 
 
@@ -279,11 +282,11 @@ class ScorerSection(Section):
         None, description="JSONL or CSV: text, label; or prompt, chosen, rejected; null: rows that are generated"
     )
     scorer_eval_file: str | None = Field(None, description="held-out rows; null: some of the training rows")
-    scorer_rows: Count | None = Field(None, description="how many rows to generate; null: 8000 clicks or 500 pairs")
+    scorer_rows: Count | None = Field(None, description="how many rows to generate; null: 20000 clicks or 500 pairs")
     scorer_dir: str = Field("runs/scorer", min_length=1, description="directory for best_model and its report")
-    scorer_epochs: Count = Field(5, description="passes over the rows at most")
-    scorer_batch_size: Count = Field(64, description="rows in an optimizer step")
-    scorer_learning_rate: Positive = Field(1e-3, description="peak of AdamW's")
+    scorer_epochs: Count = Field(3, description="passes over the rows at most")
+    scorer_batch_size: Count = Field(32, description="rows in an optimizer step")
+    scorer_learning_rate: Positive = Field(5e-4, description="peak of AdamW's")
     scorer_warmup_ratio: BelowOne = Field(0.1, description="share of the steps over which it rises")
     scorer_weight_decay: NotNegative = Field(0.01, description="decoupled, of matrices")
     scorer_max_grad_norm: NotNegative = Field(1.0, description="gradients are scaled down to this norm; 0: never")

@@ -8,6 +8,7 @@ computes the same.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -138,8 +139,10 @@ def _computes_the_same(module: nn.Module, kind: type[nn.Module]) -> bool:
         return False
     finally:
         module.__class__ = own
-    tolerance = _TOLERANCE * float(expected.abs().max())
-    return bool(expected.any()) and torch.allclose(found, expected, atol=tolerance, rtol=_TOLERANCE)
+    largest = float(expected.abs().max())
+    if not 0.0 < largest < math.inf:
+        return False
+    return torch.allclose(found, expected, atol=_TOLERANCE * largest, rtol=_TOLERANCE)
 
 
 def _random_rows(module: nn.Module) -> Tensor:

@@ -41,7 +41,8 @@ class UnitTestReward:
             wall_s: seconds for program and tests together.
             cpu_s: processor seconds of each process; unlike `wall_s` they do not depend on how busy the machine is.
             memory_mb: for program and tests.
-            packages: whether programs may import what is installed beside the standard library.
+            packages: whether programs may import what is installed beside the standard library; NumPy needs a
+                `memory_mb` of about 1,000.
             at_once: how many are tested side by side; None: as many as there are cores for this process.
             namespaces: True: never without namespaces; None: with them where possible.
 

@@ -10,7 +10,7 @@ from grpo.sandbox.order import NOBODY, Order
 
 __all__ = ["DEVICES", "WORK", "make_root"]
 
-WORK = "/work"
+WORK = "/grpo-sandbox"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
@@ -39,7 +39,7 @@ def make_root(order: Order) -> None:
     with open(f"{work}/program.py", "wb") as file:
         file.write(program)
     if not os.path.lexists(f"{order.box}/tmp"):
-        os.symlink("work", f"{order.box}/tmp")
+        os.symlink(WORK[1:], f"{order.box}/tmp")
     os.mkdir(f"{order.box}/proc")
     try:
         kernel.mount("proc", f"{order.box}/proc", "proc", safe)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from grpo.errors import RunError
 from grpo.sandbox.limits import Execution, Limits
@@ -137,30 +137,31 @@ def run_reported(
 
 
 def _launched(given: dict[str, Any], stdin: str, limits: Limits) -> tuple[Execution, Report]:
-    report_end, status = os.pipe()
-    control, control_end = os.pipe()
-    given = given | {"parent": os.getpid(), "status": status, "control": control}
-    try:
+    with contextlib.ExitStack() as opened:
+        report, status = _pipe(opened)
+        order, control = _pipe(opened)
+        ours = {"parent": os.getpid(), "status": status.fileno(), "control": order.fileno()}
         with _readable_file(stdin) as standard_input:
             process = subprocess.Popen(
-                [_interpreter(sys.executable).base, "-I", "-S", "-B", "-c", f"{_BOOTSTRAP}main(**{given!r})"],
+                [_interpreter(sys.executable).base, "-I", "-S", "-B", "-c", f"{_BOOTSTRAP}main(**{given | ours!r})"],
                 stdin=standard_input,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 cwd="/",
                 env={},
-                pass_fds=(status, control),
+                pass_fds=(status.fileno(), order.fileno()),
                 start_new_session=True,
             )
-    except BaseException:
-        os.close(report_end)
-        os.close(control_end)
-        raise
-    finally:
-        os.close(status)
-        os.close(control)
-    return watch(process, report_end, control_end, limits)
+        status.close()
+        order.close()
+        return watch(process, report, control, limits)
+
+
+def _pipe(opened: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """Return the ends of a pipe to read from and to write to."""
+    reading, writing = os.pipe()
+    return opened.enter_context(os.fdopen(reading, "rb", 0)), opened.enter_context(os.fdopen(writing, "wb", 0))
 
 
 def _whole(limits: Limits) -> dict[str, int]:
@@ -236,8 +237,9 @@ def _interpreter(python: str) -> _Interpreter:
 
 
 def _outermost(places: Sequence[str]) -> list[str]:
-    """Return the places that exist and lie in no other of them."""
-    there = [place for place in dict.fromkeys(places) if place != "/" and os.path.lexists(place)]
+    """Return the places that exist and lie in no other of them; a link brings what it points to."""
+    pointed_to = [os.path.realpath(place) for place in places if Path(place).is_symlink()]
+    there = [place for place in dict.fromkeys([*places, *pointed_to]) if place != "/" and os.path.lexists(place)]
     folders = [f"{place.rstrip('/')}/" for place in there if not Path(place).is_symlink()]
     return [place for place in there if not any(place.startswith(folder) for folder in folders)]
 

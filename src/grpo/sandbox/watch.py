@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from grpo.errors import RunError
 from grpo.sandbox.limits import Execution, Limits
@@ -28,54 +28,65 @@ _CHUNK = 1 << 16
 
 
 def watch(
-    process: subprocess.Popen[bytes], report_end: int, control_end: int, limits: Limits
+    process: subprocess.Popen[bytes], report: IO[bytes], control: IO[bytes], limits: Limits
 ) -> tuple[Execution, Report]:
     """Return what became of a program and what its launcher told, when both are gone.
 
     Args:
-        report_end: end to read from of the pipe on which the launcher tells.
-        control_end: end to write to of the pipe that the launcher listens to. Both are closed here.
+        report: end to read from of the pipe on which the launcher tells.
+        control: end to write to of the pipe that the launcher listens to; closed here, which asks it to end
+            everything. The system does the same when this process is killed.
 
     Raises:
         RunError: the launcher could not start the program.
     """
-    streams = _Streams(process, report_end, limits)
+    streams = _Streams(limits)
     began = time.monotonic()
     try:
+        streams.open(process, report)
         streams.read(until=began + _START_S, enough=lambda: b"\n" in streams.told)
         began = time.monotonic()
         streams.read(until=began + limits.wall_s, enough=lambda: streams.overflowed)
         # Asked now: a program that is killed for its time is reported as ended, too.
         late = streams.launcher_is_there and not streams.overflowed and "ended" not in streams.report()
     finally:
-        os.close(control_end)  # asks the launcher to end everything; the system does the same when we are killed
+        control.close()
         _end(process, streams)
         seconds = time.monotonic() - began
-        streams.close()
+        streams.close(process)
     return _execution(streams, seconds, limits, timed_out=late), streams.report()
 
 
 class _Streams:
     """The pipes that come from a launcher and its program, and what was read from them."""
 
-    def __init__(self, process: subprocess.Popen[bytes], report_end: int, limits: Limits) -> None:
-        assert process.stdout is not None and process.stderr is not None
+    def __init__(self, limits: Limits) -> None:
         self.told = bytearray()
         self.stdout, self.stderr = bytearray(), bytearray()
         self.overflowed = False
         self._room = math.ceil(limits.output_kb * 1024)
-        self._report_end = report_end
         self._selector = selectors.DefaultSelector()
-        self._files = (process.stdout, process.stderr)
-        places = (process.stdout.fileno(), self.stdout), (process.stderr.fileno(), self.stderr), (report_end, self.told)
-        for descriptor, buffer in places:
-            os.set_blocking(descriptor, False)
-            self._selector.register(descriptor, selectors.EVENT_READ, buffer)
+        self._report: IO[bytes] | None = None
+
+    def open(self, process: subprocess.Popen[bytes], report: IO[bytes]) -> None:
+        """Begin to listen."""
+        assert process.stdout is not None and process.stderr is not None
+        self._report = report
+        for file, buffer in ((process.stdout, self.stdout), (process.stderr, self.stderr), (report, self.told)):
+            os.set_blocking(file.fileno(), False)
+            self._selector.register(file, selectors.EVENT_READ, buffer)
+
+    def close(self, process: subprocess.Popen[bytes]) -> None:
+        """Close the program's pipes."""
+        self._selector.close()
+        for file in (process.stdout, process.stderr):
+            if file is not None:
+                file.close()
 
     @property
     def launcher_is_there(self) -> bool:
         """Whether the launcher or the first process of its namespace still holds its pipe."""
-        return self._report_end in self._selector.get_map()
+        return self._report is not None and self._report in self._selector.get_map()
 
     def read(self, *, until: float, enough: Callable[[], bool]) -> None:
         """Read until the launcher is gone, there is enough or the time is up."""
@@ -96,7 +107,7 @@ class _Streams:
         except BlockingIOError:
             return False
         if not data:
-            self._selector.unregister(key.fd)
+            self._selector.unregister(key.fileobj)
             return False
         buffer: bytearray = key.data
         buffer += data
@@ -106,17 +117,12 @@ class _Streams:
         return True
 
     def report(self) -> Report:
+        """Return what the launcher has told so far."""
         report: Report = {}
         for line in self.told.splitlines():
             with contextlib.suppress(ValueError, SyntaxError):  # a line that its writer's death cut off
                 report |= ast.literal_eval(line.decode())
         return report
-
-    def close(self) -> None:
-        self._selector.close()
-        os.close(self._report_end)
-        for file in self._files:
-            file.close()
 
 
 def _end(process: subprocess.Popen[bytes], streams: _Streams) -> None:

@@ -34,9 +34,9 @@ class ScorerSettings:
         holdout: share (below 1) or number (from 1) of rows that are kept for evaluation.
     """
 
-    epochs: int = 5
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float = 5e-4
     warmup_ratio: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0

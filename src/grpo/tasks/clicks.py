@@ -103,7 +103,7 @@ def click_features(headline: str) -> dict[str, float]:
 
 
 def click_probability(headline: str) -> float:
-    """Return the probability in [0.04, 0.91] that a headline is clicked; any text has one.
+    """Return the probability, from 0.047 to 0.900, that a headline is clicked; any text has one.
 
     Example:
         >>> round(click_probability("The best robots of 2027"), 2)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 from grpo.seeding import derive_seed
 from grpo.tasks.answers import AnswerFormat
 from grpo.tasks.headlines import TOPICS, headline_prompt
 from grpo.tasks.preferences import CONCEPTS, QUESTIONS, better_answer, worse_answer
+from grpo.tasks.programs import ProgramJudge, program_problems
 from grpo.tasks.rows import Row
 from grpo.tasks.task import Task, rows_task
 
@@ -49,22 +52,31 @@ def finance_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: in
     return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="finance")
 
 
-def programs_task(*, train_size: int | None, eval_size: int | None, answer_format: AnswerFormat, seed: int) -> Task:
+def programs_task(
+    *,
+    train_size: int | None,
+    eval_size: int | None,
+    kinds: Sequence[str] | None,
+    max_operand: int,
+    answer_format: AnswerFormat,
+    seed: int,
+) -> Task:
     """Return small programming problems with columns `tests` and `answer`, a program that passes them.
 
     Args:
         train_size: problems to train on; None: `PROGRAM_PROBLEMS`.
         eval_size: further problems that are held out; None: 32.
+        kinds, max_operand: see `program_problems`.
 
     Raises:
-        DataError: there are fewer different problems.
+        DataError: there are fewer different problems, or no such kind.
     """
-    from grpo.tasks.programs import program_problems
-
     size = 32 if eval_size is None else eval_size
     wanted = (train_size or PROGRAM_PROBLEMS) + size
+    problems = program_problems(wanted, derive_seed(seed, "programs"), kinds=kinds, max_operand=max_operand)
     rows = [
-        Row(number, row["prompt"], {name: value for name, value in row.items() if name != "prompt"})
-        for number, row in enumerate(program_problems(wanted, derive_seed(seed, "programs")))
+        Row(number, problem["prompt"], {name: value for name, value in problem.items() if name != "prompt"})
+        for number, problem in enumerate(problems)
     ]
-    return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="programs")
+    task = rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="programs")
+    return replace(task, judge=ProgramJudge(answer_format))

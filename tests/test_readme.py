@@ -24,6 +24,7 @@ SMALL = [
     "eval_samples=1",
     "max_completion_length=16",
 ]
+SMALL_SCORER = ["scorer_rows=200", "scorer_epochs=1"]
 WITHOUT_DATA = ["model=tiny", "device=cpu", "gradient_checkpointing=false"]
 
 
@@ -43,7 +44,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "examples", folder / "examples")
     (folder / "mine.yaml").write_text("recipe: arithmetic\nsteps: 1\n")
     (folder / "train.jsonl").write_text('{"question": "What is 2 + 3?", "answer": "2 + 3 = 5\\n#### 5"}\n' * 2)
-    subprocess.run([sys.executable, "-m", "grpo", "train", *SMALL], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    for words in (
+        ["train", *SMALL],
+        ["reward", "train", "ctr-headlines", *SMALL_SCORER],
+        ["reward", "train", "finance-preferences", *SMALL_SCORER],
+    ):
+        subprocess.run([sys.executable, "-m", "grpo", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -62,6 +68,16 @@ def test_every_command_in_readme_and_docs_runs(
         words = [*words, "train_file=train.jsonl", "eval_size=0", *WITHOUT_DATA]
     if words[0] == "train" and "--resume" not in words:
         words = [*words, *SMALL]
+    elif words[:2] == ["reward", "train"]:
+        words = [*words, *SMALL_SCORER, "--overwrite"]
+    elif words[:2] == ["reward", "check"]:
+        # What a scorer of one epoch falls for says nothing about the command.
+        words = [*words, "--rows", "4", "--groups", "0"]
+        assert main(words) in (0, 1), capsys.readouterr().err
+        return
+    elif words == ["doctor", "--sandbox"]:
+        assert main(words) in (0, 1)
+        return
     elif words[0] == "eval":
         words = [*words, "eval_prompts=2"]
     assert main(words) == 0, capsys.readouterr().err

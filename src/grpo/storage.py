@@ -30,7 +30,7 @@ __all__ = [
     "write_manifest",
 ]
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -169,7 +169,7 @@ def write_manifest(folder: Path, description: Mapping[str, Any]) -> None:
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in paths
     }
-    manifest = folder / _MANIFEST
+    manifest = folder / MANIFEST
     manifest.write_text(json.dumps({**description, "files": files}, indent=1) + "\n", encoding="utf-8")
     sync_file(manifest)
     for directory in {folder, *(path.parent for path in paths)}:
@@ -183,13 +183,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DamagedError: there is none, or it cannot be read.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DamagedError(f"{_MANIFEST} is missing") from error
+        raise DamagedError(f"{MANIFEST} is missing") from error
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{_MANIFEST} cannot be read ({error})") from error
+        raise DamagedError(f"{MANIFEST} cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise DamagedError(f"{_MANIFEST} lists no files")
+        raise DamagedError(f"{MANIFEST} lists no files")
     return manifest
 
 
@@ -203,7 +203,7 @@ def verify_manifest(folder: Path) -> None:
     for name, entry in files.items():
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or not isinstance(entry, dict):
-            raise DamagedError(f"{_MANIFEST} has a bad entry {name!r}")
+            raise DamagedError(f"{MANIFEST} has a bad entry {name!r}")
         path = folder / parts
         if not path.is_file():
             raise DamagedError(f"{name} is missing")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from grpo.build.answers import evaluate, generate
+from grpo.build.answers import evaluate, find_weights, generate
 from grpo.build.api import GRPOTrainer
-from grpo.build.runs import resume, train
+from grpo.build.resuming import resume
+from grpo.build.runs import train
 from grpo.build.scorers import attainable, score_texts, train_scorer
 
 __all__ = [
     "GRPOTrainer",
     "attainable",
     "evaluate",
+    "find_weights",
     "generate",
     "resume",
     "score_texts",

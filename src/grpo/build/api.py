@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo.build.answers import complete, evaluate_parts
+from grpo.build.assembly import Parts, assemble
 from grpo.build.given import Given, settle
-from grpo.build.runs import Parts, assemble, resume_with, train_parts
+from grpo.build.resuming import resume_with
+from grpo.build.runs import train_parts
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError
 from grpo.tasks import read_rows

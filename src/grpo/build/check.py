@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from grpo.build.assembly import Parts, assemble
 from grpo.build.given import Given
 from grpo.build.parts import decoder, number_of_steps, sampling_params
-from grpo.build.runs import Parts, assemble
 from grpo.config import GRPOConfig
 from grpo.engines import generate
 from grpo.errors import ConfigError

@@ -8,6 +8,8 @@ from grpo.checkpoint.store import (
     clear_leftovers,
     find_checkpoint,
     find_model,
+    model_step,
+    reopen,
     save_checkpoint,
     save_final,
 )
@@ -21,6 +23,8 @@ __all__ = [
     "clear_leftovers",
     "find_checkpoint",
     "find_model",
+    "model_step",
+    "reopen",
     "save_checkpoint",
     "save_final",
 ]

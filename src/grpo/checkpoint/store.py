@@ -18,6 +18,7 @@ from typing import Any
 from grpo.checkpoint.state import STATE_FILE, TrainingState, read_state, write_state
 from grpo.errors import CheckpointError, StorageError
 from grpo.storage import (
+    MANIFEST,
     DamagedError,
     disk_error,
     free_bytes,
@@ -36,6 +37,8 @@ __all__ = [
     "clear_leftovers",
     "find_checkpoint",
     "find_model",
+    "model_step",
+    "reopen",
     "save_checkpoint",
     "save_final",
 ]
@@ -80,6 +83,10 @@ class CheckpointStore:
         """
         clear_leftovers(self.directory)
         return find_checkpoint(self.directory) if _candidates(self.directory) else None
+
+    def reopen(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return `checkpoint` where it now is, in a run that is to go on: see `reopen`."""
+        return reopen(checkpoint)
 
 
 def save_checkpoint(
@@ -127,6 +134,24 @@ def save_final(run_directory: Path, state: TrainingState, *, save_model: Callabl
     return target
 
 
+def reopen(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint of its step that a final model becomes when its run goes on; any other stays as it is.
+
+    What it knows beyond its bytes goes into its manifest first. A process killed at any moment leaves it whole, under
+    one of the two names.
+    """
+    if checkpoint.path.name != _FINAL:
+        return checkpoint
+    run_directory, progress = checkpoint.path.parent, checkpoint.state.progress
+    is_best = progress.best is not None and progress.best[1] == progress.step
+    times = {"elapsed_s": progress.elapsed_s, "training_s": progress.training_s}
+    manifest = {**read_manifest(checkpoint.path), "best": is_best, "times": times}
+    write_atomically(checkpoint.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    target = run_directory / f"{_PREFIX}{progress.step}"
+    _put_in_place(checkpoint.path, target)
+    return Checkpoint(target, checkpoint.state)
+
+
 def checkpoint_steps(run_directory: Path) -> list[int]:
     """Return the steps of which there is a checkpoint, damaged or not, in rising order."""
     names = [entry.name for entry in run_directory.glob(f"{_PREFIX}*") if entry.is_dir()]
@@ -152,28 +177,27 @@ def find_checkpoint(run_directory: Path) -> Checkpoint:
             continue
         for message in damages:
             _log.warning("%s; falling back to step %d", message, state.progress.step)
-        return Checkpoint(path, _with_times(state, run_directory) if path.name == _FINAL else state)
+        return Checkpoint(path, _with_times(state, path))
     if damages:
         raise CheckpointError(f"no usable checkpoint in {run_directory}: {'; '.join(damages)}; start a new run")
     raise CheckpointError(f"no checkpoint in {run_directory}: nothing to resume from; start a new run")
 
 
 def find_model(run_directory: Path) -> Path:
-    """Return the folder of the run's model: `final_model`, else the newest good checkpoint; reads only.
+    """Return the folder of the run's newest good weights: `final_model`, or a checkpoint of a later step; reads only.
 
     Raises:
         CheckpointError: there is neither, or all are damaged.
     """
-    final = run_directory / _FINAL
-    if not final.is_dir():
-        return find_checkpoint(run_directory).path
+    return find_checkpoint(run_directory).path
+
+
+def model_step(folder: Path) -> int | None:
+    """Return the step that the weights in a run's `folder` come from; None where its manifest does not say."""
     try:
-        verify_manifest(final)
-    except DamagedError as damage:
-        checkpoint = find_checkpoint(run_directory)
-        _log.warning("%s is damaged: %s; falling back to step %d", final, damage, checkpoint.state.progress.step)
-        return checkpoint.path
-    return final
+        return int(read_manifest(folder)["step"])
+    except (DamagedError, KeyError, TypeError, ValueError):
+        return None
 
 
 def clear_leftovers(run_directory: Path) -> None:
@@ -216,20 +240,21 @@ def _candidates(run_directory: Path) -> list[Path]:
     found = [(step, run_directory / f"{_PREFIX}{step}") for step in checkpoint_steps(run_directory)]
     final = run_directory / _FINAL
     if final.is_dir():
-        try:
-            step = int(read_manifest(final)["step"])
-        except (DamagedError, KeyError, TypeError, ValueError):
-            step = sys.maxsize  # looked at first, so that its damage is told
-        found.append((step, final))
+        step = model_step(final)
+        # Where it does not say, it is looked at first, so that its damage is told.
+        found.append((sys.maxsize if step is None else step, final))
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _with_times(state: TrainingState, run_directory: Path) -> TrainingState:
-    """Return the state of the final model with the seconds that are kept beside it."""
+def _with_times(state: TrainingState, path: Path) -> TrainingState:
+    """Return the state of a final model, or of a checkpoint that was one, with the seconds that are kept beside it."""
     try:
-        times = json.loads((run_directory / _TIMES).read_text(encoding="utf-8"))
-        if times.pop("step") != state.progress.step:
-            return state
+        if path.name == _FINAL:
+            times = json.loads((path.parent / _TIMES).read_text(encoding="utf-8"))
+            if times.pop("step") != state.progress.step:
+                return state
+        else:
+            times = read_manifest(path)["times"]
         return replace(state, progress=replace(state.progress, **times))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return state

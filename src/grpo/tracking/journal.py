@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo.tracking.completions import completion_lines
 from grpo.tracking.run_directory import RunDirectory
+from grpo.tracking.spread import SpreadWatch
 from grpo.tracking.tracker import Tracker
 from grpo.types import ScoredGroup
 
@@ -35,6 +36,7 @@ class Journal:
         self.trackers = trackers
         self.log_every = log_every
         self.log_completions = log_completions
+        self._spread = SpreadWatch()
 
     def step(
         self,
@@ -48,6 +50,8 @@ class Journal:
             self.run.append_completions(completion_lines(step, groups, advantages))
         self.run.append_metrics(metrics)
         self.console.step(step, metrics)
+        if (warning := self._spread.after_step(metrics)) is not None:
+            self.warn(f"{warning}: `grpo reward check` shows what they pay for")
         if self.log_every > 0 and step % self.log_every == 0:
             for tracker in self.trackers:
                 tracker.log(step, metrics)
@@ -74,6 +78,17 @@ class Journal:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Record the outcome."""
         self.run.write_summary(summary)
+        self._end(summary)
+        self.console.finish(summary)
+
+    def interrupted(self, summary: Mapping[str, Any], text: str) -> None:
+        """End without an outcome, which the run will have once it has gone on; `text` says how it does."""
+        self._end(summary)
+        self.note(text)
+
+    def _end(self, summary: Mapping[str, Any]) -> None:
         for tracker in self.trackers:
             tracker.finish(summary)
-        self.console.finish(summary)
+        self.console.close()
+        if (conclusion := self._spread.conclusion()) is not None:
+            self.warn(conclusion)

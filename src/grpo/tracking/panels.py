@@ -49,7 +49,10 @@ class RunInfo:
 
     Attributes:
         first_step: steps that an earlier process completed; 0 in a new run.
+        rewards: their names, with weights other than 1.
+        changed: options that this process goes on with in place of others, each as "steps 150 → 160".
         example_prompt: what to ask the trained model for a start; None for a placeholder.
+        command: what `grpo` is called where the user is.
     """
 
     model: str
@@ -65,8 +68,10 @@ class RunInfo:
     run_path: Path
     first_step: int = 0
     rewards: Sequence[str] = ()
+    changed: Sequence[str] = ()
     device: str = "cpu"
     example_prompt: str | None = None
+    command: str = "grpo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,8 @@ def banner_rows(info: RunInfo) -> Iterator[tuple[str, str]]:
     yield "method", f"{info.method} · {info.prompts_per_step} prompts × {info.group_size} completions a step"
     resumed = f", {info.first_step:,} done before" if info.first_step else ""
     yield "steps", f"{info.steps:,}{resumed}"
+    if info.changed:
+        yield "changed", ", ".join(info.changed)
     yield "run", str(info.run_path)
 
 
@@ -223,9 +230,9 @@ def outcome(info: RunInfo, summary: Mapping[str, Any]) -> Iterator[RenderableTyp
         yield Text(f"model  {summary['final_model']}")
     run = info.run_path.parent / "latest" if info.run_path.parent.name == "runs" else info.run_path
     place = shlex.quote(str(run))
-    yield Text(f"next\n  grpo generate --model {place} {_quoted(info.example_prompt)}")
+    yield Text(f"next\n  {info.command} generate --model {place} {_quoted(info.example_prompt)}")
     if info.eval_rows:
-        yield Text(f"  grpo eval {place}")
+        yield Text(f"  {info.command} eval {place}")
 
 
 def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> RenderableType:

@@ -4,7 +4,7 @@ config.yaml         as resolved
 metrics.jsonl       one object a step
 completions.jsonl   one object a completion
 eval.jsonl          one object an evaluation
-summary.json        the outcome
+summary.json        the outcome of a run that is done; of one that went on after that, summary-{steps}.json
 checkpoint-{step}/, final_model/    written by `grpo.checkpoint`
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import socket
@@ -32,6 +33,7 @@ _LATEST = "latest"
 _LOCK = ".lock"
 _CONFIG = "config.yaml"
 _METRICS, _COMPLETIONS, _EVALUATIONS = "metrics.jsonl", "completions.jsonl", "eval.jsonl"
+_SUMMARY = "summary.json"
 _SUMMARY_KEYS = ("eval_before", "eval_after", "steps", "seconds", "completion_tokens_per_s", "peak_memory_mb")
 
 
@@ -113,7 +115,17 @@ class RunDirectory:
         """
         if missing := [key for key in _SUMMARY_KEYS if key not in summary]:
             raise ValueError(f"a summary needs {missing}")
-        write_atomically(self.path / "summary.json", encode(summary, indent=2).decode() + "\n")
+        write_atomically(self.path / _SUMMARY, encode(summary, indent=2).decode() + "\n")
+
+    def set_summary_aside(self) -> None:
+        """Rename `summary.json` to `summary-{steps}.json`, where there is one: the run goes on, and will have another."""
+        summary = self.path / _SUMMARY
+        with storage_errors(summary), contextlib.suppress(FileNotFoundError):
+            try:
+                steps = json.loads(summary.read_text(encoding="utf-8"))["steps"]
+            except (ValueError, KeyError, TypeError):
+                steps = "before"
+            summary.replace(self.path / f"summary-{steps}.json")
 
     def rewind(self, step: int) -> None:
         """Drop from the logs what later steps than `step` wrote; -1 drops all, evaluation before training included."""

@@ -1,0 +1,42 @@
+"""Whether rewards tell completions apart at all: where they never do, a run goes through its steps and learns nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["SpreadWatch"]
+
+_PATIENCE = 5
+
+
+class SpreadWatch:
+    """Counts the steps in which no group had completions of different rewards."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._without = 0
+        self._in_a_row = 0
+        self._warned = False
+        self._trained = False
+
+    def after_step(self, metrics: Mapping[str, Any]) -> str | None:
+        """Return a warning after as many steps in a row without spread as one should know of; once only."""
+        self._steps += 1
+        self._in_a_row = 0 if metrics["groups_with_spread"] else self._in_a_row + 1
+        self._without += self._in_a_row > 0
+        # With a KL term, weights move all the same.
+        self._trained = self._trained or bool(metrics.get("grad_norm"))
+        if self._in_a_row < _PATIENCE or self._warned:
+            return None
+        self._warned = True
+        return f"no group differed in reward in the last {_PATIENCE} steps, so the rewards train nothing"
+
+    def conclusion(self) -> str | None:
+        """Return what the run came to, where that is nothing or where there was a warning; None otherwise."""
+        if not self._without or (self._without < self._steps and not self._warned):
+            return None
+        result = "those trained nothing" if self._without < self._steps else "nothing was trained"
+        if self._trained and self._without == self._steps:
+            result = "the rewards trained nothing"
+        return f"no group differed in reward in {self._without} of {self._steps} steps: {result}"

@@ -1,13 +1,14 @@
 """Run workloads alternately under this project and under a peer, and print how they compare.
 
-    python benchmarks/compare.py DIR [DIR …] [--peer RUN_PEER.py] [--rounds 5] [--steps 4] [--device cpu|cuda]
+    python benchmarks/compare.py DIR [DIR …] [--peer trl_step.py] [--rounds 5] [--steps 4] [--device cpu|cuda]
         [--dtype float32|bfloat16] [--peer-python PYTHON] [--json FILE] [key=value …]
 
-DIR is a workload as `step.py` reads it. The peer's timer takes the same arguments as `step.py` and prints the same
-keys; it is not part of this repository. Every run is a process of its own, in the order ours, peer, ours, peer, …,
-with the machine's matrix-product rate (`gemm.py`) measured at the head of each round. Ratios are medians of the rounds'
-own ratios, with the least and the greatest. Options key=value go to ours alone; its seed is the round's number, so
-that completion lengths differ from round to round. `--json` keeps all answers.
+DIR is a workload as `step.py` reads it (`shapes.py DIR --workload small` writes one). The peer's timer takes the same
+arguments as `step.py` and prints the same keys; that of TRL is `trl_step.py`. Every run is a process of its own, in
+the order ours, peer, ours, peer, …, with the machine's matrix-product rate (`gemm.py`) measured at the head of each
+round. Ratios are medians of the rounds' own ratios, with the least and the greatest. Options key=value go to ours
+alone; its seed is the round's number, so that completion lengths differ from round to round. `--json` keeps all
+answers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from processes import HERE, answer_of, markdown_table, origin, spread
 
-PEER = HERE.parents[1] / "shared" / "bench" / "run_trl.py"
+PEER = HERE / "trl_step.py"
 PHASES = ("generate", "score", "reference", "update")
 RATIOS = {
     "step_ratio": "step, peer ÷ ours",

@@ -29,6 +29,7 @@ import torch
 
 from flops import GroupLengths, ModelShape, forward_flops, generation_flops, shape_of, update_flops
 from grpo import GRPOConfig, GRPOTrainer
+from grpo.errors import GrpoError
 from grpo.trainer import Trainer
 from grpo.types import ScoredGroup
 
@@ -151,6 +152,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     arguments, options = parser.parse_known_intermixed_args()
+    if not (arguments.dir / "workload.json").is_file():
+        parser.error(f"{arguments.dir} holds no workload.json: write a workload with shapes.py")
     os.environ["HF_HUB_OFFLINE"] = "1"
 
     work = json.loads((arguments.dir / "workload.json").read_text())
@@ -171,7 +174,8 @@ def main() -> None:
             }
         )
         beta, epochs = config.algorithm.beta, config.algorithm.epochs_per_step
-        with contextlib.redirect_stdout(sys.stderr):
+        # A run's own screen says nothing here that the answer does not.
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             trainer = GRPOTrainer(str(arguments.dir), config, train_dataset=rows, rewards=even_token_share)
             shape = shape_of(trainer.model)
             watch = watch_steps(trainer, arguments.device, beta)
@@ -179,4 +183,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GrpoError as error:
+        sys.exit(f"error: {error}")

@@ -21,6 +21,9 @@ _TOLERANCE = 1e-4
 """Of the largest output; SiLU and GELU differ by a hundred times as much."""
 
 
+_MOST_VARIANTS = 64
+
+
 class FusedRMSNorm(nn.Module):
     """weight · x / √(mean(x²) + ε); takes the place of a layer with `weight` and `variance_epsilon`."""
 
@@ -66,6 +69,8 @@ def compile_layers(model: nn.Module) -> None:
 
     Attention stays outside: what a row's tokens see differs from batch to batch, and would be compiled anew each time.
     """
+    # One function for all norms of a model, in a few variants (of rank, of gradients): the usual limit of 8 is too low.
+    torch._dynamo.config.recompile_limit = max(_MOST_VARIANTS, torch._dynamo.config.recompile_limit)
     for module in model.modules():
         if _fused_kind(module) is not None:
             module.compile(dynamic=True)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from judge_server import judge_server
 
 from grpo import recipes
 from grpo.cli import main
@@ -109,4 +110,7 @@ def test_every_recipe_starts_on_the_embedded_model(
 ) -> None:
     monkeypatch.chdir(workplace)
     data = ["train_file=train.jsonl", "eval_size=0"] if name == "gsm8k" else []
-    assert main(["train", name, *data, *WITHOUT_DATA, *SMALL, "lora_rank=4"]) == 0, capsys.readouterr().err
+    with judge_server(lambda _: "Fair enough.\nScore: 7") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("HOME", str(workplace))
+        assert main(["train", name, *data, *WITHOUT_DATA, *SMALL, "lora_rank=4"]) == 0, capsys.readouterr().err

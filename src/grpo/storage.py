@@ -17,6 +17,7 @@ from grpo.errors import StorageError
 
 __all__ = [
     "DamagedError",
+    "describe_manifest",
     "disk_error",
     "free_bytes",
     "read_manifest",
@@ -30,7 +31,7 @@ __all__ = [
     "write_manifest",
 ]
 
-MANIFEST = "manifest.json"
+_MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -169,11 +170,22 @@ def write_manifest(folder: Path, description: Mapping[str, Any]) -> None:
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in paths
     }
-    manifest = folder / MANIFEST
+    manifest = folder / _MANIFEST
     manifest.write_text(json.dumps({**description, "files": files}, indent=1) + "\n", encoding="utf-8")
     sync_file(manifest)
     for directory in {folder, *(path.parent for path in paths)}:
         sync_directory(directory)
+
+
+def describe_manifest(folder: Path, description: Mapping[str, Any]) -> None:
+    """Set entries of the description in the manifest of `folder`, whose files are as they were.
+
+    Raises:
+        DamagedError: there is no manifest, or it cannot be read.
+        StorageError: it could not be written.
+    """
+    manifest = read_manifest(folder)
+    write_atomically(folder / _MANIFEST, json.dumps({**manifest, **description}, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -183,13 +195,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DamagedError: there is none, or it cannot be read.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DamagedError(f"{MANIFEST} is missing") from error
+        raise DamagedError(f"{_MANIFEST} is missing") from error
     except (OSError, ValueError) as error:
-        raise DamagedError(f"{MANIFEST} cannot be read ({error})") from error
+        raise DamagedError(f"{_MANIFEST} cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise DamagedError(f"{MANIFEST} lists no files")
+        raise DamagedError(f"{_MANIFEST} lists no files")
     return manifest
 
 
@@ -203,7 +215,7 @@ def verify_manifest(folder: Path) -> None:
     for name, entry in files.items():
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or not isinstance(entry, dict):
-            raise DamagedError(f"{MANIFEST} has a bad entry {name!r}")
+            raise DamagedError(f"{_MANIFEST} has a bad entry {name!r}")
         path = folder / parts
         if not path.is_file():
             raise DamagedError(f"{name} is missing")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from grpo.cli import main
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch) -> Path:
-    """An empty working directory."""
+    """An empty working directory, in which the command can be called by its name."""
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     place = tmp_path / "workplace"
     place.mkdir()
     monkeypatch.chdir(place)

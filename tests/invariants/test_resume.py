@@ -91,7 +91,8 @@ def test_lora_resumes_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("call", [1, 4, 7])
 def test_a_run_killed_inside_an_epoch_ends_with_the_same_bytes(call: int, tmp_path: Path) -> None:
     (tmp_path / "mortal.py").write_text(MORTAL_METHOD)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))}
+    places = filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     command = [sys.executable, "-m", "grpo", "train"]
     options = [*OPTIONS, "method=mortal:surrogate"]
 

@@ -58,6 +58,11 @@ def remark_on_data(parts: Parts, journal: Journal) -> None:
         )
     if parts.task.removed:
         journal.warn(f"{parts.task.removed} training rows are also evaluation rows and were left out of training")
+    if parts.task.eval_size_wanted is not None:
+        journal.note(
+            f"eval_size {parts.task.eval_size_wanted} is more than a fifth of the prompts, so "
+            f"{len(parts.task.evaluation)} are held out: give eval_size for another number"
+        )
     if parts.evaluator is None:
         journal.note("nothing is held out, so nothing is evaluated: give eval_file or eval_size to see accuracy")
 
@@ -90,8 +95,10 @@ def _shown(value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
         return _number(value)
+    if isinstance(value, Mapping) and "name" in value:
+        return _reward(value)
     if isinstance(value, Mapping):
-        return _reward(value) if "name" in value else ", ".join(f"{key}={_shown(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key}={_shown(entry)}" for key, entry in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_shown, value)) or "none"
     return str(value)

@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo.build.assembly import Parts, assemble
 from grpo.build.data import read_prompts
 from grpo.build.given import Given
 from grpo.build.parts import decoder, make_engine, make_policy, sampling_params
-from grpo.build.runs import Parts, assemble
+from grpo.checkpoint import model_step
 from grpo.config import GRPOConfig
 from grpo.engines import generate as run_engine
 from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
+from grpo.policy.sources import find_source
 from grpo.seeding import derive_seed
 from grpo.tasks import Row, find_format, read_rows, render
 from grpo.types import Prompt, Request
 
-__all__ = ["complete", "evaluate", "evaluate_parts", "generate"]
+__all__ = ["Weights", "complete", "evaluate", "evaluate_parts", "find_weights", "generate"]
 
 _REQUESTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the weights of a run were found.
+
+    Attributes:
+        folder: `final_model` or a checkpoint.
+        step: how many steps they were trained.
+        is_final: whether they are those that the run ended with.
+        was_chosen: whether the folder was named, and not just its run.
+    """
+
+    folder: Path
+    step: int
+    is_final: bool
+    was_chosen: bool
+
+
+def find_weights(config: GRPOConfig) -> tuple[GRPOConfig, Weights | None]:
+    """Return a config that names the very folder of its model, and what is known of it where a run has saved it.
+
+    Raises:
+        ModelError: it is the directory of a run that has nothing to load.
+    """
+    name = config.policy.model
+    place = Path(name).expanduser()
+    if name == "tiny" or not place.is_dir():
+        return config, None
+    folder = find_source(name).directory
+    step = model_step(folder)
+    if step is None:
+        return config, None
+    is_final = folder.name == "final_model"
+    return config.replace(model=str(folder)), Weights(folder, step, is_final, place.resolve() == folder)
 
 
 def evaluate(config: GRPOConfig, given: Given | None = None) -> Mapping[str, Any]:

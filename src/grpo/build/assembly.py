@@ -7,7 +7,7 @@ from functools import cache
 
 from grpo.algorithm import Method
 from grpo.build.budgets import take_budgets
-from grpo.build.data import Prompts, evaluation_task, make_prompts, make_task, settle_eval_size
+from grpo.build.data import Prompts, evaluation_task, make_prompts, make_task
 from grpo.build.given import Given
 from grpo.build.parts import (
     decoder,
@@ -62,6 +62,9 @@ def assemble(
         raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
     method = make_method(config)
     task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
+    if task.eval_size_wanted is not None:
+        # From now on it is what the run goes by, also when it is resumed.
+        config = config.replace(eval_size=len(task.evaluation))
     # Made by whoever needs it first: bad rewards are to show before a large model is loaded.
     the_policy = cache(lambda: make_policy(config, given) if policy is None else policy)
     backbones = Backbones()

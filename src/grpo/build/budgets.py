@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from grpo.config import GRPOConfig
+from grpo.errors import ConfigError
 from grpo.machine import free_memory_bytes
 from grpo.policy import Policy
 from grpo.types import Prompt
@@ -30,12 +31,21 @@ def take_budgets(config: GRPOConfig, policy: Policy, prompts: Sequence[Prompt], 
     Args:
         prompts: all that completions will be sampled for.
         trains: whether there will be micro-batches.
+
+    Raises:
+        ConfigError: the cache that it asks for cannot hold the longest prompt with a completion.
     """
     lengths = sorted(len(prompt.token_ids) for prompt in prompts) or [1]
     longest = config.rollout.max_completion_length
     chosen: dict[str, Any] = {}
-    if config.rollout.max_cache_tokens is None:
-        chosen["max_cache_tokens"] = max(cache_budget(config, policy), lengths[-1] + longest)
+    needed, cached = lengths[-1] + longest, config.rollout.max_cache_tokens
+    if cached is None:
+        chosen["max_cache_tokens"] = max(cache_budget(config, policy), needed)
+    elif cached < needed:
+        raise ConfigError(
+            f"max_cache_tokens {cached} cannot hold the longest prompt of {lengths[-1]} tokens with a completion of "
+            f"{longest}: raise it to at least {needed}, or lower max_prompt_length or max_completion_length"
+        )
     if trains and config.optimizer.tokens_per_micro_batch is None:
         chosen["tokens_per_micro_batch"] = token_budget(
             policy,

@@ -51,6 +51,8 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
     """Return the rows to train and to evaluate on."""
     data, seed = config.data, config.optimizer.seed
     answer_format = find_format(data.answer_format)
+    # What a user asks for is kept to; what a recipe asks for was meant for its own rows.
+    spares = not config.is_typed("eval_size")
     if data.task == "arithmetic":
         return arithmetic_task(
             train_size=data.train_size,
@@ -59,6 +61,7 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             operators=data.operators,
             answer_format=answer_format,
             seed=seed,
+            spares_train_rows=spares,
         )
     if data.task == "headlines":
         return headlines_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
@@ -87,10 +90,18 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             answer_format=answer_format,
             seed=seed,
             system_prompt=data.system_prompt,
+            spares_train_rows=spares,
         )
     else:
         train, evaluation = _own_rows(config, given)
-        task = rows_task(train, evaluation, eval_size=data.eval_size, answer_format=answer_format, seed=seed)
+        task = rows_task(
+            train,
+            evaluation,
+            eval_size=data.eval_size,
+            answer_format=answer_format,
+            seed=seed,
+            spares_train_rows=spares,
+        )
     return replace(task, train=task.train[: data.train_size])
 
 

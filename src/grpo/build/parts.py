@@ -126,8 +126,9 @@ def make_rewards(
         seed=config.optimizer.seed,
     )
     if given.rewards is None and "functions" not in config.given() and "answer" not in columns:
+        others = f"they have {', '.join(sorted(columns))}" if columns else "they have the prompt only"
         raise DataError(
-            f"no reward was named, and the rows have no column 'answer' to compare with (they have {sorted(columns)}): "
+            f"no reward was named, and the rows have no column 'answer' to compare with ({others}): "
             f"name the column (answer_column), or give a reward (rewards) that does without"
         )
     suite.check_columns(columns)

@@ -13,17 +13,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from grpo.checkpoint.state import STATE_FILE, TrainingState, read_state, write_state
 from grpo.errors import CheckpointError, StorageError
 from grpo.storage import (
-    MANIFEST,
     DamagedError,
+    describe_manifest,
     disk_error,
     free_bytes,
     read_manifest,
     readable_size,
+    storage_errors,
     sync_directory,
     verify_manifest,
     write_atomically,
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PREFIX = "checkpoint-"
 _FINAL = "final_model"
@@ -145,10 +148,10 @@ def reopen(checkpoint: Checkpoint) -> Checkpoint:
     run_directory, progress = checkpoint.path.parent, checkpoint.state.progress
     is_best = progress.best is not None and progress.best[1] == progress.step
     times = {"elapsed_s": progress.elapsed_s, "training_s": progress.training_s}
-    manifest = {**read_manifest(checkpoint.path), "best": is_best, "times": times}
-    write_atomically(checkpoint.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    describe_manifest(checkpoint.path, {"best": is_best, "times": times})
     target = run_directory / f"{_PREFIX}{progress.step}"
-    _put_in_place(checkpoint.path, target)
+    with storage_errors(target):
+        _put_in_place(checkpoint.path, target)
     return Checkpoint(target, checkpoint.state)
 
 
@@ -167,20 +170,7 @@ def find_checkpoint(run_directory: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or all are damaged.
     """
-    damages: list[str] = []
-    for path in _candidates(run_directory):
-        try:
-            verify_manifest(path)
-            state = read_state(path / STATE_FILE)
-        except DamagedError as damage:
-            damages.append(f"{path} is damaged: {damage}")
-            continue
-        for message in damages:
-            _log.warning("%s; falling back to step %d", message, state.progress.step)
-        return Checkpoint(path, _with_times(state, path))
-    if damages:
-        raise CheckpointError(f"no usable checkpoint in {run_directory}: {'; '.join(damages)}; start a new run")
-    raise CheckpointError(f"no checkpoint in {run_directory}: nothing to resume from; start a new run")
+    return _newest_good(run_directory, lambda path: Checkpoint(path, _with_times(read_state(path / STATE_FILE), path)))
 
 
 def find_model(run_directory: Path) -> Path:
@@ -189,7 +179,7 @@ def find_model(run_directory: Path) -> Path:
     Raises:
         CheckpointError: there is neither, or all are damaged.
     """
-    return find_checkpoint(run_directory).path
+    return _newest_good(run_directory, lambda path: path)
 
 
 def model_step(folder: Path) -> int | None:
@@ -233,6 +223,24 @@ def _save(
     except BaseException:
         clear_leftovers(target.parent)
         raise
+
+
+def _newest_good(run_directory: Path, read: Callable[[Path], T]) -> T:
+    """Return what `read` makes of the newest folder that is not damaged, also by its own judgement."""
+    damages: list[str] = []
+    for path in _candidates(run_directory):
+        try:
+            verify_manifest(path)
+            good = read(path)
+        except DamagedError as damage:
+            damages.append(f"{path} is damaged: {damage}")
+            continue
+        for message in damages:
+            _log.warning("%s; falling back to step %s", message, model_step(path))
+        return good
+    if damages:
+        raise CheckpointError(f"no usable checkpoint in {run_directory}: {'; '.join(damages)}; start a new run")
+    raise CheckpointError(f"no checkpoint in {run_directory}: nothing to resume from; start a new run")
 
 
 def _candidates(run_directory: Path) -> list[Path]:

@@ -15,11 +15,14 @@ from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_nu
 from grpo.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
+    from grpo.build.answers import Weights
     from grpo.config import GRPOConfig
 
 __all__ = ["COMMANDS", "Command"]
 
 COMMON_SWITCHES = ("--help", "--debug")
+
+CONFIG_ENDINGS = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +105,32 @@ def _eval(words: list[str]) -> int:
     as_json = take_switch(words, "--json")
     named = take_value(words, "--model")
     plain, overrides = split(words, COMMANDS["eval"].switches)
-    model = named if named is not None else plain.pop(0) if plain else None
+    names_model = plain and not plain[0].endswith(CONFIG_ENDINGS)
+    model = named if named is not None else plain.pop(0) if names_model else None
 
     from grpo.config import load_model_config
 
     config = load_model_config(model, at_most_one(plain, "recipe or file"), overrides)
     from grpo import build
 
-    metrics = build.evaluate(config)
+    found, weights = build.find_weights(config)
+    _remark_on_weights(config, weights)
+    metrics = build.evaluate(found)
     if as_json:
         print(json.dumps(dict(metrics), ensure_ascii=False))
     else:
-        print(evaluation_table(config.policy.model, metrics))
+        at = "" if weights is None else f" (step {weights.step})"
+        print(evaluation_table(f"{config.policy.model}{at}", metrics))
     return 0
+
+
+def _remark_on_weights(config: GRPOConfig, weights: Weights | None) -> None:
+    """Say which weights a run's are, unless they are those of its end or were asked for."""
+    if weights is not None and not weights.is_final and not weights.was_chosen:
+        print(
+            f"note: {config.policy.model} is not finished: these are its weights after step {weights.step}",
+            file=sys.stderr,
+        )
 
 
 _NO_PROMPT = (
@@ -139,9 +155,11 @@ def _generate(words: list[str]) -> int:
 
     from grpo.config import load_model_config
 
-    config = load_model_config(model, None, overrides, needs_task=False)
+    named = load_model_config(model, None, overrides, needs_task=False)
     from grpo import build
 
+    config, weights = build.find_weights(named)
+    _remark_on_weights(named, weights)
     answers = build.generate(config, prompts, prompts_file=file, num_completions=number)
     if output is None:
         write_answers(answers, sys.stdout, as_json=as_json, alone=number == 1 and len(prompts) == 1 and file is None)
@@ -188,7 +206,7 @@ COMMANDS: Mapping[str, Command] = {
         "measure a model's accuracy on held-out rows",
         "grpo eval [RUN|MODEL] [RECIPE|FILE] [key=value …|--key value …]\n\n"
         "Evaluates a run's model, or any other, on rows that are not trained on: those of the recipe or file,\n"
-        "else those of the run. Without a model: runs/latest.\n\n"
+        "else those of the run. Without a model: runs/latest; what ends in .yaml is a FILE.\n\n"
         "  --json   print one JSON object\n"
         "  --debug  show the traceback of an error\n\n"
         "Options are those of `grpo train --help`, e.g. eval_samples=16 temperature=0.7.",

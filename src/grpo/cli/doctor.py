@@ -13,7 +13,8 @@ USAGE = (
     "grpo doctor --sandbox\n\n"
     "Tries what programs that the reward `unit_tests` runs are kept from on this machine; exit code 1 if something\n"
     "is not.\n\n"
-    "  --debug  show the traceback of an error"
+    "  --sandbox  required, for now the only thing it looks at\n"
+    "  --debug    show the traceback of an error"
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def load_config(
     changes = read_settings(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     changes = merge_layers([changes, read_settings(options)])
     if source is None:
-        layers = [] if _brings_its_own(changes) else _recipe_layers(DEFAULT_RECIPE)
+        layers = _Layers() if _brings_its_own(changes) else _recipe_layers(DEFAULT_RECIPE)
     else:
         layers = _source_layers(source)
-    return GRPOConfig(**merge_layers([*layers, changes]))
+    return _config(layers, changes)
 
 
 def load_model_config(
@@ -81,10 +82,10 @@ def load_model_config(
     elif model == "tiny" and not _brings_rows(changes):
         base = _recipe_layers(DEFAULT_RECIPE)
     else:
-        base = [] if needs_task else [{"task": "rows"}]
+        base = _Layers(own=({} if needs_task else {"task": "rows"},))
     # What was trained lies in the run with its tokenizer; an adapter of it is not to be put on another.
     chosen = {"model": model, "tokenizer": None, "revision": None, "reference_model": None, "lora_rank": 0}
-    return GRPOConfig(**merge_layers([*base, chosen, changes]))
+    return _config(base, chosen, changes)
 
 
 def load_run_config(run: str | Path, overrides: Sequence[str] = ()) -> GRPOConfig:
@@ -128,7 +129,21 @@ def _brings_rows(changes: Settings) -> bool:
     return any(changes.get(name) is not None for name in OWN_ROWS)
 
 
-def _source_layers(source: str | Path) -> list[Settings]:
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """Settings, later ones on top: those of a recipe of the package, and those of the user's file."""
+
+    recipe: tuple[Settings, ...] = ()
+    own: tuple[Settings, ...] = ()
+
+
+def _config(layers: _Layers, *changes: Settings) -> GRPOConfig:
+    own = merge_layers([*layers.own, *changes])
+    config = GRPOConfig(**merge_layers([*layers.recipe, *layers.own, *changes]))
+    return config.with_defaults({name for layer in layers.recipe for name in layer} - own.keys())
+
+
+def _source_layers(source: str | Path) -> _Layers:
     name = str(source)
     path = Path(source).expanduser()
     if name in recipes.names():
@@ -141,19 +156,20 @@ def _source_layers(source: str | Path) -> list[Settings]:
     return _text_layers(_read(path), name)
 
 
-def _recipe_layers(name: str) -> list[Settings]:
-    return _text_layers(recipes.text(name), f"recipe {name}")
+def _recipe_layers(name: str) -> _Layers:
+    layers = _text_layers(recipes.text(name), f"recipe {name}")
+    return _Layers(recipe=(*layers.recipe, *layers.own))
 
 
-def _text_layers(text: str, origin: str) -> list[Settings]:
+def _text_layers(text: str, origin: str) -> _Layers:
     options = mapping_in(text, origin)
     base = options.pop("recipe", None)
-    layers: list[Settings] = []
+    layers = _Layers()
     if base is not None:
         if base not in recipes.names():
             raise ConfigError(f"{origin}: no recipe {base!r} to start from: use one of {', '.join(recipes.names())}")
         layers = _recipe_layers(str(base))
-    return [*layers, read_settings(options, origin)]
+    return _Layers(layers.recipe, (read_settings(options, origin),))
 
 
 def _read(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,11 @@ class GRPOConfig(BaseModel):
     scorer: ScorerSection
     output: OutputSection
 
+    @cached_property
+    def _defaults(self) -> frozenset[str]:
+        """Options that a recipe has set; no part of what makes two configs equal."""
+        return frozenset()
+
     def __init__(self, **options: Any) -> None:
         given, derived = resolve(read_settings(options))
         try:
@@ -74,7 +81,19 @@ class GRPOConfig(BaseModel):
             >>> GRPOConfig().replace(task="rows").rewards.functions[0].name
             'last_integer'
         """
-        return GRPOConfig(**merge_layers([self.given(), read_settings(options)]))
+        changes = read_settings(options)
+        changed = GRPOConfig(**merge_layers([self.given(), changes]))
+        return changed.with_defaults(self._defaults - changes.keys())
+
+    def with_defaults(self, names: Collection[str]) -> GRPOConfig:
+        """Return this config, in which options of these `names` are set by a recipe rather than by the user."""
+        config = self.model_copy()
+        config.__dict__["_defaults"] = frozenset(names)
+        return config
+
+    def is_typed(self, leaf: str) -> bool:
+        """Return whether the user has set an option, and not a recipe or nobody."""
+        return leaf in self._section_of(leaf).model_fields_set and leaf not in self._defaults
 
     def given(self) -> Settings:
         """Return the options that were set rather than filled in, by name."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -94,6 +95,13 @@ def _known_device(value: str) -> str:
 def _known_operators(value: str) -> str:
     if not value or set(value) - set("+-*") or len(set(value)) < len(value):
         raise ValueError("Input should be some of the signs + - *, each once")
+    return value
+
+
+def _below_runs(value: str) -> str:
+    path = PurePath(value)
+    if path.anchor or ".." in path.parts or not path.parts:
+        raise ValueError("Input should be a name that stays below runs/: for another place give output_dir")
     return value
 
 
@@ -302,7 +310,7 @@ class OutputSection(Section):
     """What is written, shown and measured; intervals are in steps, 0 is never."""
 
     output_dir: str | None = Field(None, min_length=1, description="run directory; null: a new one below runs/")
-    run_name: str | None = Field(
+    run_name: Annotated[str, AfterValidator(_below_runs)] | None = Field(
         None, min_length=1, description="name of the run directory below runs/; null: task and time"
     )
     log_every: Interval = Field(1, description="steps between lines on the screen and points in the trackers")

@@ -149,7 +149,12 @@ def canonical_value(written: str, value: Any) -> Any:
 
 def unknown_option(written: str, switches: Sequence[str] = ()) -> ConfigError:
     """Return the error for a name that nobody knows, with the nearest options and `switches` (`--resume`)."""
-    known = {name: name for name in (*LEAVES, *SYNONYMS, *COMPUTED)}
+    section, _, rest = normalise(written).partition(".")
+    if rest and (near := difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.7)):
+        options = difflib.get_close_matches(SYNONYMS.get(rest, rest), LEAVES, n=1, cutoff=0.7)
+        meant = f"{LEAVES[options[0]]}.{options[0]}" if options else near[0]
+        return ConfigError(f"no section {section!r}: did you mean {meant}?")
+    known = {name: name for name in (*LEAVES, *SYNONYMS, *COMPUTED, *SECTIONS)}
     known |= {normalise(switch.removeprefix("--")): switch for switch in switches}
     close = difflib.get_close_matches(normalise(written), known, n=3, cutoff=0.7)
     hint = (

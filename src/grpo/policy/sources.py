@@ -14,6 +14,9 @@ from grpo.policy.tiny import TINY_DIRECTORY
 
 __all__ = ["ModelSource", "find_source"]
 
+_RUNS = "runs"
+"""The folder that runs are written to; no organisation of the Hub."""
+
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 HUB_TIMEOUT_S = 10.0
@@ -62,30 +65,57 @@ def find_source(model: str | Path, *, revision: str | None = None) -> ModelSourc
         return ModelSource("tiny", TINY_DIRECTORY)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _local(path.resolve())
+        return _local(path)
     if path.exists():
         raise ModelError(f"{name} is a file: give the directory that holds config.json")
     # An adapter of the embedded model that was saved on another machine, or under another version of Python.
     if path.parts[-3:] == TINY_DIRECTORY.parts[-3:]:
         return ModelSource("tiny", TINY_DIRECTORY)
+    if path.parent.name == _RUNS:
+        raise ModelError(f"no directory {name}{_did_you_mean(path)}: give the directory of a run")
     if not HUB_NAME.fullmatch(name) or name.startswith("."):
         raise ModelError(f"no directory {name}{_did_you_mean(path)}: give a model's directory, a Hub id or 'tiny'")
     return _from_hub(name, revision)
 
 
-def _local(directory: Path) -> ModelSource:
+def _local(place: Path) -> ModelSource:
+    directory = place.resolve()
     if directory == TINY_DIRECTORY.resolve():
         return ModelSource("tiny", TINY_DIRECTORY)
     if not _holds_model(directory):
         try:
             directory = find_model(directory).resolve()
         except CheckpointError as error:
-            if checkpoint_steps(directory) or (directory / "final_model").is_dir():
+            if _saved_models(directory):
                 raise ModelError(str(error)) from error
-            raise ModelError(
-                f"{directory} holds no model: no config.json, adapter_config.json, final_model/ or checkpoint-*/"
-            ) from error
+            raise ModelError(_nothing_saved(place)) from error
     return ModelSource(str(directory), directory, _adapter_base(directory))
+
+
+def _saved_models(run: Path) -> list[Path]:
+    """Return the folders in which a run has saved a model, damaged or not."""
+    found = [run / f"checkpoint-{step}" for step in checkpoint_steps(run)] if run.is_dir() else []
+    return [*found, *(final for final in [run / "final_model"] if final.is_dir())]
+
+
+def _nothing_saved(place: Path) -> str:
+    """Return what to say of a directory without a model; of a run, which other one has one."""
+    if not (place / "config.yaml").is_file():
+        return f"{place} holds no model: no config.json, adapter_config.json, final_model/ or checkpoint-*/"
+    directory = place.resolve()
+    folder = place.parent if place.name not in ("", "..") else directory.parent
+    latest = directory.parent / "latest"
+    meant = latest.read_text(encoding="utf-8").strip() if latest.is_file() else latest.resolve().name
+    also = ", which runs/latest means," if folder.name == _RUNS and meant == directory.name else ""
+    others = {
+        run.name: max(model.stat().st_mtime for model in found)
+        for run in directory.parent.iterdir()
+        if not run.is_symlink() and (run / "config.yaml").is_file() and (found := _saved_models(run))
+    }
+    advice = "wait for its first checkpoint, or go on with it"
+    if others:
+        advice = f"the newest run that has one is {folder / max(others, key=others.__getitem__)}"
+    return f"the run {folder / directory.name}{also} has saved no model yet: {advice}"
 
 
 def _holds_model(directory: Path) -> bool:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from grpo.rewards.texts import Completion, completion_texts
-from grpo.tasks.answers import find_format, judge, normalise_number, same_answer
+from grpo.tasks.answers import find_format, judge, normalise_number, plain_reference, same_answer
 from grpo.tasks.answers import last_integer as find_last_integer
 
 __all__ = ["accuracy", "correctness", "integer_answer", "last_integer"]
@@ -96,5 +96,5 @@ def _reference(value: Any) -> str | None:
 def _whole_number(value: Any) -> str | None:
     """Return a value that is one whole number in plain digits, and None for any other."""
     text = _reference(value)
-    number = None if text is None else normalise_number(text)
+    number = None if text is None else normalise_number(plain_reference(text))
     return number if number is not None and "." not in number else None

@@ -34,7 +34,9 @@ def import_object(name: str) -> Any:
             raise
         line = origin(error)
         where = "" if line is None else f" (at {line})"
-        raise ConfigError(f"cannot import reward {name!r}: {in_one_line(error)}{where}: mend it or the name") from error
+        # Its message ends with the place, but without the folder.
+        said = f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else in_one_line(error)
+        raise ConfigError(f"cannot import reward {name!r}: {said}{where}: mend it or the name") from error
     try:
         return functools.reduce(getattr, path.split("."), module)
     except AttributeError as error:

@@ -23,6 +23,7 @@ __all__ = [
     "last_integer",
     "last_number",
     "normalise_number",
+    "plain_reference",
     "same_answer",
 ]
 
@@ -136,7 +137,9 @@ def judge(text: str, reference: str, *, answer_format: AnswerFormat) -> Verdict:
     "$5.00" for 5, not "5 apples"; without blocks, the last number of the text). Lenient: the last number
     of the marked answer equals the reference, or of the whole text where no answer is marked. A reference
     that is not a number must be the whole marked answer, or the last words of a text without one.
+    Of a reference in GSM8K's form, only its number counts.
     """
+    reference = plain_reference(reference)
     well_formed = answer_format.is_strict(text)
     numeric = normalise_number(reference) is not None
     by_format = answer_format.blocks or numeric
@@ -155,7 +158,9 @@ def same_answer(given: str | None, reference: str) -> bool:
 
     Numbers are compared by value ("$1,234.00" is "1234"), other text without regard to case and spacing.
     Nothing is evaluated: "1/2" equals "1/2" but not "0.5". An absent or empty answer equals nothing.
+    Of a reference in GSM8K's form, only its number counts.
     """
+    reference = plain_reference(reference)
     if given is None or not given.strip():
         return False
     number = normalise_number(given)
@@ -221,6 +226,21 @@ def gsm8k_reference(answer: str) -> str:
     if not mark or number is None:
         raise DataError(f"no reference answer in {answer[-60:]!r}: a GSM8K answer ends with '#### ' and a number")
     return number
+
+
+def plain_reference(reference: str) -> str:
+    """Return the number of a reference that is a solution in GSM8K's form, and any other reference as it is.
+
+    Example:
+        >>> plain_reference("4 + 3 = <<4+3=7>>7 #### 7"), plain_reference("seven")
+        ('7', 'seven')
+    """
+    if "####" not in reference:
+        return reference
+    try:
+        return gsm8k_reference(reference)
+    except DataError:
+        return reference
 
 
 def _canonical(sign: str, digits: str) -> str:

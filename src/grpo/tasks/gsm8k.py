@@ -26,6 +26,7 @@ def gsm8k_task(
     answer_format: AnswerFormat,
     seed: int,
     system_prompt: str | None = None,
+    spares_train_rows: bool = False,
 ) -> Task:
     """Return GSM8K as system and user messages with columns `answer`, `question` and `solution`.
 
@@ -38,6 +39,7 @@ def gsm8k_task(
         prompt_column: the column with the question.
         eval_size: evaluate on this many rows; None: on all there are.
         system_prompt: asks for the format; the format's own when None.
+        spares_train_rows: as in `rows_task`.
 
     Raises:
         DataError: a file or the Hub data set cannot be read, or an answer has no reference number.
@@ -57,7 +59,15 @@ def gsm8k_task(
     evaluation = None
     if eval_file is not None or (train_file is None and eval_split is not None):
         evaluation = rows(eval_file, eval_split)
-    return rows_task(train, evaluation, eval_size=eval_size, answer_format=answer_format, seed=seed, name="gsm8k")
+    return rows_task(
+        train,
+        evaluation,
+        eval_size=eval_size,
+        answer_format=answer_format,
+        seed=seed,
+        name="gsm8k",
+        spares_train_rows=spares_train_rows,
+    )
 
 
 def gsm8k_rows(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 from grpo.errors import DataError
 from grpo.seeding import derive_seed
 from grpo.tasks.answers import AnswerFormat, judge
-from grpo.tasks.arithmetic import Problem, split_problems
+from grpo.tasks.arithmetic import Problem, all_problems, split_problems
 from grpo.tasks.rows import Row
 from grpo.types import Verdict
 
@@ -30,6 +30,7 @@ class Task:
         evaluation: rows to evaluate on, none of which asks what a train row asks; may be empty.
         judge: says whether a completion is right; None when the rows have no answer that is text or a number.
         removed: how many train rows were left out because evaluation rows ask the same.
+        eval_size_wanted: how many rows were to be held out, where there are too few for so many; else None.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Task:
     answer_format: AnswerFormat
     judge: Judge | None
     removed: int = 0
+    eval_size_wanted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +62,31 @@ def arithmetic_task(
     operators: str,
     answer_format: AnswerFormat,
     seed: int,
+    spares_train_rows: bool = False,
 ) -> Task:
     """Return generated sums such as "What is 2 + 3? Answer with an integer.", with column `answer`.
+
+    Args:
+        spares_train_rows: as in `rows_task`.
 
     Raises:
         DataError: there are fewer problems than `train_size` (None: all that are left) and `eval_size` ask for.
     """
+    held_out = eval_size
+    if spares_train_rows:
+        held_out = min(eval_size, _most_to_hold_out(len(all_problems(max_operand, operators))))
     train, evaluation = split_problems(
-        train_size, eval_size, max_operand=max_operand, operators=operators, seed=derive_seed(seed, "arithmetic")
+        train_size, held_out, max_operand=max_operand, operators=operators, seed=derive_seed(seed, "arithmetic")
     )
-    return rows_task(
+    task = rows_task(
         _problem_rows(train),
         _problem_rows(evaluation),
-        eval_size=eval_size,
+        eval_size=held_out,
         answer_format=answer_format,
         seed=seed,
         name="arithmetic",
     )
+    return replace(task, eval_size_wanted=eval_size if held_out < eval_size else None)
 
 
 def rows_task(
@@ -87,6 +97,7 @@ def rows_task(
     answer_format: AnswerFormat,
     seed: int,
     name: str = "rows",
+    spares_train_rows: bool = False,
 ) -> Task:
     """Return a task made of rows.
 
@@ -98,13 +109,18 @@ def rows_task(
             out `eval_size` of the train rows, chosen by `seed`, with every repetition of them.
         eval_size: evaluate on this many rows, chosen by `seed`; None: on all of `evaluation`, and on none
             when there is none. The train rows do not depend on it when `evaluation` is given.
+        spares_train_rows: hold out at most a fifth of the train rows, whatever `eval_size` says.
 
     Raises:
         DataError: fewer rows than `eval_size` asks to hold out, or no row is left to train on.
     """
     if eval_size is not None and eval_size < 0:
         raise DataError(f"eval_size {eval_size}: use 0 or more")
+    wanted = None
     if evaluation is None:
+        most = _most_to_hold_out(len(_distinct(train)))
+        if spares_train_rows and eval_size is not None and eval_size > most:
+            eval_size, wanted = most, eval_size
         held_out = _hold_out(train, eval_size or 0, seed)
         kept = _without(train, held_out)
         removed = 0
@@ -115,15 +131,26 @@ def rows_task(
     if not kept:
         raise DataError(f"none of the {len(train)} train rows is left: all of them are used to evaluate")
     answered = all(_reference(row.columns.get("answer")) is not None for row in held_out or kept)
-    return Task(name, kept, held_out, answer_format, AnswerJudge(answer_format) if answered else None, removed)
+    judge_ = AnswerJudge(answer_format) if answered else None
+    return Task(name, kept, held_out, answer_format, judge_, removed, wanted)
 
 
 def _problem_rows(problems: Sequence[Problem]) -> list[Row]:
     return [Row(number, problem.question, {"answer": problem.answer}) for number, problem in enumerate(problems)]
 
 
+def _most_to_hold_out(num_prompts: int) -> int:
+    """Return a fifth, but at least one where another is left to train on."""
+    return max(num_prompts // 5, min(num_prompts - 1, 1))
+
+
+def _distinct(rows: Sequence[Row]) -> list[Row]:
+    """Return the first of all rows that ask the same."""
+    return list({row.question: row for row in reversed(rows)}.values())[::-1]
+
+
 def _hold_out(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
-    distinct = list({row.question: row for row in reversed(rows)}.values())[::-1]
+    distinct = _distinct(rows)
     if size and size >= len(distinct):
         raise DataError(
             f"eval_size {size}, but there are {len(distinct)} different prompts: lower it so that some are left "

@@ -118,7 +118,7 @@ class RunDirectory:
         write_atomically(self.path / _SUMMARY, encode(summary, indent=2).decode() + "\n")
 
     def set_summary_aside(self) -> None:
-        """Rename `summary.json` to `summary-{steps}.json`, where there is one: the run goes on, and will have another."""
+        """Rename `summary.json` to `summary-{steps}.json` if it is there: the run goes on, and will have another."""
         summary = self.path / _SUMMARY
         with storage_errors(summary), contextlib.suppress(FileNotFoundError):
             try:

@@ -1,4 +1,4 @@
-"""Whether rewards tell completions apart at all: where they never do, a run goes through its steps and learns nothing."""
+"""Whether rewards tell completions apart at all: where they never do, a run takes its steps and learns nothing."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from grpo.rewards.texts import completion_texts
-from grpo.tasks.answers import normalise_number, same_answer
+from grpo.tasks.answers import normalise_number, plain_reference, same_answer
 from grpo.types import Prompt
 
 __all__ = [
@@ -60,7 +60,8 @@ def reference_column(rows: Sequence[Prompt]) -> str | None:
 
 def reference_text(row: Prompt, column: str) -> str | None:
     """Return the right answer of a row as text; None where it has none."""
-    return as_text(row.columns.get(column))
+    text = as_text(row.columns.get(column))
+    return None if text is None else plain_reference(text)
 
 
 def as_text(value: Any) -> str | None:

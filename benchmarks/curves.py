@@ -1,0 +1,66 @@
+"""Plot metrics of a run over its steps, in one picture.
+
+    python benchmarks/curves.py RUN METRIC [METRIC …] --out FILE.svg [--window 5] [--ceiling 0.86]
+
+METRIC is a key of `metrics.jsonl`, for a reward also its name alone. Lines are means over `--window` steps. The
+ceiling, where one is given, is a dashed line. Needs matplotlib (`pip install -e '.[bench]'`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def series(lines: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
+    """Return a metric's values; the name of a reward stands for its mean."""
+    key = metric if metric in lines[0] else f"rewards/{metric}/mean"
+    if key not in lines[0]:
+        raise SystemExit(f"error: no metric {metric!r}: there are {', '.join(sorted(lines[0]))}")
+    return [float(line[key]) for line in lines]
+
+
+def smoothed(values: Sequence[float], window: int) -> list[float]:
+    """Return the mean of each value and those before it, `window` at most.
+
+    Example:
+        >>> smoothed([1.0, 3.0, 5.0], 2)
+        [1.0, 2.0, 4.0]
+    """
+    pieces = (values[max(0, end - window) : end] for end in range(1, len(values) + 1))
+    return [sum(piece) / len(piece) for piece in pieces]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("metrics", nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--window", type=int, default=5)
+    parser.add_argument("--ceiling", type=float)
+    arguments = parser.parse_args()
+    lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text().splitlines()]
+
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "curves"
+    mpl.rcParams["svg.fonttype"] = "none"
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for metric in arguments.metrics:
+        axis.plot([line["step"] for line in lines], smoothed(series(lines, metric), arguments.window), label=metric)
+    if arguments.ceiling is not None:
+        axis.axhline(arguments.ceiling, color="black", linestyle="--", linewidth=1, label="best attainable")
+    axis.set_xlabel("step")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    figure.savefig(arguments.out, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Runs that go on: with more steps after they were finished, with other options, and from the beginning."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from short_runs import CHARACTERS, WORDS, lines_of, tree
+
+from grpo.checkpoint import CheckpointStore, find_checkpoint, find_model
+from grpo.errors import CheckpointError
+from grpo.trainer import Trainer
+
+OPTIONS = (CHARACTERS, "group_size=4", "schedule=constant", "learning_rate=1e-3")
+
+
+@pytest.fixture
+def stopped_after(monkeypatch):
+    """Let a run hear SIGINT in the step of this number."""
+
+    def stop(number):
+        step = Trainer._step
+
+        def interrupted(trainer, now):
+            if now == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            step(trainer, now)
+
+        monkeypatch.setattr(Trainer, "_step", interrupted)
+
+    yield stop
+    monkeypatch.undo()
+
+
+def test_a_finished_run_that_goes_on_and_is_stopped_gives_its_newest_weights(train, command, stopped_after):
+    run = train("steps=2", *OPTIONS)
+    finished = tree(run / "final_model")
+    stopped_after(4)
+    shown = command("train", "--resume", run, "steps=9")
+    assert shown.code == 130
+    assert "saved after step 4; go on with: grpo train --resume run" in shown.out
+    assert {path.name for path in run.iterdir() if path.is_dir()} == {"checkpoint-2", "checkpoint-4"}
+    assert tree(run / "checkpoint-2").items() - finished.items() <= {
+        ("manifest.json", (run / "checkpoint-2/manifest.json").read_bytes())
+    }
+    # What the run came to at first is still known, but not as its end.
+    assert not (run / "summary.json").exists()
+    assert json.loads((run / "summary-2.json").read_text())["steps"] == 2
+
+    note = "note: run is not finished: these are its weights after step 4\n"
+    shown = command("eval", run, "eval_prompts=2", "eval_samples=1")
+    assert (shown.code, shown.err) == (0, note)
+    assert shown.out.startswith("run (step 4): 2 prompts")
+    answers = command("generate", "What is 2 + 3?", "--model", run, "--json")
+    assert (answers.code, answers.err) == (0, note)
+    newest = command("generate", "What is 2 + 3?", "--model", run / "checkpoint-4", "--json")
+    assert (newest.out, newest.err) == (answers.out, "")
+
+
+def test_a_finished_run_that_goes_on_is_finished_again(train, command):
+    run = train("steps=2", *OPTIONS)
+    assert command("train", "--resume", run, "steps=3").code == 0
+    assert {path.name for path in run.iterdir() if path.is_dir()} == {"checkpoint-2", "final_model"}
+    shown = command("eval", run, "eval_prompts=2", "eval_samples=1")
+    assert (shown.err, shown.out.split(":")[0]) == ("", "run (step 3)")
+    assert json.loads((run / "summary.json").read_text())["steps"] == 3
+
+
+@pytest.mark.parametrize("save_every", [0, 2])
+def test_going_on_after_the_end_is_bit_exact_however_often_it_is_stopped(train, command, stopped_after, save_every):
+    options = (*OPTIONS, f"save_every={save_every}", "eval_every=2")
+    whole = train("steps=6", *options, output_dir="whole")
+    run = train("steps=2", *options)
+    stopped_after(3)
+    assert command("train", "--resume", run, "steps=6").code == 130
+    stopped_after(5)
+    assert command("train", "--resume", run).code == 130
+    assert command("train", "--resume", run).code == 0
+    assert tree(run / "final_model") == tree(whole / "final_model")
+    assert (run / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+
+from grpo.cli import main
+
+calls = 0
+left = int(sys.argv[1])
+rename, replace, unlink = Path.rename, Path.replace, Path.unlink
+
+
+def mortal(verb):
+    def act(path, *arguments, **options):
+        global calls
+        if "run" in path.parts and not path.name.startswith(".latest"):
+            calls += 1
+            if calls > left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return verb(path, *arguments, **options)
+
+    return act
+
+
+Path.rename, Path.replace = mortal(rename), mortal(replace)
+sys.exit(main(["train", "--resume", "run", "steps=3"]))
+"""
+
+
+def test_a_process_killed_while_it_goes_on_loses_nothing(train, command):
+    whole = train("steps=3", *OPTIONS, output_dir="whole")
+    finished = train("steps=2", "save_every=2", *OPTIONS, output_dir="finished")
+    seconds = json.loads((finished / "summary.json").read_text())["seconds"]
+    Path("dies.py").write_text(DIES)
+    ended = []
+    for left in range(12):
+        shutil.copytree(finished, "run")
+        done = subprocess.run(
+            [sys.executable, "dies.py", str(left)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        ended.append(done.returncode)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        if done.returncode:
+            CheckpointStore(Path("run"), 3).newest()  # as the next process does, it sets aright what was left
+            checkpoint = find_checkpoint(Path("run"))
+            assert find_model(Path("run")) == checkpoint.path
+            assert checkpoint.state.progress.step in (2, 3)
+            assert checkpoint.state.progress.elapsed_s >= seconds - 1e-3
+            assert len(list(Path("run").glob("summary*.json"))) == 1 or checkpoint.state.progress.step == 3
+            assert command("train", "--resume", "run", "steps=3").code == 0
+        assert tree(Path("run/final_model")) == tree(whole / "final_model")
+        shutil.rmtree("run")
+        if not done.returncode:
+            break
+    assert len(ended) > 5
+    assert ended[-1] == 0
+
+
+def test_what_changes_when_a_run_goes_on_is_in_the_header(train, command):
+    run = train("steps=2", "learning_rate=5e-4", "rewards=strict_format,correctness")
+    words = ("steps=3", "learning_rate=1", "rewards.correctness=3", "log_completions=false")
+    shown = command("train", "--resume", run, *words)
+    assert shown.code == 0, shown.err
+    (line,) = re.findall("^changed .*", shown.out, re.MULTILINE)
+    assert line == (
+        "changed  functions strict_format, correctness → strict_format, correctness ×3, learning_rate 5e-4 → 1, "
+        "steps 2 → 3, log_completions true → false"
+    )
+    assert "\nchanged" not in command("train", "--resume", run).out
+
+
+def test_a_run_that_saved_nothing_says_that_it_begins_again(train, command):
+    run = train("steps=2", *OPTIONS)
+    expected = tree(run / "final_model")
+    shutil.rmtree(run / "final_model")
+    shown = command("train", "--resume", run)
+    assert shown.code == 0
+    assert "note: it had stopped before anything was saved, so it begins again\n" in shown.out
+    assert tree(run / "final_model") == expected
+    assert [line["step"] for line in lines_of(run / "metrics.jsonl")] == [1, 2]
+    assert "begins again" not in command("train", "--resume", run, "steps=3").out
+
+
+def test_a_run_without_a_model_is_named_with_the_newest_that_has_one(train, command, refused):
+    train(output_dir="runs/older")
+    train(output_dir="runs/good")
+    Path("mine.py").write_text("def bad(completions):\n    raise RuntimeError('as planned')\n")
+    failed = command("train", *WORDS, "rewards=mine.py:bad", "eval_at_start=false", "output_dir=runs/failed")
+    assert failed.code == 1, failed
+    for words in (["eval"], ["generate", "What is 2 + 3?"], ["eval", "runs/failed"], ["eval", "runs/latest"]):
+        said = refused(*words)
+        assert said == (
+            "the run runs/failed, which runs/latest means, has saved no model yet: "
+            "the newest run that has one is runs/good"
+        )
+    assert command("eval", "runs/good", "eval_prompts=2", "--json").code == 0
+    shutil.rmtree("runs/older")
+    shutil.rmtree("runs/good")
+    assert refused("eval").endswith("has saved no model yet: wait for its first checkpoint, or go on with it")
+
+
+def test_a_run_that_is_not_there_is_no_name_of_the_hub(refused, train):
+    train(output_dir="runs/mine")
+    for command in (["eval", "runs/mime"], ["generate", "hello", "--model", "runs/mime"]):
+        assert refused(*command) == "no directory runs/mime (did you mean runs/mine?): give the directory of a run"
+
+
+def test_a_run_left_with_an_older_final_model_gives_the_newer_checkpoint(train):
+    run = train("steps=2", *OPTIONS)
+    longer = train("steps=3", "save_every=3", *OPTIONS, output_dir="longer")
+    (longer / "checkpoint-3").rename(run / "checkpoint-3")
+    assert find_model(run) == run / "checkpoint-3"
+    shutil.rmtree(run / "checkpoint-3")
+    assert find_model(run) == run / "final_model"
+    with pytest.raises(CheckpointError):
+        find_model(Path("nowhere"))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from short_runs import CHARACTERS, WORDS, lines_of, tree
 
 from grpo.checkpoint import CheckpointStore, find_checkpoint, find_model
+from grpo.cli import main
 from grpo.errors import CheckpointError
 from grpo.trainer import Trainer
 
@@ -87,65 +87,47 @@ def test_going_on_after_the_end_is_bit_exact_however_often_it_is_stopped(train, 
     assert (run / "completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
 
 
-DIES = """
-import os, signal, sys
-from pathlib import Path
+def go_on_in_a_process_that_dies(at_rename: int) -> int:
+    """Resume `run` in a process that is killed before it renames anything in it for the so manieth time."""
+    process = os.fork()
+    if process:
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    calls = itertools.count(1)
 
-from grpo.cli import main
-
-calls = 0
-left = int(sys.argv[1])
-rename, replace, unlink = Path.rename, Path.replace, Path.unlink
-
-
-def mortal(verb):
-    def act(path, *arguments, **options):
-        global calls
-        if "run" in path.parts and not path.name.startswith(".latest"):
-            calls += 1
-            if calls > left:
+    def mortal(verb):
+        def act(path, target):
+            if path.parts[0] == "run" and next(calls) == at_rename:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return verb(path, *arguments, **options)
+            return verb(path, target)
 
-    return act
+        return act
 
-
-Path.rename, Path.replace = mortal(rename), mortal(replace)
-sys.exit(main(["train", "--resume", "run", "steps=3"]))
-"""
+    Path.rename, Path.replace = mortal(Path.rename), mortal(Path.replace)
+    os._exit(main(["train", "--resume", "run", "steps=3"]))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_killed_while_it_goes_on_loses_nothing(train, command):
     whole = train("steps=3", *OPTIONS, output_dir="whole")
     finished = train("steps=2", "save_every=2", *OPTIONS, output_dir="finished")
     seconds = json.loads((finished / "summary.json").read_text())["seconds"]
-    Path("dies.py").write_text(DIES)
-    ended = []
-    for left in range(12):
+    for at_rename in itertools.count(1):
         shutil.copytree(finished, "run")
-        done = subprocess.run(
-            [sys.executable, "dies.py", str(left)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        ended.append(done.returncode)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        if done.returncode:
-            CheckpointStore(Path("run"), 3).newest()  # as the next process does, it sets aright what was left
-            checkpoint = find_checkpoint(Path("run"))
-            assert find_model(Path("run")) == checkpoint.path
-            assert checkpoint.state.progress.step in (2, 3)
-            assert checkpoint.state.progress.elapsed_s >= seconds - 1e-3
-            assert len(list(Path("run").glob("summary*.json"))) == 1 or checkpoint.state.progress.step == 3
-            assert command("train", "--resume", "run", "steps=3").code == 0
+        ended = go_on_in_a_process_that_dies(at_rename)
+        if ended == 0:
+            break
+        assert ended == -signal.SIGKILL
+        CheckpointStore(Path("run"), 3).newest()  # as the next process does, it sets aright what was left
+        checkpoint = find_checkpoint(Path("run"))
+        assert find_model(Path("run")) == checkpoint.path
+        assert checkpoint.state.progress.step in (2, 3)
+        assert checkpoint.state.progress.elapsed_s >= seconds - 1e-3
+        assert list(Path("run").glob("summary*.json")) != []
+        assert command("train", "--resume", "run", "steps=3").code == 0
         assert tree(Path("run/final_model")) == tree(whole / "final_model")
         shutil.rmtree("run")
-        if not done.returncode:
-            break
-    assert len(ended) > 5
-    assert ended[-1] == 0
+    # The configuration, the manifest, the checkpoint of the same step, the final model, the summary, and at the end.
+    assert at_rename > 6
 
 
 def test_what_changes_when_a_run_goes_on_is_in_the_header(train, command):

@@ -22,7 +22,7 @@ from grpo.scorer import (
     train_ctr_scorer,
     train_pair_scorer,
 )
-from grpo.scorer.checkpoint import find_scorer
+from grpo.scorer.checkpoint import DESCRIPTION_FILE
 from grpo.tasks.clicks import attainable_auc, click_rows
 from grpo.tasks.preferences import preference_pairs
 
@@ -67,8 +67,8 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
 def _generated(config: GRPOConfig) -> list[dict[str, Any]]:
     options = config.scorer
     if options.scorer_kind == "ctr":
-        return click_rows(options.scorer_rows or _GENERATED_CLICKS, _seed(config))
-    return [dict(pair) for pair in preference_pairs(options.scorer_rows or _GENERATED_PAIRS, _seed(config))]
+        return click_rows(options.scorer_rows or _GENERATED_CLICKS, config.optimizer.seed)
+    return [dict(pair) for pair in preference_pairs(options.scorer_rows or _GENERATED_PAIRS, config.optimizer.seed)]
 
 
 def attainable(config: GRPOConfig) -> float | None:
@@ -76,7 +76,7 @@ def attainable(config: GRPOConfig) -> float | None:
     options = config.scorer
     if options.scorer_kind != "ctr" or options.scorer_train_file is not None:
         return None
-    _, held_out = hold_out_clicks(_generated(config), options.scorer_holdout, _seed(config))
+    _, held_out = hold_out_clicks(_generated(config), options.scorer_holdout, config.optimizer.seed)
     return attainable_auc([row["text"] for row in held_out], [row["label"] for row in held_out])
 
 
@@ -96,7 +96,7 @@ def score_texts(
     from grpo.rewards import SequenceClassifierReward
 
     directory = _scorer_directory(scorer)
-    if directory is not None and (directory / "scorer.json").exists():
+    if directory is not None and (directory / DESCRIPTION_FILE).exists():
         if prompts is not None:
             raise ConfigError(f"{scorer} scores texts by themselves: leave out the prompts")
         return CTRScorer(None, str(directory), device).predict_many(list(texts))
@@ -106,27 +106,20 @@ def score_texts(
 
 
 def _scorer_directory(scorer: str) -> Path | None:
-    if not Path(scorer).exists():
-        return None
-    inner = Path(scorer) / "best_model"
-    return inner if inner.is_dir() else find_scorer(scorer) if (Path(scorer) / "scorer.json").exists() else Path(scorer)
+    given = Path(scorer)
+    inner = given / "best_model"
+    if inner.is_dir():
+        return inner
+    return given if given.exists() else None
 
 
 def _settings(config: GRPOConfig) -> ScorerSettings:
     options = config.scorer
-    same = {
-        name: getattr(options, f"scorer_{name}")
-        for name in (field.name for field in fields(ScorerSettings))
-        if hasattr(options, f"scorer_{name}")
-    }
+    names = [field.name for field in fields(ScorerSettings) if hasattr(options, f"scorer_{field.name}")]
     return ScorerSettings(
-        **same,
+        **{name: getattr(options, f"scorer_{name}") for name in names},
         lora_targets=config.policy.lora_targets,
         dtype=config.policy.dtype,
         device=config.policy.device,
-        seed=_seed(config),
+        seed=config.optimizer.seed,
     )
-
-
-def _seed(config: GRPOConfig) -> int:
-    return config.optimizer.seed

@@ -23,13 +23,12 @@ from grpo.scorer.backbone import Backbone, find_backbone, load_backbone
 from grpo.scorer.checkpoint import Description, save_scorer
 from grpo.scorer.data import ScorerRow, hold_out_clicks, read_click_rows
 from grpo.scorer.heads import CLICK_HEAD_SIZES, ClickHead
-from grpo.scorer.loop import fit, score_rows
-from grpo.scorer.metrics import Evaluation, draw_reliability, evaluate_probabilities
-from grpo.scorer.report import OnEpoch, ScorerReport, write_report
+from grpo.scorer.loop import score_rows
+from grpo.scorer.metrics import Evaluation, evaluate_probabilities
+from grpo.scorer.report import OnEpoch, ScorerReport
 from grpo.scorer.settings import ScorerSettings
 from grpo.scorer.texts import pad_right
-from grpo.seeding import derive_seed
-from grpo.storage import storage_errors
+from grpo.scorer.training import best_model_in, run_training
 
 __all__ = ["click_token_ids", "train_ctr_scorer"]
 
@@ -63,39 +62,18 @@ def train_ctr_scorer(
     began = time.perf_counter()
     settings = settings or ScorerSettings()
     train, held_out = _split(rows, eval_rows, settings)
-    directory = Path(output_dir)
-    with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    best_model = best_model_in(output_dir)
     backbone = load_backbone(
         find_backbone(model), lora=settings.lora, dtype=settings.dtype, device=settings.device, seed=settings.seed
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(settings.seed, "scorer"))
-        training = _ClickTraining(backbone, train, held_out, settings=settings, best_model=directory / "best_model")
-        epochs = fit(
-            backbone,
-            training.head,
-            lengths=[len(row) for row in training.train_ids],
-            loss_of=training.loss_of,
-            evaluate=training.evaluate,
-            save=training.save,
-            settings=settings,
-            on_epoch=on_epoch,
-        )
-    best_epoch = max(epoch.epoch for epoch in epochs if epoch.is_best)
-    report = ScorerReport(
-        kind="ctr",
-        epochs=epochs,
-        best_epoch=best_epoch,
-        best_model=directory / "best_model",
-        num_train=len(train),
-        num_eval=len(held_out),
-        stopped_early=len(epochs) < settings.epochs,
-        seconds=time.perf_counter() - began,
-        reliability=draw_reliability(epochs[best_epoch - 1].evaluation.bins, directory / "reliability.svg"),
+    return run_training(
+        "ctr",
+        lambda: _ClickTraining(backbone, train, held_out, settings=settings, best_model=best_model),
+        best_model=best_model,
+        settings=settings,
+        on_epoch=on_epoch,
+        began=began,
     )
-    write_report(report, directory)
-    return report
 
 
 def click_token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
@@ -129,6 +107,16 @@ class _ClickTraining:
         self.eval_labels = [int(row["label"]) for row in held_out]
         clicked = float(self.labels.sum())
         self.click_weight = torch.tensor((len(train) - clicked) / clicked, device=backbone.device)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each training row."""
+        return [len(row) for row in self.train_ids]
+
+    @property
+    def num_eval(self) -> int:
+        """Rows that are held out."""
+        return len(self.eval_ids)
 
     @property
     def logit_shift(self) -> float:

@@ -21,13 +21,12 @@ from grpo.scorer.backbone import Backbone, find_backbone, load_backbone
 from grpo.scorer.classifier import empty_classifier, save_classifier
 from grpo.scorer.data import ScorerRow, hold_out_pairs, read_pair_rows
 from grpo.scorer.heads import PreferenceHead
-from grpo.scorer.loop import fit, score_rows
+from grpo.scorer.loop import score_rows
 from grpo.scorer.metrics import Evaluation
-from grpo.scorer.report import OnEpoch, ScorerReport, write_report
+from grpo.scorer.report import OnEpoch, ScorerReport
 from grpo.scorer.settings import ScorerSettings
 from grpo.scorer.texts import pad_right
-from grpo.seeding import derive_seed
-from grpo.storage import storage_errors
+from grpo.scorer.training import best_model_in, run_training
 
 __all__ = ["train_pair_scorer"]
 
@@ -67,47 +66,22 @@ def train_pair_scorer(
         held_out = read_pair_rows(eval_rows)
     else:
         train, held_out = hold_out_pairs(train, settings.holdout, settings.seed)
-    directory = Path(output_dir)
-    with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    best_model = best_model_in(output_dir)
     source = find_backbone(model)
     backbone = load_backbone(
         source, lora=settings.lora, dtype=settings.dtype, device=settings.device, seed=settings.seed
     )
     classifier = empty_classifier(source.directory, backbone)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(settings.seed, "scorer"))
-        training = _PairTraining(
-            backbone,
-            classifier,
-            train,
-            held_out,
-            margin=margin,
-            settings=settings,
-            best_model=directory / "best_model",
-        )
-        epochs = fit(
-            backbone,
-            training.head,
-            lengths=[max(map(len, pair)) for pair in training.train_ids],
-            loss_of=training.loss_of,
-            evaluate=training.evaluate,
-            save=lambda *_: training.save(),
-            settings=settings,
-            on_epoch=on_epoch,
-        )
-    report = ScorerReport(
-        kind="pair",
-        epochs=epochs,
-        best_epoch=max(epoch.epoch for epoch in epochs if epoch.is_best),
-        best_model=directory / "best_model",
-        num_train=len(train),
-        num_eval=len(held_out),
-        stopped_early=len(epochs) < settings.epochs,
-        seconds=time.perf_counter() - began,
+    return run_training(
+        "pair",
+        lambda: _PairTraining(
+            backbone, classifier, train, held_out, margin=margin, settings=settings, best_model=best_model
+        ),
+        best_model=best_model,
+        settings=settings,
+        on_epoch=on_epoch,
+        began=began,
     )
-    write_report(report, directory)
-    return report
 
 
 class _PairTraining:
@@ -137,6 +111,16 @@ class _PairTraining:
         self.margins = torch.tensor([float(row.get("margin", margin)) for row in train], device=backbone.device)
         self.eval_margins = torch.tensor([float(row.get("margin", margin)) for row in held_out], dtype=torch.float64)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the longer answer of each training pair, with its prompt."""
+        return [max(map(len, pair)) for pair in self.train_ids]
+
+    @property
+    def num_eval(self) -> int:
+        """Pairs that are held out."""
+        return len(self.eval_ids)
+
     def loss_of(self, batch: list[int]) -> Tensor:
         """Return the loss of training pairs."""
         rows = [self.train_ids[index][side] for side in (0, 1) for index in batch]
@@ -152,7 +136,7 @@ class _PairTraining:
         accuracy = float((chosen > rejected).double().mean())
         return Evaluation(loss=float(_loss(chosen - rejected - self.eval_margins)), accuracy=accuracy)
 
-    def save(self) -> None:
+    def save(self, evaluation: Evaluation, epoch: int) -> None:  # noqa: ARG002 (a classifier keeps only its weights)
         """Write the classifier as it is now."""
         save_classifier(self.best_model, self.classifier, self.backbone, self.head)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ class Order:
         limits: dict[str, int],
         namespaces: bool,
         user: int | None,
-        parent: int,
         status: int,
         control: int,
     ) -> None:
@@ -42,9 +42,8 @@ class Order:
             limits: those of `Limits` that the launcher sees to, in whole numbers.
             namespaces: whether to make them.
             user: with whose rights the program runs; None: with the launcher's.
-            parent: the process that gave the order.
             status: descriptor to report on, a Python literal a line.
-            control: descriptor whose end means that all is to end.
+            control: descriptor to listen to: a byte, or its end, means that all is to end.
         """
         self.command = command
         self.box = box
@@ -53,7 +52,6 @@ class Order:
         self.limits = limits
         self.namespaces = namespaces
         self.user = user
-        self.parent = parent
         self.status = status
         self.control = control
 
@@ -63,3 +61,12 @@ class Order:
             os.write(self.status, f"{facts!r}\n".encode("utf-8", errors="replace"))
         except OSError:
             pass
+
+    def is_forsaken(self) -> bool:
+        """Return whether who gave the order died before it was carried out.
+
+        Who lives says a byte before closing. Asking for the parent would not do: a process that dies closes what it
+        has open before its children get another parent.
+        """
+        heard, _, _ = select.select([self.control], [], [], 0)
+        return bool(heard) and os.read(self.control, 1) == b""

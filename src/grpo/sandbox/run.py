@@ -140,7 +140,7 @@ def _launched(given: dict[str, Any], stdin: str, limits: Limits) -> tuple[Execut
     with contextlib.ExitStack() as opened:
         report, status = _pipe(opened)
         order, control = _pipe(opened)
-        ours = {"parent": os.getpid(), "status": status.fileno(), "control": order.fileno()}
+        ours = {"status": status.fileno(), "control": order.fileno()}
         with _readable_file(stdin) as standard_input:
             process = subprocess.Popen(
                 [_interpreter(sys.executable).base, "-I", "-S", "-B", "-c", f"{_BOOTSTRAP}main(**{given | ours!r})"],

@@ -34,8 +34,8 @@ def watch(
 
     Args:
         report: end to read from of the pipe on which the launcher tells.
-        control: end to write to of the pipe that the launcher listens to; closed here, which asks it to end
-            everything. The system does the same when this process is killed.
+        control: end to write to of the pipe that the launcher listens to. A byte asks it to end everything; when
+            this process is killed, the system closes the pipe without one, and the launcher also cleans up.
 
     Raises:
         RunError: the launcher could not start the program.
@@ -50,6 +50,8 @@ def watch(
         # Asked now: a program that is killed for its time is reported as ended, too.
         late = streams.launcher_is_there and not streams.overflowed and "ended" not in streams.report()
     finally:
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            control.write(b".")
         control.close()
         _end(process, streams)
         seconds = time.monotonic() - began

@@ -7,23 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
-from grpo.algorithm import METHODS, combined_advantages, group_advantages
 from grpo.engines import generate
 from grpo.engines.native import NativeEngine
 from grpo.errors import RewardError
-from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.rollout import (
-    RolloutCollector,
-    completion_advantages,
+from grpo.groups import (
     describe_groups,
     groups_with_spread,
-    reward_parts,
     reward_tensors,
     step_reward_tensor,
 )
-from grpo.types import FinishReason, Prompt, Rollout, SamplingParams, Score, ScoredGroup, ScoredRollout
+from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.rollout import RolloutCollector
+from grpo.types import Rollout, SamplingParams
 
 MakeCollector = Callable[..., RolloutCollector]
 
@@ -192,30 +188,6 @@ def test_tokens_of_discarded_groups_were_generated_too(make_collector: MakeColle
     assert collected.tokens_generated == sum(lengths) > describe_groups(collected.groups).num_tokens
 
 
-def scored_group(*completions: tuple[float | None, FinishReason]) -> ScoredGroup:
-    """A group of one-token completions with these rewards and ends."""
-    return ScoredGroup(
-        Prompt(0, "", "", (5,), {}),
-        tuple(
-            ScoredRollout(Rollout((7,), (True,), (-1.0,), reason, 0), "", Score({}, {}, reward))
-            for reward, reason in completions
-        ),
-    )
-
-
-def test_a_group_has_spread_if_a_completion_that_the_loss_counts_has_an_advantage() -> None:
-    groups = [
-        scored_group((0.0, "length"), (1.0, "stop"), (1.0, "stop")),
-        scored_group((0.0, "length"), (1.0, "stop"), (2.0, "length")),
-        scored_group((0.0, "length"), (2.0, "length"), (2.0, "length")),
-        scored_group((0.0, "stop"), (1.0, "stop"), (None, "stop")),
-        scored_group((1.0, "stop"), (1.0, "stop"), (1.0, "length")),
-    ]
-    assert groups_with_spread(groups).tolist() == [True, True, True, True, False]
-    # The first keeps two completions above the group's mean, the second one that equals it, the third none.
-    assert groups_with_spread(groups, truncated="mask").tolist() == [True, False, False, True, False]
-
-
 def test_resampling_looks_for_spread_among_what_the_loss_counts(make_collector: MakeCollector) -> None:
     def all_differ(completions: list[str], **columns: object) -> list[float]:
         return [float(index) for index in range(len(completions))]
@@ -343,58 +315,6 @@ def test_an_engine_that_breaks_takes_the_rewards_that_were_begun_with_it(make_co
         collector.collect(1, 0)
     assert ended.wait(20)
     assert not collector.engine.has_work
-
-
-def parts_group(*completions: Mapping[str, tuple[float, float]] | None) -> ScoredGroup:
-    """A group of one-token completions with these weights and rewards by name; None: it failed."""
-    return ScoredGroup(
-        Prompt(0, "", "", (5,), {}),
-        tuple(
-            ScoredRollout(
-                Rollout((7,), (True,), (-1.0,), "stop", 0),
-                "",
-                Score({}, {}, None if parts is None else sum(w * r for w, r in parts.values()), None, parts or {}),
-            )
-            for parts in completions
-        ),
-    )
-
-
-def test_rewards_apart_have_their_weights_and_leave_out_what_failed_or_does_not_apply() -> None:
-    groups = [
-        parts_group({"a": (2.0, 1.0), "b": (0.5, 4.0)}, None),
-        parts_group({"b": (0.5, 3.0)}, {"c": (0.0, 7.0), "a": (2.0, 5.0)}),
-    ]
-    rewards, valid, weights = reward_parts(groups)
-    assert weights.tolist() == [2.0, 0.5, 0.0]
-    assert valid.tolist() == [[[True, True, False], [False] * 3], [[False, True, False], [True, False, True]]]
-    assert rewards.tolist() == [[[1.0, 4.0, 0.0], [0.0] * 3], [[0.0, 3.0, 0.0], [5.0, 0.0, 7.0]]]
-
-
-def test_the_two_ways_to_combine_rewards_disagree_about_spread() -> None:
-    groups = [
-        # The totals are equal, but each reward by itself differs, and one weighs more.
-        parts_group({"a": (1.0, 1.0), "b": (0.5, 0.0)}, {"a": (1.0, 0.0), "b": (0.5, 2.0)}),
-        parts_group({"a": (1.0, 1.0)}, {"a": (1.0, 2.0)}),
-        parts_group({"a": (1.0, 1.0)}, {"a": (1.0, 1.0)}),
-        parts_group({"a": (1.0, 1.0)}, None),
-    ]
-    assert groups_with_spread(groups).tolist() == [False, True, False, False]
-    assert groups_with_spread(groups, combine="normalise").tolist() == [True, True, False, False]
-
-
-def test_advantages_follow_the_method_s_way_to_combine_rewards() -> None:
-    groups = [
-        parts_group({"a": (1.0, 1.0), "b": (0.5, 0.0)}, {"a": (1.0, 0.0), "b": (0.5, 9.0)}, None),
-        parts_group({"a": (1.0, 4.0), "b": (0.5, 1.0)}, {"a": (1.0, 0.0)}, {"a": (1.0, 2.0), "b": (0.5, 1.0)}),
-    ]
-    parts, there, weights = reward_parts(groups)
-    by_sum = completion_advantages(groups, METHODS["grpo"])
-    by_part = completion_advantages(groups, METHODS["grpo"].override(combine="normalise"))
-    assert torch.equal(by_sum, group_advantages(*reward_tensors(groups)))
-    assert torch.equal(by_part, combined_advantages(parts, there, weights))
-    assert (by_sum[0, 0] < 0) and (by_part[0, 0] > 0)
-    assert by_sum[0, 2] == by_part[0, 2] == 0
 
 
 def test_resampling_looks_for_spread_as_rewards_are_combined(make_collector: MakeCollector) -> None:

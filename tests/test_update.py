@@ -9,9 +9,10 @@ import torch
 from grpo.algorithm import find_method
 from grpo.engines.native import NativeEngine
 from grpo.errors import RunError, StaleWeightsError
+from grpo.groups import groups_with_spread
 from grpo.packing import PackedBatch
 from grpo.policy import LoraSettings, Policy, load_policy
-from grpo.rollout import RolloutCollector, groups_with_spread
+from grpo.rollout import RolloutCollector
 from grpo.types import SamplingParams, ScoredGroup
 from grpo.update import Learner
 

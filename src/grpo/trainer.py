@@ -10,10 +10,11 @@ from typing import Any
 from grpo.checkpoint import CheckpointStore, Progress, TrainingState
 from grpo.engines import Engine
 from grpo.evaluate import Evaluator
+from grpo.groups import describe_groups
 from grpo.interruption import Interruption
 from grpo.machine import PeakMemory
 from grpo.policy import Policy
-from grpo.rollout import RolloutCollector, describe_groups
+from grpo.rollout import RolloutCollector
 from grpo.seeding import derive_seed, seed_everything
 from grpo.tracking import Journal
 from grpo.update import Learner

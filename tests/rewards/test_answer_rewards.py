@@ -5,7 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from grpo.rewards.answer import accuracy, correctness, integer_answer, last_integer
+from grpo.rewards.rules.answer import accuracy, correctness, integer_answer, last_integer
 
 
 def tagged(answer: str) -> str:

@@ -15,9 +15,10 @@ from grpo.errors import CheckpointError, ConfigError, ModelError
 from grpo.policy import LoraSettings, load_policy
 from grpo.policy.tiny import TINY_DIRECTORY
 from grpo.rewards import Backbones, resolve_rewards
-from grpo.rewards.ctr import CTRReward, headline_of
+from grpo.rewards.models.ctr import CTRReward
 from grpo.scorer import CTRScorer, ScorerSettings, train_ctr_scorer
 from grpo.tasks.clicks import click_rows
+from grpo.tasks.headlines import headline_of
 
 HEADLINES = ["7 best robots of 2027", "Robots in the lab", "Is this the greatest phone?"]
 

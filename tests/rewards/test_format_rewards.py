@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from grpo.errors import ConfigError
-from grpo.rewards.format import (
+from grpo.rewards.rules.format import (
     soft_format,
     strict_format,
     think_soft_format,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from grpo.errors import ConfigError
-from grpo.rewards.length import reasoning_length
+from grpo.rewards.rules.length import reasoning_length
 
 
 def reasoning(num_words: int) -> str:

@@ -13,9 +13,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForSequenceClassification
 
 from grpo.errors import ConfigError
+from grpo.groups import groups_with_spread
 from grpo.rewards import RewardSuite, SequenceClassifierReward, resolve_rewards
 from grpo.rewards.check import CheckReport, Finding, check_rewards, make_probes
-from grpo.rollout import groups_with_spread
 from grpo.tasks import arithmetic_task, find_format
 from grpo.types import Group, Prompt, Rollout
 

@@ -11,7 +11,7 @@ import pytest
 
 from grpo.errors import ConfigError, ModelError
 from grpo.rewards import BUILT_IN, ON_DEMAND, RewardSuite, resolve_rewards, reward_function
-from grpo.rewards.format import strict_format
+from grpo.rewards.rules.format import strict_format
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_reward.py"
 

@@ -16,7 +16,7 @@ from grpo.config import load_config
 from grpo.errors import CheckpointError, ConfigError, RewardError
 from grpo.policy.tiny import TINY_DIRECTORY
 from grpo.rewards import RewardSuite, SequenceClassifierReward, reward_function
-from grpo.rewards.running import RunningNormalisation
+from grpo.rewards.models.running import RunningNormalisation
 
 
 def draw(count, centre=1e6, seed=0):

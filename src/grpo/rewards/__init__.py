@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grpo.rewards.backbones import Backbones
 from grpo.rewards.function import RewardFunction, TrainerState, reward_function
-from grpo.rewards.learned import SequenceClassifierReward
+from grpo.rewards.models.backbones import Backbones
+from grpo.rewards.models.classifier import SequenceClassifierReward
 from grpo.rewards.resolve import BUILT_IN, ON_DEMAND, RewardSpec, resolve_rewards
 from grpo.rewards.suite import RewardSuite, SuiteResult
 from grpo.rewards.texts import completion_texts

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.rewards.batch import Answer
+from grpo.rewards.calling.batch import Answer
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.readout import Failed, Reading, in_one_line, reward_sum
 from grpo.rewards.weights import WeightSchedule

@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from grpo.errors import ConfigError
-from grpo.rewards import answer, format, length
-from grpo.rewards.backbones import Backbones
 from grpo.rewards.function import SUITE_OPTIONS, RewardFunction, reward_function
 from grpo.rewards.imports import import_object
-from grpo.rewards.learned import SequenceClassifierReward
+from grpo.rewards.models.backbones import Backbones
+from grpo.rewards.models.classifier import SequenceClassifierReward
 from grpo.rewards.readout import Failed, in_one_line, read_rewards
+from grpo.rewards.rules import answer, format, length
 
 __all__ = ["BUILT_IN", "ON_DEMAND", "RewardSpec", "resolve_rewards"]
 
@@ -45,9 +45,9 @@ BUILT_IN: Mapping[str, Callable[..., list[float | None]]] = MappingProxyType(
 
 ON_DEMAND: Mapping[str, str] = MappingProxyType(
     {
-        "clicks_by_rule": "grpo.rewards.generated:clicks_by_rule",
-        "criteria_by_rule": "grpo.rewards.generated:criteria_by_rule",
-        "ctr": "grpo.rewards.ctr:CTRReward",
+        "clicks_by_rule": "grpo.rewards.rules.generated:clicks_by_rule",
+        "criteria_by_rule": "grpo.rewards.rules.generated:criteria_by_rule",
+        "ctr": "grpo.rewards.models.ctr:CTRReward",
         "judge": "grpo.rewards.judge:JudgeReward",
         "unit_tests": "grpo.rewards.code:UnitTestReward",
     }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from grpo.rewards.batch import RewardBatch, column_names
-from grpo.rewards.calls import Caller, settled
+from grpo.rewards.calling.batch import RewardBatch, column_names
+from grpo.rewards.calling.caller import Caller, settled
+from grpo.rewards.calling.threads import Outcome, Pending
 from grpo.rewards.columns import Column, column_of
 from grpo.rewards.function import RewardFunction, TrainerState
-from grpo.rewards.workers import Outcome, Pending
 from grpo.types import Group, Prompt, Rollout
 
 __all__ = ["Scoring"]

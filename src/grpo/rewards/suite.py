@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import ConfigError, DataError, RewardError
-from grpo.rewards.calls import Caller
+from grpo.rewards.calling.caller import Caller
 from grpo.rewards.columns import NO_REWARD, NOTHING_APPLIES, Column, figures, logged_values, score_at
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.rewards.gates import apply_gates, with_gates_found

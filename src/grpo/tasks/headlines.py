@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grpo.errors import DataError
+from grpo.tasks.answers import find_format
 
-__all__ = ["TOPICS", "headline", "headline_prompt", "headline_reasoning"]
+__all__ = ["TOPICS", "headline", "headline_of", "headline_prompt", "headline_reasoning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,25 @@ def headline_reasoning(topic: str, rng: random.Random) -> str:
     """
     words = _words(topic, rng)
     return " ".join(thought.format_map(words) for thought in rng.sample(THOUGHTS, rng.randint(1, 3)))
+
+
+def headline_of(text: str) -> str:
+    """Return the headline in a completion: what is between answer tags, else what follows its thoughts, else all.
+
+    A completion that ran out of tokens in its thoughts has none: "".
+
+    Example:
+        >>> headline_of("<think>Short is good.</think> Robots win")
+        'Robots win'
+        >>> headline_of("<think>Short is")
+        ''
+    """
+    answers, thoughts = find_format("answer_tags"), find_format("think_tags")
+    after = thoughts.extract(text) or "" if "</think>" in text else text
+    if "<answer>" in after:
+        return answers.extract(after) or ""
+    is_unfinished = "<think>" in after or "<reasoning>" in after
+    return "" if is_unfinished else after.strip()
 
 
 def _words(topic: str, rng: random.Random) -> dict[str, str]:

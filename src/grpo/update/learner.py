@@ -13,9 +13,7 @@ from torch import Tensor
 
 from grpo.algorithm import Method, token_advantages, truncated_importance_weights
 from grpo.errors import RunError
-from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
-from grpo.policy import Policy
-from grpo.rollout import (
+from grpo.groups import (
     Truncated,
     completion_advantages,
     counted_completions,
@@ -23,6 +21,8 @@ from grpo.rollout import (
     reward_tensors,
     step_reward_tensor,
 )
+from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
+from grpo.policy import Policy
 from grpo.seeding import derive_seed, seed_everything
 from grpo.types import ScoredGroup
 from grpo.update.anchors import Anchors, mean_distance, prove_engine

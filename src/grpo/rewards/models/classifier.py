@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from grpo.errors import ConfigError, ModelError
-from grpo.rewards.backbones import Backbones, find_device
-from grpo.rewards.running import RunningNormalisation
+from grpo.rewards.models.backbones import Backbones, find_device
+from grpo.rewards.models.running import RunningNormalisation
 from grpo.rewards.texts import Completion, completion_texts
 
 __all__ = ["SequenceClassifierReward"]

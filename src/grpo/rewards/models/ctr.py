@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grpo.errors import CheckpointError, ConfigError
-from grpo.rewards.backbones import Backbones, find_device
+from grpo.rewards.models.backbones import Backbones, find_device
 from grpo.rewards.texts import Completion, completion_texts
-from grpo.tasks.answers import find_format
+from grpo.tasks.headlines import headline_of
 
-__all__ = ["CTRReward", "headline_of"]
+__all__ = ["CTRReward"]
 
 
 class CTRReward:
@@ -58,25 +58,6 @@ class CTRReward:
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         """Return the probability of a click for each completion's headline; 0 where it has none."""
         return self.scorer.predict_many([headline_of(text) for text in completion_texts(completions)])
-
-
-def headline_of(text: str) -> str:
-    """Return the headline in a completion: what is between answer tags, else what follows its thoughts, else all.
-
-    A completion that ran out of tokens in its thoughts has none: "".
-
-    Example:
-        >>> headline_of("<think>Short is good.</think> Robots win")
-        'Robots win'
-        >>> headline_of("<think>Short is")
-        ''
-    """
-    answers, thoughts = find_format("answer_tags"), find_format("think_tags")
-    after = thoughts.extract(text) or "" if "</think>" in text else text
-    if "<answer>" in after:
-        return answers.extract(after) or ""
-    is_unfinished = "<think>" in after or "<reasoning>" in after
-    return "" if is_unfinished else after.strip()
 
 
 def _find_scorer(scorer: str | Path | None) -> Path:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grpo.rewards.batch import Answer, Recorder, RewardBatch
+from grpo.rewards.calling.batch import Answer, Recorder, RewardBatch
+from grpo.rewards.calling.processes import ProcessPool
+from grpo.rewards.calling.threads import AsyncWorker, Outcome, Pending, SyncWorker
 from grpo.rewards.function import RewardFunction
-from grpo.rewards.pool import ProcessPool
 from grpo.rewards.readout import Failed, read_rewards
-from grpo.rewards.workers import AsyncWorker, Outcome, Pending, SyncWorker
 from grpo.seeding import derive_seed
 
 __all__ = ["Caller", "settled"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grpo.rewards.ctr import headline_of
 from grpo.rewards.texts import Completion, completion_texts
 from grpo.tasks.clicks import click_probability
+from grpo.tasks.headlines import headline_of
 from grpo.tasks.preferences import CRITERIA, criteria_met
 
 __all__ = ["clicks_by_rule", "criteria_by_rule"]

@@ -24,11 +24,11 @@ from types import FunctionType
 from typing import Any
 
 from grpo.errors import ConfigError
-from grpo.rewards.batch import Recorder, RewardBatch
+from grpo.rewards.calling.batch import Recorder, RewardBatch
+from grpo.rewards.calling.threads import Outcome, Pending, wait_until
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.imports import FILE_MODULE_PREFIX, import_object
 from grpo.rewards.readout import in_one_line
-from grpo.rewards.workers import Outcome, Pending, wait_until
 
 __all__ = ["ProcessPool"]
 
@@ -41,7 +41,10 @@ _LOGS = ("log_extra", "log_metric")
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 """Processes are what shares out the work, and the order of a set is the same in each of them."""
 
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from grpo.rewards.pool_worker import serve; serve(int(sys.argv[1]))"
+_PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from grpo.rewards.calling.process_worker import serve; serve(int(sys.argv[1]))"
+)
 
 
 class ProcessPool:

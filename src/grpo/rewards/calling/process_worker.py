@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo.rewards.batch import Answer, Recorder
+from grpo.rewards.calling.batch import Answer, Recorder
 from grpo.rewards.readout import Failed, Reading, RemoteError, read_rewards
 
 __all__ = ["serve"]

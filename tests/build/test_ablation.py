@@ -108,6 +108,30 @@ def test_a_run_that_fails_is_noted_and_the_next_begun(config):
     assert "without letters the run failed:" in ablation_table(ablation)
 
 
+def test_what_was_done_is_kept_when_a_later_run_cannot_begin_or_is_broken_off(config):
+    config = config.replace(functions=["mine.py:letters", "mine.py:digits", "last_integer"])
+
+    def on_run(left_out: str | None, path: Path) -> None:
+        if left_out == "letters":
+            path.mkdir()
+            (path / "taken").touch()
+        if left_out == "last_integer":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate_rewards(config, on_run=on_run)
+    written = json.loads(Path("ablation/ablation.json").read_text())["runs"]
+    assert [run["left_out"] for run in written] == [None, "letters", "digits"]
+    assert "is not empty" in written[1]["error"]
+
+
+def test_a_reward_whose_gate_is_left_out_gets_the_gate_s_own_gate(config):
+    chain = ["mine.py:letters", {"name": "mine.py:digits", "gate": "letters"}, {"name": "int", "gate": "digits"}]
+    runs = ablate_rewards(config.replace(functions=chain)).runs
+    assert [spec.get("gate") for spec in specs_of(runs[2].path)] == [None, "letters", "letters"]
+    assert [spec.get("gate") for spec in specs_of(runs[1].path)] == [None, None, "digits"]
+
+
 @pytest.mark.parametrize("rewards", [["last_integer"], {"last_integer": 1.0, "xmlcount": 0.0}])
 def test_with_fewer_than_two_rewards_that_count_there_is_nothing_to_leave_out(config, workplace, rewards):
     before = tree(workplace)

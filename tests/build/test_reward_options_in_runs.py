@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from short_runs import lines_of, sums, write_lines
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo import build
 from grpo.algorithm import combined_advantages
+from grpo.build.runs import assemble, train_parts
 from grpo.config import load_config
+from grpo.policy.tiny import TINY_DIRECTORY
 
 REWARDS = """\
 import asyncio
@@ -70,6 +76,23 @@ def test_weights_gates_and_combined_rewards_are_what_the_log_says():
         assert found.any()
 
 
+def worker_processes() -> list[str]:
+    listed = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True)  # noqa: PLW1510
+    return [line for line in listed.stdout.splitlines() if "process_worker" in line]
+
+
+def test_processes_of_rewards_end_with_the_run():
+    parts = assemble(load_config(None, [*OPTIONS, "output_dir=run"]))
+    before = len(worker_processes())
+    train_parts(parts)
+    for _ in range(200):
+        if len(worker_processes()) <= before:
+            break
+        time.sleep(0.05)
+    assert len(worker_processes()) <= before
+    assert parts.rewards.functions[1].processes == 2, "they are still there to be used"
+
+
 def test_a_run_with_them_resumes_bit_for_bit():
     for name in ("alone", "cut"):
         build.train(load_config(None, [*OPTIONS, f"output_dir={name}"]))
@@ -88,10 +111,38 @@ def test_a_run_with_them_resumes_bit_for_bit():
     ("rewards", "said"),
     [
         ("[{name: last_integer, gate: format}]", "reward 'last_integer' has gate='format', which is no reward here"),
-        ("[{name: last_integer, overlap: true}]", "only async functions and those with processes can run while others"),
         ("[{name: 'mine.py:later', processes: 2}]", "reward 'later' has processes=2, but it is async"),
         ("{last_integer: {from: 0, to: 1}}", "reward 'last_integer' has no parameter 'from'"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_written(refused, rewards, said):
     assert said in refused("train", "train_file=rows.jsonl", f"rewards={rewards}")
+
+
+NORMALISED = (
+    *("steps=4", "epochs_per_step=2", "beta=0.05", "prompts_per_step=3", "group_size=4", "save_every=2"),
+    *("eval_prompts=4", "eval_samples=2", "eval_every=1", "max_completion_length=16", "train_size=40"),
+    # The classifier's figures decide how much it weighs beside the other reward.
+    "rewards=[{name: strict_format}, {name: ./taste, normalise: running, weight: 0.5}]",
+)
+
+
+def test_a_run_with_a_normalised_reward_resumes_bit_for_bit():
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(TINY_DIRECTORY, num_labels=1).save_pretrained("taste")
+    AutoTokenizer.from_pretrained(TINY_DIRECTORY).save_pretrained("taste")
+    for name in ("alone", "cut"):
+        build.train(load_config(None, [*NORMALISED, f"output_dir={name}"]))
+    alone, cut = Path("alone"), Path("cut")
+    shutil.rmtree(cut / "final_model")
+    for checkpoint in cut.glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-2":
+            shutil.rmtree(checkpoint)
+
+    build.resume(cut)
+
+    assert contents(cut / "final_model") == contents(alone / "final_model")
+    for file in ("completions.jsonl", "eval.jsonl"):
+        assert (cut / file).read_bytes() == (alone / file).read_bytes()
+    state = torch.load(alone / "final_model" / "training_state.pt", weights_only=True)
+    assert state["rewards"]["normalisations"]["taste"]["count"] == 4 * 3 * 4, "evaluations are left out"

@@ -214,3 +214,60 @@ def test_a_column_that_one_call_logged_in_the_wrong_length_is_left_out_even_if_t
     result = suite(uneven).score(groups, texts, step=0, max_steps=1)
     assert not any(scored.logged for one in result.groups for scored in one.rollouts)
     assert "logged 7 values in column 'seen'" in caplog.text
+
+
+def test_functions_that_are_not_async_overlap_if_told_to(group):
+    """Each waits for the other's second group, and the last group comes only once both have begun."""
+    meeting = threading.Barrier(2)
+    calls = {"one": [], "other": []}
+
+    def one(completions):
+        calls["one"].append(completions)
+        meeting.wait(10)
+        return [0.0] * len(completions)
+
+    def other(completions):
+        calls["other"].append(completions)
+        meeting.wait(10)
+        return [0.0] * len(completions)
+
+    groups, texts = some_groups(group)
+    both = suite({"name": one, "overlap": True}, {"name": other, "overlap": True}, timeout_s=20)
+    scoring = both.begin([group.prompt for group in groups], step=0, max_steps=1)
+    for place in (1, 0, 2):
+        scoring.add(place, groups[place].rollouts, split(groups, texts)[place])
+    result = both.conclude(scoring)
+    assert result.metrics["rewards/failed_completions"] == 0
+    expected = split(groups, texts)
+    assert calls == {name: [expected[1], expected[0], expected[2]] for name in ("one", "other")}
+
+
+def test_a_call_in_a_thread_that_takes_too_long_holds_up_none_behind_it(group):
+    release = threading.Event()
+
+    def picky(prompts, completions):
+        if prompts[0] == "question 1":
+            release.wait(60)
+        return [1.0] * len(completions)
+
+    groups, texts = some_groups(group)
+    one = suite({"name": picky, "overlap": True}, timeout_s=0.3)
+    for order in ((1, 0, 2), (0, 1, 2), (2, 0, 1)):
+        scoring = one.begin([group.prompt for group in groups], step=0, max_steps=1)
+        for place in order:
+            scoring.add(place, groups[place].rollouts, split(groups, texts)[place])
+        result = one.conclude(scoring)
+        totals = [[scored.score.total for scored in members.rollouts] for members in result.groups]
+        assert totals == [[1.0] * 2, [None] * 3, [1.0] * 2]
+    release.set()
+
+
+def test_a_reward_object_may_say_itself_that_it_overlaps():
+    class Tests:
+        overlaps = True
+
+        def __call__(self, completions):
+            return [0.0] * len(completions)
+
+    assert resolve_rewards([Tests()])[0].overlap
+    assert not resolve_rewards([{"name": Tests(), "overlap": False}])[0].overlap

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -77,8 +78,13 @@ def dies(prompts, completions, how):
 
 def hangs(prompts, completions, notes):
     if prompts[0] == "question 1":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        Path(notes).write_text(f"{os.getpid()} {child.pid}")
+        sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+        child, apart = subprocess.Popen(sleeps), subprocess.Popen(sleeps, start_new_session=True)
+        # Its own parent ends at once.
+        quiet = "start_new_session=True, stdout=-3, stderr=-3"
+        starts = f"import subprocess; print(subprocess.Popen({sleeps!r}, {quiet}).pid)"
+        daemon = subprocess.run([sys.executable, "-c", starts], capture_output=True, text=True, check=True).stdout
+        Path(notes).write_text(f"{os.getpid()} {child.pid} {apart.pid} {daemon}")
         time.sleep(600)
     return [1.0] * len(completions)
 
@@ -253,7 +259,7 @@ def test_a_call_that_takes_too_long_is_killed_with_all_that_it_started(file, ste
     assert totals(result) == [[1.0] * 2, [None] * 3, [1.0] * 2]
     assert scores_of(result)[1][0].failures == {"hangs": "TimeoutError: no result within 2 s"}
     pids = [int(pid) for pid in notes.read_text().split()]
-    assert len(pids) == 2
+    assert len(pids) == 4
     assert soon(lambda: not any(map(is_alive, pids)))
 
 
@@ -281,6 +287,19 @@ def test_a_suite_that_was_closed_begins_new_processes(file, group):
     assert len(pids) == 2
 
 
+def test_calls_that_wait_when_a_suite_is_closed_are_not_made(file, group, tmp_path):
+    notes = tmp_path / "notes"
+    groups = [group(f"question {place}", [1]) for place in range(1, 4)]
+    suite = RewardSuite(resolve_rewards([{"name": f"{file}:hangs", "notes": str(notes), "processes": 1}]))
+    scoring = suite.begin([one.prompt for one in groups], step=0, max_steps=1)
+    for place, one in enumerate(groups):
+        scoring.add(place, one.rollouts, ["a"])
+    assert soon(lambda: notes.exists() and len(notes.read_text().split()) == 4)
+    suite.close()
+    assert soon(lambda: not any(is_alive(int(pid)) for pid in notes.read_text().split()))
+    assert soon(lambda: not any(thread.name == "grpo-rewards-pool" for thread in threading.enumerate()))
+
+
 @linux_only
 def test_processes_end_with_the_run_even_if_that_is_killed_and_they_are_busy(file, tmp_path):
     notes = tmp_path / "notes"
@@ -297,7 +316,7 @@ def test_processes_end_with_the_run_even_if_that_is_killed_and_they_are_busy(fil
     environment = {**os.environ, "PYTHONPATH": str(Path(grpo.__file__).parents[1])}
     run = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
-        assert soon(lambda: notes.exists() and len(notes.read_text().split()) == 2)
+        assert soon(lambda: notes.exists() and len(notes.read_text().split()) == 4)
     finally:
         run.send_signal(signal.SIGKILL)
         run.wait()

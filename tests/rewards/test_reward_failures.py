@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import threading
 import time
@@ -89,6 +90,7 @@ def test_a_value_of_another_type_fails_for_its_own_completion_only(group, bad):
         ([1.0], "ValueError: returned 1 rewards for 2 completions"),
         ([1.0, 2.0, 3.0], "ValueError: returned 3 rewards for 2 completions"),
         ([], "ValueError: returned 0 rewards for 2 completions"),
+        (itertools.repeat(1.0), "ValueError: returned more rewards for 2 completions"),
         (None, "TypeError: returned None, not a list of 2 rewards"),
         (1.0, "TypeError: returned a float, not a list of 2 rewards"),
         (torch.tensor(1.0), "TypeError: returned a Tensor, not a list of 2 rewards"),

@@ -95,9 +95,9 @@ def test_async_functions_are_recognised_in_every_dress():
         def __call__(self, completions):
             return [0.0]
 
-    resolved = resolve_rewards([plain, functools.partial(plain), Callable(), Sync(), len])
+    resolved = resolve_rewards([plain, functools.partial(plain), Callable(), Sync(), Sync().__call__])
     assert [one.is_async for one in resolved] == [True, True, True, False, False]
-    assert [one.name for one in resolved] == ["plain", "plain_2", "Callable", "Sync", "len"]
+    assert [one.name for one in resolved] == ["plain", "plain_2", "Callable", "Sync", "__call__"]
 
 
 def test_a_function_in_a_module_is_imported_from_the_working_directory(tmp_path, monkeypatch):

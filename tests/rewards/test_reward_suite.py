@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from grpo.errors import ConfigError, DataError
+from grpo.errors import ConfigError, DataError, RewardError
 from grpo.rewards import RewardSuite, TrainerState, resolve_rewards, reward_function
 
 CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "3 + 4?"}]
@@ -20,6 +20,10 @@ def suite(*functions, **options):
 
 def score(suite, groups, texts, **options):
     return suite.score(groups, texts, **{"step": 0, "max_steps": 10, **options})
+
+
+def zeros(completions):
+    return [0.0] * len(completions)
 
 
 def scores_of(result):
@@ -324,12 +328,61 @@ def test_a_missing_column_is_told_before_the_first_step():
     ("functions", "options", "message"),
     [
         ([], {}, "no reward function was given"),
-        ([reward_function(len), reward_function(len)], {}, "give each its own name"),
-        ([reward_function(len, name="all")], {}, "none 'all'"),
-        ([reward_function(len)], {"timeout_s": 0}, "use seconds above 0"),
-        ([reward_function(len)], {"max_failed_share": 1.5}, "use a share from 0 to 1"),
+        ([reward_function(zeros), reward_function(zeros)], {}, "give each its own name"),
+        ([reward_function(zeros, name="all")], {}, "none 'all'"),
+        ([reward_function(zeros)], {"timeout_s": 0}, "use seconds above 0"),
+        ([reward_function(zeros)], {"max_failed_share": 1.5}, "use a share from 0 to 1"),
     ],
 )
 def test_a_suite_that_makes_no_sense_is_refused(functions, options, message):
     with pytest.raises(ConfigError, match=message):
         RewardSuite(functions, **options)
+
+
+def test_what_one_reward_does_to_a_list_in_a_column_no_other_sees(group):
+    def changes(tests, **columns):
+        for lines in tests:
+            lines.append("assert False")
+        return [1.0] * len(tests)
+
+    def counts(tests, **columns):
+        return [float(len(lines)) for lines in tests]
+
+    row = group("?", [1, 1], {"tests": ["assert True"]})
+    result = score(suite(changes, counts), [row], ["a", "b"])
+    assert [one.rewards["counts"] for one in scores_of(result)] == [1.0, 1.0]
+    assert row.prompt.columns["tests"] == ["assert True"]
+
+
+def test_a_total_that_float32_cannot_hold_fails_its_completion(group):
+    def huge(completions):
+        return [3e38 if text == "big" else 1.0 for text in completions]
+
+    one = suite({"name": huge, "weight": 10.0}, max_failed_share=0.5)
+    scores = scores_of(score(one, [group("?", [1, 1])], ["big", "small"]))
+    assert [(score.total, sorted(score.failures)) for score in scores] == [(None, ["all"]), (10.0, [])]
+    with pytest.raises(RewardError, match="weights make the rewards 3e\\+39"):
+        score(one, [group("?", [1, 1])], ["big", "big"])
+
+
+def test_weights_are_those_that_are_given_beside_ready_functions():
+    functions = resolve_rewards([reward_function(zeros, weight=2.0)], weights=[5.0])
+    assert functions[0].weight == 5.0
+    assert resolve_rewards([reward_function(zeros, weight=2.0)])[0].weight == 2.0
+
+
+def test_what_takes_arguments_by_position_only_is_refused():
+    def positional(completions, /):
+        return [0.0] * len(completions)
+
+    with pytest.raises(ConfigError, match="takes 'completions' by position only"):
+        reward_function(positional)
+
+
+def test_a_column_called_like_what_gates_log_is_kept_apart(group):
+    def logs(completions, log_extra):
+        log_extra("gated_out", [7] * len(completions))
+        return [1.0] * len(completions)
+
+    result = score(suite(logs, {"name": zeros, "gate": "logs", "gate_at": 2.0}), [group("?", [1])], ["a"])
+    assert result.groups[0].rollouts[0].logged == {"logs/gated_out": 7, "gated_out": {"zeros": 0.0}}

@@ -3,20 +3,15 @@ from __future__ import annotations
 import json
 import math
 import random
-import shutil
 import statistics
-from pathlib import Path
+import threading
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
 
-from grpo import build
-from grpo.config import load_config
 from grpo.errors import CheckpointError, ConfigError, RewardError
-from grpo.policy.tiny import TINY_DIRECTORY
-from grpo.rewards import RewardSuite, SequenceClassifierReward, reward_function
-from grpo.rewards.models.running import RunningNormalisation
+from grpo.rewards import RewardSuite, reward_function
+from grpo.rewards.normalisation import RunningNormalisation
 
 
 def draw(count, centre=1e6, seed=0):
@@ -67,46 +62,91 @@ def test_a_state_of_something_else_is_refused():
         RunningNormalisation().load_state_dict({"count": 3})
 
 
-def classifier(tokenizer, **options):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = Qwen3Config(**sizes, vocab_size=64, num_key_value_heads=1, head_dim=8, num_labels=1)
-    return SequenceClassifierReward(Qwen3ForSequenceClassification(config), tokenizer=tokenizer, **options)
+def taste(completions, **columns):
+    """A reward on a scale of its own."""
+    return [float(text) if text.isdigit() else None for text in completions]
 
 
-def test_a_classifier_gives_deviations_over_the_run_and_logs_what_they_were_before(tokenizer, group):
-    plain, normalised = classifier(tokenizer), classifier(tokenizer, normalise="running")
-    suite = RewardSuite([reward_function(normalised, name="taste")])
+def normalised(**options):
+    return reward_function(taste).with_options(normalise="running", **options)
+
+
+def rewards_of(result, name="taste"):
+    return [one.score.rewards[name] for group in result.groups for one in group.rollouts]
+
+
+def test_a_reward_counts_as_its_deviation_over_the_run_and_is_logged_as_it_was(group):
+    suite = RewardSuite([normalised()])
     seen = []
-    for step, texts in enumerate((["2", "3", "44"], ["a", "bb", "ccc"])):
-        values = plain(["1+1="] * 3, texts)
+    for step, texts in enumerate((["2", "3", "44"], ["100", "200", "400"])):
+        values = [float(text) for text in texts]
         seen += values
-        result = suite.score([group("1+1=", [1, 1, 1])], texts, step=step, max_steps=2)
+        result = suite.score([group("?", [1, 1, 1])], texts, step=step, max_steps=2)
         mean, std = statistics.fmean(seen), statistics.stdev(seen)
-        found = [one.score.rewards["taste"] for one in result.groups[0].rollouts]
-        assert found == pytest.approx([(value - mean) / (std + 1e-6) for value in values], rel=1e-6)
-        logged = result.metrics[f"user/{normalised.__name__}/mean_before_normalising"]
-        assert logged == pytest.approx(statistics.fmean(values))
-    assert suite.state_dict() == {"taste": normalised.running.state_dict()}
-    assert normalised.running.count == 6
+        expected = [(value - mean) / (std + 1e-6) for value in values]
+        assert rewards_of(result) == pytest.approx(expected, rel=1e-6)
+        assert [one.score.total for one in result.groups[0].rollouts] == pytest.approx(expected, rel=1e-6)
+        assert result.metrics["rewards/taste/mean"] == pytest.approx(statistics.fmean(values))
+    assert suite.state_dict()["normalisations"]["taste"]["count"] == 6
 
 
-def test_an_evaluation_sees_plain_rewards_and_leaves_the_figures_alone(tokenizer, group):
-    plain, normalised = classifier(tokenizer), classifier(tokenizer, normalise="running")
-    suite = RewardSuite([reward_function(normalised, name="taste")])
-    suite.score([group("1+1=", [1, 1])], ["2", "3"], step=0, max_steps=1)
+def test_an_evaluation_sees_plain_rewards_and_leaves_the_figures_alone(group):
+    suite = RewardSuite([normalised()])
+    suite.score([group("?", [1, 1])], ["2", "3"], step=0, max_steps=1)
     before = suite.state_dict()
     with suite.evaluating():
-        result = suite.score([group("1+1=", [1, 1])], ["x", "yy"], step=1, max_steps=1)
-    assert [one.score.rewards["taste"] for one in result.groups[0].rollouts] == plain(["1+1="] * 2, ["x", "yy"])
+        result = suite.score([group("?", [1, 1])], ["7", "8"], step=1, max_steps=1)
+    assert rewards_of(result) == [7.0, 8.0]
     assert suite.state_dict() == before
-    suite.score([group("1+1=", [1, 1])], ["x", "yy"], step=1, max_steps=1)
+    suite.score([group("?", [1, 1])], ["7", "8"], step=1, max_steps=1)
     assert suite.state_dict() != before
 
 
-def test_a_normalisation_that_does_not_exist_is_refused(tokenizer):
-    with pytest.raises(ConfigError, match="normalise is 'batch' for a reward model: use 'running'"):
-        classifier(tokenizer, normalise="batch")
+def test_what_fails_or_does_not_apply_has_no_part_in_the_figures(group):
+    def shaky(completions, **columns):
+        return [math.nan if text == "bad" else float(text) if text.isdigit() else None for text in completions]
+
+    suite = RewardSuite([reward_function(shaky, name="taste").with_options(normalise="running")])
+    result = suite.score([group("?", [1, 1, 1, 1])], ["2", "bad", "-", "4"], step=0, max_steps=1)
+    first, *none, last = rewards_of(result)
+    assert none == [None, None]
+    assert (first, last) == pytest.approx((-1 / math.sqrt(2), 1 / math.sqrt(2)), rel=1e-5)
+    assert suite.state_dict()["normalisations"]["taste"] == {"count": 2, "mean": 3.0, "squares": 2.0}
+
+
+def test_a_call_that_comes_back_after_its_time_changes_no_figures(group):
+    late = threading.Event()
+
+    def slow(completions, **columns):
+        late.wait(10)
+        return [5.0] * len(completions)
+
+    function = reward_function(slow).with_options(normalise="running")
+    suite = RewardSuite([function], timeout_s=0.05, max_failed_share=1.0)
+    suite.score([group("?", [1, 1])], ["a", "b"], step=0, max_steps=1)
+    late.set()
+    assert suite.state_dict()["normalisations"]["slow"]["count"] == 0
+
+
+def test_a_gate_looks_at_what_the_function_gave(group):
+    always = reward_function(lambda completions: [1.0] * len(completions), name="always")
+    suite = RewardSuite([normalised(), always.with_options(gate="taste", gate_at=10.0)])
+    result = suite.score([group("?", [1, 1])], ["9", "11"], step=0, max_steps=1)
+    assert rewards_of(result, "always") == [0.0, 1.0]
+
+
+def test_rewards_of_tokens_cannot_be_normalised_and_fail(group):
+    def each(completions, completion_ids, **columns):
+        return [[1.0] * len(ids) for ids in completion_ids]
+
+    suite = RewardSuite([reward_function(each).with_options(normalise="running")], max_failed_share=1.0)
+    result = suite.score([group("?", [2])], ["ab"], step=0, max_steps=1)
+    assert "one for a completion" in result.groups[0].rollouts[0].score.failures["each"]
+
+
+def test_a_normalisation_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match="normalise='batch': use 'running'"):
+        reward_function(taste).with_options(normalise="batch")
 
 
 class Novelty:
@@ -133,8 +173,14 @@ def test_a_user_s_reward_with_a_state_is_saved_and_restored(group):
     suites[0].score([group("?", [1, 1])], ["a", "b"], step=0, max_steps=2)
     suites[1].load_state_dict(json.loads(json.dumps(suites[0].state_dict())))
     assert second.seen == {"a": 1, "b": 1}
-    suites[1].load_state_dict({"another": {"seen": {}}})
+    suites[1].load_state_dict({"functions": {"another": {"seen": {}}}})
     assert second.seen == {"a": 1, "b": 1}
+
+
+def test_a_state_that_a_reward_does_not_take_names_the_reward():
+    suite = RewardSuite([reward_function(Novelty(), name="novelty")])
+    with pytest.raises(CheckpointError, match=r"reward 'novelty' does not take its saved state \(KeyError: 'seen'\)"):
+        suite.load_state_dict({"functions": {"novelty": {}}})
 
 
 def test_a_state_that_json_cannot_hold_names_the_reward():
@@ -149,42 +195,8 @@ class Scores(torch.nn.Module):
         return [float(len(text)) for text in completions]
 
 
-def test_the_weights_of_a_module_are_not_a_state_and_neither_is_nothing(tokenizer):
-    functions = [Scores(), lambda completions: [0.0] * len(completions), classifier(tokenizer)]
+def test_the_weights_of_a_module_are_not_a_state_and_neither_is_nothing():
+    functions = [Scores(), lambda completions: [0.0] * len(completions)]
     assert (
         RewardSuite([reward_function(one, name=str(place)) for place, one in enumerate(functions)]).state_dict() == {}
     )
-
-
-OPTIONS = (
-    *("steps=4", "epochs_per_step=2", "beta=0.05", "prompts_per_step=3", "group_size=4", "save_every=2"),
-    *("eval_prompts=4", "eval_samples=2", "eval_every=1", "max_completion_length=16", "train_size=40"),
-    # The classifier's figures decide how much it weighs beside the other reward.
-    "rewards=[{name: strict_format}, {name: ./taste, normalise: running, weight: 0.5}]",
-)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def test_a_run_with_a_normalised_reward_resumes_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(TINY_DIRECTORY, num_labels=1).save_pretrained("taste")
-    AutoTokenizer.from_pretrained(TINY_DIRECTORY).save_pretrained("taste")
-    for name in ("alone", "cut"):
-        build.train(load_config(None, [*OPTIONS, f"output_dir={name}"]))
-    alone, cut = Path("alone"), Path("cut")
-    shutil.rmtree(cut / "final_model")
-    for checkpoint in cut.glob("checkpoint-*"):
-        if checkpoint.name != "checkpoint-2":
-            shutil.rmtree(checkpoint)
-
-    build.resume(cut)
-
-    assert contents(cut / "final_model") == contents(alone / "final_model")
-    for file in ("completions.jsonl", "eval.jsonl"):
-        assert (cut / file).read_bytes() == (alone / file).read_bytes()
-    state = torch.load(alone / "final_model" / "training_state.pt", weights_only=True)
-    assert state["rewards"]["taste"]["count"] == 4 * 3 * 4, "evaluations are left out"

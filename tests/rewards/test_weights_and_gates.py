@@ -158,7 +158,6 @@ def test_rewards_that_gate_each_other_in_a_circle_are_refused(gates):
         ({"gate": "int", "gate_at": "high"}, "gate_at='high': use a finite number"),
         ({"gate": "int", "gate_at": NAN}, "gate_at=nan: use a finite number"),
         ({"overlap": "yes"}, "overlap='yes': use true or false"),
-        ({"overlap": True}, "make it async, or give it processes"),
         ({"processes": -1}, "processes=-1: use a whole number"),
         ({"processes": True}, "processes=True: use a whole number"),
         (

@@ -11,12 +11,14 @@ from typing import Any
 
 from grpo.build.runs import train
 from grpo.config import GRPOConfig
-from grpo.errors import ConfigError, RunError
+from grpo.errors import ConfigError, GrpoError
 from grpo.rewards.gates import find_gate
 from grpo.storage import write_atomically
 from grpo.tracking import require_empty
 
 __all__ = ["Ablation", "AblationRun", "ablate_rewards"]
+
+_GATE = ("gate", "gate_at")
 
 _LAST_SHARE = 5
 """Means of rewards are those of the last fifth of the steps."""
@@ -60,8 +62,9 @@ def ablate_rewards(config: GRPOConfig, *, on_run: Callable[[str | None, Path], N
     """Train once with all rewards, then with each left out in turn, and return what came of it.
 
     A reward that is left out has weight 0: it is still computed and logged, so that one sees what becomes of it when
-    it is not trained on. Where it is another's gate, that other counts always. All runs have the same seed, and so
-    the same prompts. A run that fails is noted, and the next begun.
+    it is not trained on. Where it is another's gate, that other gets the gate which it has itself. All runs have the
+    same seed, and so the same prompts. A run that fails is noted, and the next begun. `ablation.json` is written
+    anew after each run.
 
     Args:
         on_run: called before each run with what is left out (None: nothing) and the run's directory.
@@ -82,6 +85,7 @@ def ablate_rewards(config: GRPOConfig, *, on_run: Callable[[str | None, Path], N
     names = _names(directory / "all")
     runs = [_finished(None, directory / "all", names, outcome.summary)]
     signal_number = outcome.signal_number
+    _write(ablation := Ablation(str(directory), tuple(runs), signal_number))
     for place in places:
         if signal_number is not None:
             break
@@ -89,14 +93,18 @@ def ablate_rewards(config: GRPOConfig, *, on_run: Callable[[str | None, Path], N
         tell(names[place], path)
         try:
             outcome = train(_changed(config, path, names, place))
-        except RunError as error:
+        except (GrpoError, MemoryError) as error:
             runs.append(AblationRun(names[place], str(path), None, _last_means(path, names), str(error)))
-            continue
-        runs.append(_finished(names[place], path, names, outcome.summary))
-        signal_number = outcome.signal_number
-    ablation = Ablation(str(directory), tuple(runs), signal_number)
-    write_atomically(directory / "ablation.json", json.dumps(asdict(ablation), indent=2, ensure_ascii=False) + "\n")
+        else:
+            runs.append(_finished(names[place], path, names, outcome.summary))
+            signal_number = outcome.signal_number
+        _write(ablation := Ablation(str(directory), tuple(runs), signal_number))
     return ablation
+
+
+def _write(ablation: Ablation) -> None:
+    path = Path(ablation.path) / "ablation.json"
+    write_atomically(path, json.dumps(asdict(ablation), indent=2, ensure_ascii=False) + "\n")
 
 
 def _counting(config: GRPOConfig) -> list[int]:
@@ -126,10 +134,10 @@ def _changed(config: GRPOConfig, path: Path, names: Sequence[str] = (), left_out
     specs = [function.model_dump() for function in config.rewards.functions]
     if left_out is not None:
         specs[left_out]["weight"] = 0.0
-        for spec in specs:
+        own_gate = {key: specs[left_out][key] for key in _GATE if key in specs[left_out]}
+        for place, spec in enumerate(specs):
             if "gate" in spec and find_gate(spec["gate"], names) == names[left_out]:
-                spec.pop("gate")
-                spec.pop("gate_at", None)
+                specs[place] = {key: value for key, value in spec.items() if key not in _GATE} | own_gate
     return config.replace(functions=specs, output_dir=str(path), run_name=None)
 
 

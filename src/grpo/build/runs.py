@@ -87,6 +87,7 @@ def run_parts(
         parts.rewards.load_state_dict(state.rewards)
     parts.engine.load_weights(policy.model, version=progress.step)
     with ExitStack() as stack:
+        stack.callback(parts.rewards.close)
         console = stack.enter_context(Console(log_every=config.output.log_every, live=config.output.live))
         stack.enter_context(warnings_on(console))
         journal = Journal(

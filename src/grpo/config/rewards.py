@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,7 @@ from pydantic import (
 
 __all__ = ["RewardFunction", "WeightSchedule", "function_settings", "reward_specs"]
 
-_OPTIONS = ("gate", "gate_at", "overlap", "processes")
+_OPTIONS = ("gate", "gate_at", "normalise", "overlap", "processes")
 _KEYS = ("name", "weight", *_OPTIONS, "parameters")
 _SCHEDULE = ("from", "to", "steps")
 
@@ -49,6 +49,9 @@ class RewardFunction(BaseModel):
     )
     gate: str | None = Field(None, min_length=1, description="name of the reward without which this one does not count")
     gate_at: float | None = Field(None, description="what that reward has to be above; null: 0")
+    normalise: Literal["running"] | None = Field(
+        None, description="running: it counts as its deviation from its mean over the run, in standard deviations"
+    )
     overlap: bool | None = Field(
         None, description="call it while others are still generated; null: if it is async or has processes"
     )

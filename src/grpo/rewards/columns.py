@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.rewards.calling.batch import Answer
 from grpo.rewards.function import RewardFunction
-from grpo.rewards.readout import Failed, Reading, in_one_line, reward_sum
+from grpo.rewards.readout import LARGEST_FLOAT32, Failed, Reading, in_one_line, reward_sum
 from grpo.rewards.weights import WeightSchedule
 from grpo.types import Score
 
 __all__ = ["GATED_OUT", "NOTHING_APPLIES", "NO_REWARD", "Column", "column_of", "figures", "logged_values", "score_at"]
 
 NO_REWARD = "all"
-"""The name under which `Score.failures` says that every function returned None."""
+"""The name under which `Score.failures` says that all functions together gave no total."""
 
 NOTHING_APPLIES = ValueError("no reward applies, every function returned None")
 
@@ -34,6 +34,7 @@ class Column:
     Attributes:
         weight: in force in this step.
         readings: one a completion, as they count.
+        given: the same as the function gave them, where they are normalised; empty where they are not.
         answers: of its calls, in order of the completions.
         seconds: that its call took, of several the longest.
         withheld: one a completion: what a gate keeps from counting; None where it keeps nothing. Empty without gate.
@@ -44,7 +45,13 @@ class Column:
     readings: Sequence[Reading]
     answers: Sequence[Answer]
     seconds: float
+    given: Sequence[Reading] = ()
     withheld: Sequence[float | None] = ()
+
+    @property
+    def as_given(self) -> Sequence[Reading]:
+        """The readings before any normalisation."""
+        return self.given or self.readings
 
 
 def column_of(function: RewardFunction, weight: float, answers: Sequence[Answer], seconds: float) -> Column:
@@ -68,11 +75,11 @@ def score_at(columns: Sequence[Column], place: int) -> Score:
             token_rewards = _added(token_rewards or [None] * len(reading), reading, column.weight)
         elif reading is not None:
             counted[name] = (column.weight, reading)
-    if not failures and not counted and token_rewards is None:
-        failures[NO_REWARD] = in_one_line(NOTHING_APPLIES)
     total = 0.0
     for weight, reward in counted.values():
         total += weight * reward
+    if not failures and (trouble := _trouble(total, counted, token_rewards)) is not None:
+        failures[NO_REWARD] = in_one_line(trouble)
     return Score(
         rewards=rewards,
         failures=failures,
@@ -80,6 +87,18 @@ def score_at(columns: Sequence[Column], place: int) -> Score:
         token_rewards=None if token_rewards is None else tuple(token_rewards),
         counted=counted,
     )
+
+
+def _trouble(
+    total: float, counted: Mapping[str, tuple[float, float]], token_rewards: Sequence[float | None] | None
+) -> Exception | None:
+    """Return what is wrong with a total that no function has failed; None: nothing."""
+    if not counted and token_rewards is None:
+        return NOTHING_APPLIES
+    largest = max(abs(sum_) for sum_ in (total, *(reward for reward in token_rewards or () if reward is not None)))
+    if largest <= LARGEST_FLOAT32:
+        return None
+    return OverflowError(f"weights make the rewards {largest:.3g}, more than float32 holds")
 
 
 def _added(sums: Sequence[float | None], rewards: Sequence[float | None], weight: float) -> list[float | None]:
@@ -95,7 +114,7 @@ def figures(columns: Sequence[Column]) -> dict[str, float]:
     logged: dict[str, list[float]] = {}
     for column in columns:
         name = f"rewards/{column.function.name}"
-        values = [value for value in map(reward_sum, column.readings) if value is not None]
+        values = [value for value in map(reward_sum, column.as_given) if value is not None]
         if values:
             mean = sum(values) / len(values)
             deviations = sum((value - mean) ** 2 for value in values)
@@ -120,7 +139,7 @@ def logged_values(columns: Sequence[Column], count: int, said: set[str]) -> list
     unless `said` shows that this was done; `said` is added to.
     """
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
-    taken: set[str] = set()
+    taken = {GATED_OUT}
     for column in columns:
         for name, values, fits in _own_columns(column):
             key = name if name not in taken else f"{column.function.name}/{name}"

@@ -17,7 +17,7 @@ __all__ = ["PROVIDED", "SUITE_OPTIONS", "RewardFunction", "TrainerState", "rewar
 PROVIDED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """What the suite hands to a function besides the data set's columns."""
 
-SUITE_OPTIONS = ("gate", "gate_at", "overlap", "processes")
+SUITE_OPTIONS = ("gate", "gate_at", "normalise", "overlap", "processes")
 """What may be said of a reward besides its name, its weight and the function's own parameters."""
 
 
@@ -49,6 +49,7 @@ class RewardFunction:
         accepts: names it can be given; None when it takes any (`**kwargs`).
         columns: names of data set columns it cannot do without.
         gate: name of the reward that has to be above `gate_at` for this one to count; None: it always counts.
+        normalise: it counts as its deviation from its mean over the run, in units of its standard deviation.
         overlap: it is called for each group as soon as that is finished, while others are still generated.
         processes: it runs in so many processes of its own, a group at a time; 0: in a thread of this one.
     """
@@ -62,6 +63,7 @@ class RewardFunction:
     columns: tuple[str, ...]
     gate: str | None = None
     gate_at: float = 0.0
+    normalise: bool = False
     overlap: bool = False
     processes: int = 0
 
@@ -88,14 +90,22 @@ class RewardFunction:
         return replace(self, name=name)
 
     def with_options(
-        self, *, gate: Any = None, gate_at: Any = None, overlap: Any = None, processes: Any = None
+        self,
+        *,
+        gate: Any = None,
+        gate_at: Any = None,
+        normalise: Any = None,
+        overlap: Any = None,
+        processes: Any = None,
     ) -> RewardFunction:
         """Return the same function with `SUITE_OPTIONS` set; None is what an option is when nothing is said of it.
 
         Args:
             gate: name of another reward of the suite; None: this one always counts.
             gate_at: finite number that the other reward has to be above; None: 0.
-            overlap: None: on for what can, that is for async functions and for those with processes.
+            normalise: "running": over the run; None: it counts as it is.
+            overlap: None: on for async functions, for those with processes, and for those that say so themselves
+                (a true attribute `overlaps`). Other functions run in a thread of their own when it is on.
             processes: None: 0.
 
         Raises:
@@ -108,6 +118,8 @@ class RewardFunction:
             raise ConfigError(f"{said} gate_at={gate_at!r} but no gate: name the reward that gates it, gate=NAME")
         if gate_at is not None and not is_finite_number(gate_at):
             raise ConfigError(f"{said} gate_at={gate_at!r}: use a finite number")
+        if normalise not in (None, "running"):
+            raise ConfigError(f"{said} normalise={normalise!r}: use 'running', or leave it out")
         if overlap is not None and not isinstance(overlap, bool):
             raise ConfigError(f"{said} overlap={overlap!r}: use true or false")
         processes = 0 if processes is None else processes
@@ -115,17 +127,12 @@ class RewardFunction:
             raise ConfigError(f"{said} processes={processes!r}: use a whole number, 0 for none")
         if processes > 0:
             self._require_processes(processes)
-        can_overlap = self.is_async or processes > 0
-        if overlap and not can_overlap:
-            raise ConfigError(
-                f"{said} overlap=true, but only async functions and those with processes can run while others "
-                f"are generated: make it async, or give it processes"
-            )
         return replace(
             self,
             gate=None if gate is None else gate.strip(),
             gate_at=0.0 if gate_at is None else float(gate_at),
-            overlap=can_overlap if overlap is None else overlap,
+            normalise=normalise is not None,
+            overlap=self.overlap or processes > 0 if overlap is None else overlap,
             processes=processes,
         )
 
@@ -163,18 +170,22 @@ def reward_function(
     name = name or _name_of(function)
     weight = read_weight(weight, name)
     is_async = _is_async(function)
+    overlap = is_async or getattr(function, "overlaps", False) is True
     given = dict(parameters or {})
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some callables written in C
         return RewardFunction(
-            name, function, weight, given, is_async=is_async, accepts=None, columns=(), overlap=is_async
+            name, function, weight, given, is_async=is_async, accepts=None, columns=(), overlap=overlap
         )
     named = {
         parameter.name: parameter
         for parameter in signature.parameters.values()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
+    nameless = [key for key, parameter in signature.parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY]
+    if nameless:
+        raise ConfigError(f"reward {name!r} takes {nameless[0]!r} by position only: leave out the '/' in its signature")
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     options = [key for key, parameter in named.items() if parameter.kind is parameter.KEYWORD_ONLY]
     settable = options if options_are_fixed else [key for key in named if key not in PROVIDED]
@@ -194,7 +205,7 @@ def reward_function(
             for key, parameter in named.items()
             if parameter.default is parameter.empty and key not in PROVIDED and key not in given
         ),
-        overlap=is_async,
+        overlap=overlap,
     )
 
 

@@ -62,8 +62,9 @@ def find_gate(gate: str, names: Sequence[str]) -> str | None:
 def apply_gates(columns: Sequence[Column]) -> list[Column]:
     """Return the columns as they count: 0 for a completion where the gate is shut, with what was given kept beside it.
 
-    A gate is open where its reward is above `gate_at`. It is shut where that reward does not apply or failed, and
-    where it does not count itself. What does not apply or failed is no number behind a gate either.
+    A gate is open where its reward, before any normalisation, is above `gate_at`. It is shut where that reward does
+    not apply or failed, and where it does not count itself. What does not apply or failed is no number behind a gate
+    either.
     """
     by_name = {column.function.name: column for column in columns}
     return [_gated(column, by_name) for column in columns]
@@ -88,7 +89,7 @@ def _is_open(function: RewardFunction, place: int, by_name: Mapping[str, Column]
     if function.gate is None:
         return True
     gate = by_name[function.gate]
-    reward = reward_sum(gate.readings[place])
+    reward = reward_sum(gate.as_given[place])
     return reward is not None and reward > function.gate_at and _is_open(gate.function, place, by_name)
 
 

@@ -5,19 +5,30 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import itertools
 import numbers
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Failed", "Reading", "RemoteError", "TokenRewards", "in_one_line", "origin", "read_rewards", "reward_sum"]
+__all__ = [
+    "LARGEST_FLOAT32",
+    "Failed",
+    "Reading",
+    "RemoteError",
+    "TokenRewards",
+    "in_one_line",
+    "origin",
+    "read_rewards",
+    "reward_sum",
+]
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _IMPORTLIB = str(Path(importlib.__file__).parent)
-_LARGEST_FLOAT32 = 3.4028234663852886e38
+LARGEST_FLOAT32 = 3.4028234663852886e38
 _LONGEST_MESSAGE = 300
 
 TokenRewards: TypeAlias = tuple[float | None, ...]
@@ -77,9 +88,10 @@ def read_rewards(returned: Any, num_tokens: Sequence[int]) -> list[Reading]:
     values = returned.tolist() if hasattr(returned, "tolist") else returned
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, Set)):
         raise TypeError(f"returned {_kind(returned)}, not a list of {count} rewards")
-    values = list(values)
+    values = list(itertools.islice(values, count + 1))  # it may have no end
     if len(values) != count:
-        raise ValueError(f"returned {len(values)} rewards for {count} completions")
+        found = len(returned) if isinstance(returned, Sized) else "more" if len(values) > count else len(values)
+        raise ValueError(f"returned {found} rewards for {count} completions")
     return [_read(value, length) for value, length in zip(values, num_tokens, strict=True)]
 
 
@@ -114,7 +126,7 @@ def _number(value: Any) -> float | None:
     if not isinstance(value, (numbers.Real, Decimal)):
         raise TypeError(f"reward is {_kind(value)}, not a number or None")
     number = float(value)
-    if not abs(number) <= _LARGEST_FLOAT32:
+    if not abs(number) <= LARGEST_FLOAT32:
         raise ValueError(f"reward is {number}, not a finite number")
     return number
 

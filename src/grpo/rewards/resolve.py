@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from grpo.rewards.models.backbones import Backbones
 from grpo.rewards.models.classifier import SequenceClassifierReward
 from grpo.rewards.readout import Failed, in_one_line, read_rewards
 from grpo.rewards.rules import answer, format, length
+from grpo.rewards.weights import read_weight
 
 __all__ = ["BUILT_IN", "ON_DEMAND", "RewardSpec", "resolve_rewards"]
 
@@ -107,7 +108,7 @@ class _MadeWith:
 
 def _resolve(spec: RewardSpec, weight: Any, made_with: _MadeWith) -> RewardFunction:
     if isinstance(spec, RewardFunction):
-        return spec
+        return spec if weight is None else replace(spec, weight=read_weight(weight, spec.name))
     parameters: dict[str, Any] = {}
     options: dict[str, Any] = {}
     if isinstance(spec, Mapping):

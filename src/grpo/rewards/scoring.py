@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from grpo.rewards.calling.batch import RewardBatch, column_names
 from grpo.rewards.calling.caller import Caller, settled
-from grpo.rewards.calling.threads import Outcome, Pending
+from grpo.rewards.calling.threads import Pending
 from grpo.rewards.columns import Column, column_of
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.types import Group, Prompt, Rollout
@@ -74,16 +74,10 @@ class Scoring:
         assert len(self._groups) == len(self._prompts), "a group is missing"
         try:
             for function in self._functions:
-                if not function.overlap and (function.is_async or function.processes):
-                    for place in range(len(self._prompts)) if function.by_group else [_WHOLE_STEP]:
+                if not function.overlap:
+                    for place in self._places(function):
                         self._start(function, place)
-            # One after another, while those that were begun go on.
-            done = {
-                function.name: [self._caller.run(function, self._batch(_WHOLE_STEP))]
-                for function in self._functions
-                if not function.is_async and not function.by_group
-            }
-            return [self._column(function, done.get(function.name)) for function in self._functions]
+            return [self._column(function) for function in self._functions]
         except BaseException:
             self.cancel()
             raise
@@ -101,10 +95,14 @@ class Scoring:
             return self._batches[place]
         return RewardBatch.of(self.groups, self.texts, self.state, self._columns)
 
-    def _column(self, function: RewardFunction, done: list[Outcome] | None) -> Column:
-        """Return the column of a function whose calls are done, or are waited for here."""
-        places = range(len(self._prompts)) if function.by_group else [_WHOLE_STEP]
-        outcomes = done or [self._pending[function.name, place].wait() for place in places]
+    def _places(self, function: RewardFunction) -> Sequence[int]:
+        """Return what its calls are of: each group, or all of them together."""
+        return range(len(self._prompts)) if function.by_group else [_WHOLE_STEP]
+
+    def _column(self, function: RewardFunction) -> Column:
+        """Wait for a function's calls and return the column that they make."""
+        places = self._places(function)
+        outcomes = [self._pending[function.name, place].wait() for place in places]
         answers = [settled(outcome, len(self._batch(place))) for place, outcome in zip(places, outcomes, strict=True)]
         seconds = max((outcome.seconds for outcome in outcomes), default=0.0)
         return column_of(function, self._weights[function.name], answers, seconds)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from grpo.errors import RewardError
+from grpo.errors import CheckpointError, RewardError
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.readout import in_one_line
 
@@ -15,7 +15,7 @@ __all__ = ["read_states", "remembers", "restore_states"]
 
 
 def read_states(functions: Iterable[RewardFunction]) -> dict[str, Any]:
-    """Return by name what the functions' `state_dict()` say, without those that say nothing.
+    """Return by name what the functions' `state_dict()` say.
 
     Raises:
         RewardError: one cannot be had, or not be written as JSON.
@@ -31,16 +31,26 @@ def read_states(functions: Iterable[RewardFunction]) -> dict[str, Any]:
                 f"state_dict() of reward {function.name!r} cannot be saved ({in_one_line(error)}): "
                 f"let it return numbers, texts, lists and mappings of these"
             ) from error
-        if state:
-            states[function.name] = state
+        states[function.name] = state
     return states
 
 
 def restore_states(functions: Iterable[RewardFunction], states: Mapping[str, Any]) -> None:
-    """Give the functions back what they said; those that said nothing, or are new, stay as they are."""
+    """Give the functions back what they said; those that are new stay as they are.
+
+    Raises:
+        CheckpointError: one does not take it.
+    """
     for function in functions:
-        if function.name in states and remembers(function.function):
+        if function.name not in states or not remembers(function.function):
+            continue
+        try:
             function.function.load_state_dict(states[function.name])  # type: ignore[attr-defined]
+        except Exception as error:
+            raise CheckpointError(
+                f"reward {function.name!r} does not take its saved state ({in_one_line(error)}): "
+                f"it has changed since, so begin a new run"
+            ) from error
 
 
 def remembers(function: Any) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 
 from grpo.errors import ConfigError, DataError, RewardError
 from grpo.rewards.calling.caller import Caller
-from grpo.rewards.columns import NO_REWARD, NOTHING_APPLIES, Column, figures, logged_values, score_at
+from grpo.rewards.columns import NO_REWARD, Column, figures, logged_values, score_at
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.rewards.gates import apply_gates, with_gates_found
+from grpo.rewards.normalisation import RunningNormalisation, normalised_column
 from grpo.rewards.readout import Failed, in_one_line, origin
 from grpo.rewards.scoring import Scoring
 from grpo.rewards.state import read_states, restore_states
@@ -27,7 +28,8 @@ class SuiteResult:
 
     Attributes:
         groups: the groups that were given, scored; with what functions gave to `log_extra`.
-        metrics: `rewards/NAME/mean`, `rewards/NAME/std` (ddof 1; of completions that have a number),
+        metrics: `rewards/NAME/mean`, `rewards/NAME/std` (ddof 1; of completions that have a number; before it is
+            normalised),
             `rewards/NAME/failed` (completions), `rewards/NAME/seconds` (of the longest call),
             `rewards/NAME/weight` (if it changes), `rewards/NAME/gated_out` (completions; if it has a gate),
             `rewards/failed_completions`, and `user/METRIC` for what functions gave to `log_metric`.
@@ -80,6 +82,7 @@ class RewardSuite:
         self.max_failed_share = max_failed_share
         self._caller = Caller(self.functions, timeout_s=timeout_s, seed=seed)
         self._said: set[str] = set()
+        self._running = {function.name: RunningNormalisation() for function in self.functions if function.normalise}
         self._evaluates = False
 
     def check_columns(self, columns: Collection[str]) -> None:
@@ -138,7 +141,7 @@ class RewardSuite:
         Raises:
             RewardError: as `score`.
         """
-        columns = apply_gates(scoring.finish())
+        columns = apply_gates([self._normalised(column) for column in scoring.finish()])
         groups, texts = scoring.groups, scoring.texts
         scores = [score_at(columns, place) for place in range(len(texts))]
         self._check_failed_share(columns, scores, scoring.state.global_step)
@@ -150,6 +153,10 @@ class RewardSuite:
             tuple(ScoredGroup(group.prompt, tuple(next(scored) for _ in group.rollouts)) for group in groups), metrics
         )
 
+    def _normalised(self, column: Column) -> Column:
+        running = self._running.get(column.function.name)
+        return column if running is None or self._evaluates else normalised_column(column, running)
+
     def close(self) -> None:
         """End the processes of the functions that have any; scoring again would begin new ones."""
         self._caller.close()
@@ -158,11 +165,10 @@ class RewardSuite:
         failed = sum(bool(score.failures) for score in scores)
         if failed <= self.max_failed_share * len(scores):
             return
-        name, error, place = _first_failure(columns)
-        where = "" if place is None else f" (at {place})"
+        said, error = _first_failure(columns, scores)
         raise RewardError(
             f"{failed} of {len(scores)} completions after {step} steps have no valid reward, max_failed_share="
-            f"{self.max_failed_share:g} allows fewer; first failure: {name}: {in_one_line(error)}{where}: "
+            f"{self.max_failed_share:g} allows fewer; first failure: {said}: "
             f"mend the function or raise max_failed_share"
         ) from error
 
@@ -170,7 +176,8 @@ class RewardSuite:
     def evaluating(self) -> Iterator[None]:
         """Score so that results of different steps can be compared, and that training does not notice.
 
-        Weights are those that schedules end with. Functions that have `evaluating()` as well are in it meanwhile.
+        Weights are those that schedules end with, and nothing is normalised over the run. Functions that have
+        `evaluating()` as well are in it meanwhile.
         """
         with ExitStack() as stack:
             for function in self.functions:
@@ -183,22 +190,35 @@ class RewardSuite:
                 self._evaluates = before
 
     def state_dict(self) -> dict[str, Any]:
-        """Return by name what the functions remember of the run, as JSON has it, without those that remember nothing.
+        """Return what a resumed run needs, as JSON has it: what functions remember, by name, and running figures.
 
         Raises:
             RewardError: a function's `state_dict()` cannot be saved.
         """
-        return read_states(self.functions)
+        states = {
+            "functions": read_states(self.functions),
+            "normalisations": {name: running.state_dict() for name, running in self._running.items()},
+        }
+        return {kind: by_name for kind, by_name in states.items() if by_name}
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; a function that is not in it stays as it is."""
-        restore_states(self.functions, states)
+        """Go on from what `state_dict` returned; a function that is not in it stays as it is.
+
+        Raises:
+            CheckpointError: it is something else, or a function does not take it.
+        """
+        restore_states(self.functions, states.get("functions", {}))
+        for name, figures_so_far in states.get("normalisations", {}).items():
+            if name in self._running:
+                self._running[name].load_state_dict(figures_so_far)
 
 
-def _first_failure(columns: Sequence[Column]) -> tuple[str, BaseException, str | None]:
+def _first_failure(columns: Sequence[Column], scores: Sequence[Score]) -> tuple[str, BaseException | None]:
+    """Return what failed, in words, and the exception if a function raised one."""
     for column in columns:
         for reading in column.readings:
             if isinstance(reading, Failed):
                 place = origin(reading.error, column.function.function)
-                return f"reward {column.function.name!r}", reading.error, place
-    return "all rewards", NOTHING_APPLIES, None
+                where = "" if place is None else f" (at {place})"
+                return f"reward {column.function.name!r}: {in_one_line(reading.error)}{where}", reading.error
+    return f"all rewards: {next(score.failures[NO_REWARD] for score in scores if NO_REWARD in score.failures)}", None

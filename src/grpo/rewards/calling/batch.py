@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class RewardBatch:
 
     def _prompts(self) -> list[Any]:
         raws = (prompt.raw for prompt in self.prompts)
-        return [raw if isinstance(raw, str) else [dict(message) for message in raw] for raw in raws]
+        return [raw if isinstance(raw, str) else [copy.deepcopy(dict(message)) for message in raw] for raw in raws]
 
     def _completions(self) -> list[Any]:
         return [
@@ -100,7 +101,7 @@ class RewardBatch:
         ]
 
     def _column_maker(self, name: str) -> Callable[[], list[Any]]:
-        return lambda: [prompt.columns.get(name) for prompt in self.prompts]
+        return lambda: [copy.deepcopy(prompt.columns.get(name)) for prompt in self.prompts]
 
 
 def column_names(prompts: Iterable[Prompt]) -> tuple[str, ...]:

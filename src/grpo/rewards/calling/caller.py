@@ -17,8 +17,9 @@ __all__ = ["Caller", "settled"]
 class Caller:
     """Calls reward functions, with a limit of time.
 
-    Functions that are not async share one thread, where one call follows the other; async ones share an event
-    loop; those with processes have them to themselves. All of these begin with the first call that needs them.
+    Functions that are not async share one thread, where one call follows the other, so that those which draw random
+    numbers draw the same ones each time; those that overlap have a thread each. Async ones share an event loop, and
+    those with processes have them to themselves. All of these begin with the first call that needs them.
     """
 
     def __init__(self, functions: Sequence[RewardFunction], *, timeout_s: float | None, seed: int) -> None:
@@ -33,22 +34,15 @@ class Caller:
         """
         self.timeout_s = timeout_s
         self.seed = seed
-        self._sync = SyncWorker()
+        self._one_thread = SyncWorker()
+        self._threads = {function.name: SyncWorker() for function in functions if function.overlap}
         self._async = AsyncWorker()
         self._pools = {function.name: ProcessPool(function) for function in functions if function.processes}
 
-    def run(self, function: RewardFunction, batch: RewardBatch) -> Outcome:
-        """Return the outcome of a call in the thread of this process, an `Answer` or an error."""
-
-        def call() -> Answer:
-            recorder = Recorder()
-            # Read here as well: an iterator that is returned runs the user's code.
-            return Answer(read_rewards(function.call(batch.arguments(recorder)), batch.num_tokens), recorder)
-
-        return self._sync.run(call, self.timeout_s)
-
     def start(self, function: RewardFunction, batch: RewardBatch, place: int) -> Pending:
-        """Begin a call of a function that is async or has processes, and return at once.
+        """Begin a call, or let it wait for those before it in its thread or for a process that is free.
+
+        Its outcome is an `Answer`, or an error.
 
         Args:
             place: of the group in its step.
@@ -56,12 +50,20 @@ class Caller:
         if function.processes:
             seed = derive_seed(self.seed, "reward", function.name, batch.state.global_step, place, *batch.texts)
             return self._pools[function.name].start(batch, seed=seed, timeout_s=self.timeout_s)
+        recorder = Recorder()
+        if function.is_async:
 
-        async def call() -> Answer:
-            recorder = Recorder()
-            return Answer(read_rewards(await function.call(batch.arguments(recorder)), batch.num_tokens), recorder)
+            async def call_async() -> Answer:
+                returned = await function.call(batch.arguments(recorder))
+                return Answer(read_rewards(returned, batch.num_tokens), recorder)
 
-        return self._async.start(call, self.timeout_s)
+            return self._async.start(call_async, self.timeout_s)
+
+        def call() -> Answer:
+            # Read here as well: an iterator that is returned runs the user's code.
+            return Answer(read_rewards(function.call(batch.arguments(recorder)), batch.num_tokens), recorder)
+
+        return self._threads.get(function.name, self._one_thread).start(call, self.timeout_s)
 
     def close(self) -> None:
         """End all processes; a later call would begin new ones."""

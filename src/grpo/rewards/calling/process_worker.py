@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -17,6 +18,8 @@ import numpy as np
 
 from grpo.rewards.calling.batch import Answer, Recorder
 from grpo.rewards.readout import Failed, Reading, RemoteError, read_rewards
+from grpo.sandbox.census import descendants
+from grpo.sandbox.kernel import adopt_orphans
 
 __all__ = ["serve"]
 
@@ -30,6 +33,8 @@ def serve(descriptor: int) -> None:
         descriptor: of the connection that requests come by.
     """
     os.set_inheritable(descriptor, False)
+    if sys.platform == "linux":
+        adopt_orphans()
     connection: Connection[Any, Any] = Connection(descriptor)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, requests), daemon=True).start()
@@ -49,6 +54,9 @@ def _listen(connection: Connection[Any, Any], requests: queue.SimpleQueue[bytes]
         while True:
             requests.put(connection.recv_bytes())
     except (EOFError, OSError):
+        for pid in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
         os.killpg(os.getpid(), signal.SIGKILL)
 
 

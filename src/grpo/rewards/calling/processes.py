@@ -29,6 +29,7 @@ from grpo.rewards.calling.threads import Outcome, Pending, wait_until
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.imports import FILE_MODULE_PREFIX, import_object
 from grpo.rewards.readout import in_one_line
+from grpo.sandbox.census import descendants
 
 __all__ = ["ProcessPool"]
 
@@ -204,6 +205,10 @@ def _work(calls: queue.SimpleQueue[Any], setup: bytes, live: set[subprocess.Pope
 
 
 def _end_all(calls: queue.SimpleQueue[Any], count: int, live: set[subprocess.Popen[bytes]]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            _, _, future = calls.get_nowait()
+            future.cancel()
     for _ in range(count):
         calls.put(None)
     for process in list(live):
@@ -213,8 +218,12 @@ def _end_all(calls: queue.SimpleQueue[Any], count: int, live: set[subprocess.Pop
 def _kill(process: subprocess.Popen[bytes]) -> None:
     # One that was waited for has given its number back, perhaps to somebody else.
     if process.returncode is None:
+        started = descendants(process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        for pid in started:  # those that left the group; it is the parent of all whose own parent has ended
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _search_path() -> list[str]:

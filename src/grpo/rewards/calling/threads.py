@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, InvalidStateError, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,31 +47,99 @@ class Pending:
     cancel: Callable[[], object]
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call in a thread's queue; `began` once it runs (`time.monotonic`)."""
+
+    function: Callable[[], Any]
+    timeout_s: float | None
+    future: Future[Outcome]
+    began: float | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it takes too long."""
+        if self.timeout_s is None or self.began is None:
+            return math.inf
+        return self.began + self.timeout_s - time.monotonic()
+
+
 class SyncWorker:
-    """Runs calls one after another in one daemon thread."""
+    """Runs calls one after another in one daemon thread; the time limit of a call begins when it does."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Any] | None = None
+        self._queue: _Queue | None = None
 
-    def run(self, call: Callable[[], Any], timeout_s: float | None) -> Outcome:
-        """Return the call's outcome; after `timeout_s` a TimeoutError, the call being left to itself."""
-        if self._calls is None:
-            self._calls = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(self._calls,), name="grpo-rewards", daemon=True).start()
-            weakref.finalize(self, self._calls.put, None)
-        future: Future[Outcome] = Future()
-        self._calls.put((call, future))
+    def start(self, function: Callable[[], Any], timeout_s: float | None) -> Pending:
+        """Begin a call, or let it wait for those before it; its outcome is a TimeoutError after `timeout_s`."""
+        if self._queue is None:
+            self._queue = _Queue()
+            weakref.finalize(self, self._queue.calls.put, None)
+            self._queue.serve()
+        call = _Call(function, timeout_s, Future())
+        self._queue.calls.put(call)
+        return Pending(lambda: self._wait(call), lambda: self._give_up(call))
+
+    def _wait(self, call: _Call) -> Outcome:
         try:
-            wait_until(future, timeout_s)
-        finally:
-            if not future.done():
-                self._abandon()
-        return future.result() if future.done() else _timed_out(timeout_s)
+            while not call.future.done():
+                running = self._queue.running if self._queue is not None else None
+                if running is not None and running.left_s <= 0:
+                    self._leave_behind(running, _timed_out(running.timeout_s))
+                wait((call.future,), max(0.0, min(_LOOK_UP_S, running.left_s if running is not None else _LOOK_UP_S)))
+        except BaseException:
+            self._give_up(call)
+            raise
+        return call.future.result()
 
-    def _abandon(self) -> None:
-        if self._calls is not None:
-            self._calls.put(None)  # the thread ends if the call ever does
-            self._calls = None
+    def _give_up(self, call: _Call) -> None:
+        if not call.future.cancel():
+            self._leave_behind(call, Outcome(None, CancelledError(), 0.0))
+
+    def _leave_behind(self, call: _Call, outcome: Outcome) -> None:
+        """Let a call run on with nobody waiting for it; those behind it get another thread."""
+        with contextlib.suppress(InvalidStateError):
+            call.future.set_result(outcome)
+            if self._queue is not None and self._queue.running is call:
+                self._queue = self._queue.continued()
+                weakref.finalize(self, self._queue.calls.put, None)
+
+
+class _Queue:
+    """Calls, and the thread that serves them.
+
+    Attributes:
+        running: the call that the thread is at.
+    """
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self.running: _Call | None = None
+
+    def serve(self) -> None:
+        """Begin the thread; it ends at a None."""
+        threading.Thread(target=self._serve, name="grpo-rewards", daemon=True).start()
+
+    def continued(self) -> _Queue:
+        """Return a queue with the calls that wait in this one, whose thread ends when its call does."""
+        another = _Queue()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                another.calls.put(self.calls.get_nowait())
+        self.calls.put(None)
+        another.serve()
+        return another
+
+    def _serve(self) -> None:
+        while (call := self.calls.get()) is not None:
+            if call.future.set_running_or_notify_cancel():
+                call.began, self.running = time.monotonic(), call
+                outcome = _outcome_of(call.function)
+                self.running = None
+                with contextlib.suppress(InvalidStateError):  # it took too long, and was left behind
+                    call.future.set_result(outcome)
+                del outcome
+            del call
 
 
 class AsyncWorker:
@@ -109,17 +177,14 @@ def wait_until(future: Future[Outcome], timeout_s: float | None) -> None:
         wait((future,), min(left, _LOOK_UP_S))
 
 
-def _serve(calls: queue.SimpleQueue[Any]) -> None:
-    while (item := calls.get()) is not None:
-        call, future = item
-        began = time.perf_counter()
-        value, error = None, None
-        try:
-            value = call()
-        except BaseException as raised:  # `exit()` in a reward must not end this thread
-            error = raised
-        future.set_result(Outcome(value, error, time.perf_counter() - began))
-        del item, call, future, value, error
+def _outcome_of(function: Callable[[], Any]) -> Outcome:
+    began = time.perf_counter()
+    value, error = None, None
+    try:
+        value = function()
+    except BaseException as raised:  # `exit()` in a reward must not end this thread
+        error = raised
+    return Outcome(value, error, time.perf_counter() - began)
 
 
 async def _within(call: Callable[[], Awaitable[Any]], timeout_s: float | None) -> Outcome:

@@ -1,15 +1,13 @@
-"""A Hugging Face sequence classifier as reward: row R7."""
+"""A Hugging Face sequence classifier as reward."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo.errors import ConfigError, ModelError
 from grpo.rewards.models.backbones import Backbones, find_device
-from grpo.rewards.models.running import RunningNormalisation
 from grpo.rewards.texts import Completion, completion_texts
 
 __all__ = ["SequenceClassifierReward"]
@@ -26,12 +24,8 @@ class SequenceClassifierReward:
     of `label` (softmax over the labels; sigmoid where `problem_type` is multi-label). Chat prompts are
     written with the chat template of the classifier's own tokenizer, as TRL does.
 
-    With `normalise="running"` training sees its deviation from the mean of the run so far, this step's rewards
-    included, in units of their standard deviation; evaluations show it as it is, so that they can be compared.
-
     Attributes:
         truncated: texts so far that were longer than the classifier reads and lost their beginning.
-        running: mean and deviation over the run; None without normalisation.
     """
 
     def __init__(
@@ -44,7 +38,6 @@ class SequenceClassifierReward:
         max_length: int | None = None,
         device: str | None = None,
         revision: str | None = None,
-        normalise: str | None = None,
         backbones: Backbones | None = None,
     ) -> None:
         """Take or load the classifier and put it in evaluation mode.
@@ -58,16 +51,16 @@ class SequenceClassifierReward:
             max_length: tokens of a text that are read, at most what the model can; longer texts keep their end.
             device: by default a model object stays where it is; a loaded one goes to the GPU if there is one.
             revision: of a Hub id: branch, tag or commit.
-            normalise: "running", or None: the reward is what the model says.
             backbones: where a model with a name comes from; None: it is loaded for this reward alone.
 
         Raises:
-            ConfigError: the model is no trained sequence classifier, `label` is missing or unknown, or there is no
-                such device or normalisation.
+            ConfigError: the model is no trained sequence classifier, `label` is missing or unknown, a number makes
+                no sense, or there is no such device.
             ModelError: the model or its tokenizer cannot be loaded.
         """
-        if normalise not in (None, "running"):
-            raise ConfigError(f"normalise is {normalise!r} for a reward model: use 'running', or leave it out")
+        for option, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{option} is {value!r} for a reward model: use a whole number from 1 on")
         name = model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", "") or "")
         self.__name__ = name.rstrip("/").rsplit("/", 1)[-1] or type(model).__name__
         self._model: Any = None
@@ -76,49 +69,17 @@ class SequenceClassifierReward:
         else:
             self._model = _checked(model, device)
         self._model.eval()
-        self._tokenizer = _tokenizer(name if tokenizer is None else tokenizer, self.__name__, revision)
+        # A revision is one of the model's own repository.
+        of_tokenizer = revision if tokenizer in (None, name) else None
+        self._tokenizer = _tokenizer(name if tokenizer is None else tokenizer, self.__name__, of_tokenizer)
         self._label = _label_index(self._model.config, label, self.__name__)
         self._limit = _limit(self._model.config, self._tokenizer, max_length)
         self._batch_size = batch_size
         self.truncated = 0
-        self.running = RunningNormalisation() if normalise == "running" else None
-        self._evaluates = False
-        _agree_on_padding(self._model.config, self._tokenizer, self.__name__)
+        self._pad_id = _padding(self._model.config, self._tokenizer, self.__name__)
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        completions: Sequence[Completion],
-        log_metric: Callable[[str, float], None] | None = None,
-    ) -> list[float]:
-        """Return one reward a completion; where it is normalised, the mean before that goes to `log_metric`."""
-        rewards = self._score(prompts, completions)
-        if self.running is None or self._evaluates:
-            return rewards
-        normalised = self.running.take_in(rewards)
-        if log_metric is not None and rewards:
-            log_metric(f"{self.__name__}/mean_before_normalising", sum(rewards) / len(rewards))
-        return normalised
-
-    def state_dict(self) -> dict[str, float]:
-        """Return what a resumed run needs of this one: the figures of the normalisation, if there is one."""
-        return {} if self.running is None else self.running.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the figures of an earlier run; there are none if it did not normalise."""
-        if self.running is not None and state:
-            self.running.load_state_dict(state)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Give what the model says, and leave the figures of the normalisation alone."""
-        self._evaluates = True
-        try:
-            yield
-        finally:
-            self._evaluates = False
-
-    def _score(self, prompts: Sequence[Any], completions: Sequence[Completion]) -> list[float]:
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Completion]) -> list[float]:
+        """Return one reward a completion."""
         import torch
 
         rows = [self._token_ids(prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
@@ -170,7 +131,7 @@ class SequenceClassifierReward:
         import torch
 
         longest = max(1, *map(len, rows))
-        token_ids = torch.full((len(rows), longest), self._tokenizer.pad_token_id)
+        token_ids = torch.full((len(rows), longest), self._pad_id)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
         for place, row in enumerate(rows):
             token_ids[place, : len(row)] = torch.tensor(row, dtype=torch.long)
@@ -234,14 +195,17 @@ def _limit(config: Any, tokenizer: Any, max_length: int | None) -> int:
     return min((length for length in known if length is not None), default=_NO_LIMIT)
 
 
-def _agree_on_padding(config: Any, tokenizer: Any, name: str) -> None:
-    """Make sure that both name one padding token: decoders read the last token that is not padding."""
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"the tokenizer of reward model {name!r} has neither a padding nor an end token: set pad_token"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
+def _padding(config: Any, tokenizer: Any, name: str) -> int:
+    """Return the id to pad with: the model's, for decoders read the last token that is not that one.
+
+    A model that names none is told the tokenizer's, or its end token's.
+    """
     text_config = config.get_text_config()
     if text_config.pad_token_id is None:
-        text_config.pad_token_id = tokenizer.pad_token_id
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        text_config.pad_token_id = next((token_id for token_id in known if token_id is not None), None)
+    if text_config.pad_token_id is None:
+        raise ModelError(
+            f"neither reward model {name!r} nor its tokenizer has a padding or an end token: set pad_token"
+        )
+    return int(text_config.pad_token_id)

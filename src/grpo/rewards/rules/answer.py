@@ -1,4 +1,4 @@
-"""Rewards for the answer itself: rows R4 (`int`, `correctness`) and R5 (`last_integer`), and `accuracy`.
+"""Rewards for the answer itself: `int`, `correctness`, `last_integer` and `accuracy`.
 
 `answer` is the data set's column of reference answers. Where a row has none, the completion gets None:
 not applicable.

@@ -1,4 +1,4 @@
-"""Rewards for keeping to a format: rows R1 (`<reasoning>…<answer>…`) and R2 (`<think>…`)."""
+"""Rewards for keeping to a format: `<reasoning>…<answer>…`, or `<think>…` and then the answer."""
 
 from __future__ import annotations
 

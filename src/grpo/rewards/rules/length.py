@@ -1,4 +1,4 @@
-"""Reward for the length of the reasoning: row R3."""
+"""Reward for the length of the reasoning."""
 
 from __future__ import annotations
 

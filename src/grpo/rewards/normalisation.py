@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from grpo.errors import CheckpointError
+from grpo.rewards.columns import Column
+from grpo.rewards.readout import Failed, Reading
 
-__all__ = ["RunningNormalisation"]
+__all__ = ["RunningNormalisation", "normalised_column"]
 
 _EPSILON = 1e-6
 
@@ -78,3 +81,20 @@ class RunningNormalisation:
                 f"the saved state of a running normalisation is {dict(state)!r}: count, mean and squares are needed"
             ) from error
         self._count, self._mean, self._squares = count, mean, squares
+
+
+def normalised_column(column: Column, running: RunningNormalisation) -> Column:
+    """Return the column with its numbers normalised, once they are in the figures; what is no number stays as it is.
+
+    A reward for each token fails: there is one mean for all places of a text.
+    """
+    readings = [_FOR_TOKENS if isinstance(reading, tuple) else reading for reading in column.readings]
+    places = [place for place, reading in enumerate(readings) if isinstance(reading, float)]
+    numbers = running.take_in([reading for reading in readings if isinstance(reading, float)])
+    counted: list[Reading] = list(readings)
+    for place, number in zip(places, numbers, strict=True):
+        counted[place] = number
+    return replace(column, readings=counted, given=column.readings)
+
+
+_FOR_TOKENS = Failed(TypeError("gave a reward for each token, and normalise=running takes one for a completion"))

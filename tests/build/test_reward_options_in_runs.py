@@ -146,3 +146,22 @@ def test_a_run_with_a_normalised_reward_resumes_bit_for_bit():
         assert (cut / file).read_bytes() == (alone / file).read_bytes()
     state = torch.load(alone / "final_model" / "training_state.pt", weights_only=True)
     assert state["rewards"]["normalisations"]["taste"]["count"] == 4 * 3 * 4, "evaluations are left out"
+
+
+def test_an_evaluation_says_what_each_reward_and_the_format_come_to(capsys):
+    rewards = "[{name: think_xmlcount}, {name: clicks_by_rule, weight: 0}]"
+    words = ["ctr-headlines", "steps=1", "eval_every=1", "eval_samples=2", "prompts_per_step=2", "group_size=2"]
+    build.train(load_config(words[0], [*words[1:], f"rewards={rewards}", "output_dir=run", "train_size=3"]))
+    (first, last), steps = lines_of("run/eval.jsonl"), lines_of("run/metrics.jsonl")
+    for line in (first, last):
+        assert sorted(line["rewards"]) == ["clicks_by_rule", "think_xmlcount"]
+        assert 0.0 <= line["rewards"]["clicks_by_rule"] <= 0.9
+        assert 0.0 < line["format_rate"] <= 1.0
+        assert line["reward"] == pytest.approx(line["rewards"]["think_xmlcount"])
+        assert "accuracy" not in line
+    assert len(steps) == 1
+    shown = capsys.readouterr().out
+    assert "3 rows to train on, 2 held out" in shown
+    after = shown[shown.index("before") :]
+    assert "format" in after
+    assert "clicks_by_rule" in after

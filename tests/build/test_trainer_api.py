@@ -13,6 +13,7 @@ from short_runs import count_characters, lines_of, questions, quick, sums, write
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo import CheckpointError, ConfigError, DataError, GRPOConfig, GRPOTrainer, InputError
+from grpo.config import load_config
 from grpo.policy.tiny import TINY_DIRECTORY
 
 
@@ -61,6 +62,16 @@ def test_without_a_configuration_the_embedded_model_learns_sums():
     assert summary["steps"] == 1
     assert Path(summary["final_model"]).samefile("a/final_model")
     assert summary["eval_before"]["prompts"] == summary["eval_after"]["prompts"] == 2
+
+
+def test_rows_of_one_s_own_take_the_place_of_those_that_a_recipe_would_make():
+    config = load_config("ctr-headlines", ["steps=1", "output_dir=run", "prompts_per_step=2", "group_size=2"])
+    rows = ["Tell me a joke.", "Sing."]
+    trainer = GRPOTrainer(config=config.replace(functions=["think_xmlcount"]), train_dataset=rows)
+    trainer.train()
+    prompts = [str(line["prompt"]) for line in lines_of("run/completions.jsonl")]
+    assert prompts
+    assert all(any(row in prompt for row in rows) for prompt in prompts)
 
 
 def test_a_model_in_memory_is_trained_in_place():
@@ -233,6 +244,8 @@ def test_what_a_user_of_trl_writes_runs():
         ({"config": GRPOConfig(model="other"), "model": "tiny"}, "model is 'tiny' for the trainer and 'other' in its"),
         ({"config": GRPOConfig(train_file="x.jsonl"), "train_dataset": ["a"]}, "train_dataset and train_file both"),
         ({"config": GRPOConfig(task="arithmetic"), "train_dataset": ["a"]}, "task arithmetic makes its own rows"),
+        ({"config": GRPOConfig(task="headlines"), "train_dataset": ["a"]}, "task headlines makes its own rows"),
+        ({"config": load_config("finance-preferences"), "eval_dataset": ["a"]}, "give train_dataset as well"),
         ({"eval_dataset": sums(3)}, "give train_dataset as well"),
         ({"config": GRPOConfig(rewards="int"), "rewards": count_characters}, "and named in its config"),
         ({"rewards": [count_characters], "reward_weights": [1, 2]}, "1 reward functions have 2 weights"),

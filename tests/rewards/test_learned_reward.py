@@ -129,6 +129,34 @@ def test_padding_does_not_change_what_an_encoder_says_of_a_shorter_text(tokenize
     assert together(PROMPTS, COMPLETIONS) == pytest.approx(apart(PROMPTS, COMPLETIONS), abs=1e-6)
 
 
+def test_a_decoder_is_padded_with_its_own_token_and_the_tokenizer_is_left_alone(tokenizer):
+    """A decoder reads the last token that is not its padding, whatever the tokenizer would pad with."""
+    nameless = copy.deepcopy(tokenizer)
+    nameless.pad_token = None
+    for own in (tokenizer, nameless):
+        before = own.pad_token_id
+        model = qwen(pad_token_id=40)
+        together = SequenceClassifierReward(model, tokenizer=own, batch_size=3)
+        apart = SequenceClassifierReward(model, tokenizer=own, batch_size=1)
+        assert before != 40
+        assert together(PROMPTS, COMPLETIONS) == pytest.approx(apart(PROMPTS, COMPLETIONS), abs=1e-6)
+        assert own.pad_token_id == before
+
+
+def test_a_model_and_a_tokenizer_without_padding_or_end_are_refused(tokenizer):
+    nameless = copy.deepcopy(tokenizer)
+    nameless.pad_token = nameless.eos_token = None
+    with pytest.raises(ModelError, match="has a padding or an end token: set pad_token"):
+        SequenceClassifierReward(qwen(), tokenizer=nameless)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "max_length"])
+@pytest.mark.parametrize("value", [0, -1, "2", 1.5, True])
+def test_numbers_that_make_no_sense_are_refused_at_once(tokenizer, option, value):
+    with pytest.raises(ConfigError, match=f"{option} is .* use a whole number from 1 on"):
+        resolve_rewards({"name": qwen(), "tokenizer": tokenizer, option: value})
+
+
 def test_a_text_that_is_too_long_keeps_its_end_and_is_counted_and_said_once(tokenizer, caplog):
     reward = SequenceClassifierReward(qwen(max_position_embeddings=8), tokenizer=tokenizer)
     cut, whole = reward(["x" * 50, ""], ["abcdefgh", "abcdefgh"])

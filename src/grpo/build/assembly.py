@@ -82,6 +82,7 @@ def assemble(
             decoder(policy),
             rewards=rewards,
             judge=task.judge,
+            is_well_formed=task.answer_format.is_strict if task.answer_format.blocks else None,
             sampling=sampling_params(config),
             samples=config.output.eval_samples,
             seed=config.optimizer.seed,

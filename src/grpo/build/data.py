@@ -64,10 +64,10 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             spares_train_rows=spares,
         )
     if data.task == "headlines":
-        return headlines_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
-    if data.task == "finance":
-        return finance_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
-    if data.task == "programs":
+        task = headlines_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
+    elif data.task == "finance":
+        task = finance_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
+    elif data.task == "programs":
         return programs_task(
             train_size=data.train_size,
             eval_size=data.eval_size,
@@ -76,7 +76,7 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             answer_format=answer_format,
             seed=seed,
         )
-    if data.task == "gsm8k":
+    elif data.task == "gsm8k":
         is_original = data.dataset in (None, _GSM8K)
         task = gsm8k_task(
             train_file=_first(given.train_rows, data.train_file),

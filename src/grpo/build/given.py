@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo.config import GRPOConfig
+from grpo.config import GENERATED, GRPOConfig
 from grpo.errors import ConfigError
 from grpo.storage import write_atomically
 
@@ -81,17 +81,19 @@ def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
             names["reward_weights"], rest["reward_weights"] = list(given.reward_weights), None
     _refuse_two_values(config, names)
     given = replace(given, **rest)
+    task = config.data.task
+    makes_rows = task in GENERATED
     if given.train_rows is not None:
         own = next((name for name in ("train_file", "dataset") if config.flat()[name] is not None), None)
         if own is not None and not (config.data.task == "gsm8k" and own not in config.given()):
             raise ConfigError(f"train_dataset and {own} both name training rows: give one of them")
-        if config.given().get("task") == "arithmetic":
-            raise ConfigError("task arithmetic makes its own rows, but train_dataset was given: use task='rows'")
-        if "task" not in config.given():
+        if makes_rows and config.is_typed("task"):
+            raise ConfigError(f"task {task} makes its own rows, but train_dataset was given: use task='rows'")
+        if makes_rows:  # a recipe's own rows, or the default's
             names["task"] = "rows"
     config = config.replace(**names) if names else config
-    if given.eval_rows is not None and config.data.task == "arithmetic":
-        raise ConfigError("task arithmetic makes its own rows, but eval_dataset was given: give train_dataset as well")
+    if given.eval_rows is not None and config.data.task in GENERATED:
+        raise ConfigError(f"task {task} makes its own rows, but eval_dataset was given: give train_dataset as well")
     return config, given
 
 

@@ -23,6 +23,7 @@ _FIXED = (
     *("model", "tokenizer", "revision", "lora_rank", "lora_alpha", "lora_targets", "reference_model"),
     *("task", "train_file", "eval_file", "dataset", "dataset_config", "train_split", "eval_split", "train_size"),
     *("prompt_column", "answer_column", "max_prompt_length", "shuffle", "eval_size", "max_operand", "operators"),
+    "program_kinds",
     *("seed", "output_dir", "run_name"),
 )
 """Options that cannot change in the middle of a run."""

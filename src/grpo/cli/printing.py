@@ -55,6 +55,9 @@ def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
         for k, share in metrics.get("pass_at_k", {}).items()
         if k != "1"
     ]
+    means = {name: mean for name, mean in metrics.get("rewards", {}).items() if mean is not None}
+    width = max(map(len, means), default=0) + 2
+    rows += [f"    {name:<{width}}{mean:.3f}" for name, mean in means.items()]
     return "\n".join([head, *rows])
 
 

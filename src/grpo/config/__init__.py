@@ -6,6 +6,7 @@ from grpo.config.describe import option_reference
 from grpo.config.load import DEFAULT_RECIPE, load_config, load_model_config, load_run_config
 from grpo.config.overrides import split_words
 from grpo.config.rewards import RewardFunction
+from grpo.config.rules import GENERATED
 from grpo.config.schema import GRPOConfig
 from grpo.config.sections import (
     METHODS,
@@ -21,6 +22,7 @@ from grpo.config.synonyms import SYNONYMS
 
 __all__ = [
     "DEFAULT_RECIPE",
+    "GENERATED",
     "METHODS",
     "SYNONYMS",
     "AlgorithmSection",

@@ -27,7 +27,8 @@ def flatten_step(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the finite numbers of an evaluation under `eval/`; intervals as `_low` and `_high`, pass@k by its k.
+    """Return the finite numbers of an evaluation under `eval/`; intervals as `_low` and `_high`, pass@k by its k, each
+    reward's mean under `rewards/`.
 
     Example:
         >>> flatten_evaluation({"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "pass_at_k": {"1": 0.5}})
@@ -39,6 +40,8 @@ def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
             flat[f"{name}_low"], flat[f"{name}_high"] = value
         elif name == "pass_at_k":
             flat |= {f"pass_at_{k}": share for k, share in value.items()}
+        elif name == "rewards":
+            flat |= {f"rewards/{reward}": mean for reward, mean in value.items()}
         elif name not in ("step", "answers"):
             flat[name] = value
     return {f"eval/{name}": float(value) for name, value in flat.items() if _is_number(value)}

@@ -212,6 +212,8 @@ def evaluation_text(step: int, metrics: Mapping[str, Any], *, wide: bool) -> Tex
             parts += [f"format {percent(metrics.get('format_rate'))}"]
     if wide or not parts:
         parts += [f"reward {decimal(metrics.get('reward'))}"]
+    if "accuracy" not in metrics and "format_rate" in metrics:
+        parts += [f"format {percent(metrics['format_rate'])}"]
     return Text(f"{f'eval at {step}':<14}", style="bold").append("  ".join(parts), style="not bold")
 
 
@@ -239,16 +241,27 @@ def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Re
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "before", "after", "change"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "change" else "left")
+    judged = "accuracy" in {**before, **after}
     for label, name in _OUTCOMES:
-        if before.get(name) is None and after.get(name) is None:
-            continue
-        change = Text("")
-        if is_finite(before.get(name)) and is_finite(after.get(name)):
-            gain = after[name] - before[name]
-            change = Text(f"{gain:+.2f}", style="green" if gain > 0 else "red" if gain < 0 else "")
-        table.add_row(label, interval(before, name), Text(interval(after, name), style="bold"), change)
+        _add_change(table, label, before, after, name)
+    # Where there are right answers, these say how good the policy is; elsewhere only the rewards do.
+    before_each, after_each = before.get("rewards") or {}, after.get("rewards") or {}
+    if not judged and len(names := {**before_each, **after_each}) > 1:
+        for name in names:
+            _add_change(table, f" {name}", before_each, after_each, name)
     legend = "strict: right and in the format asked for; lenient: right in any format;\ngreedy: strict at temperature 0"
-    return Group(table, Text(legend, style="dim"), Text()) if "accuracy" in {**before, **after} else table
+    return Group(table, Text(legend, style="dim"), Text()) if judged else table
+
+
+def _add_change(table: Table, label: str, before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> None:
+    """Add a row for a measure, unless it was never taken."""
+    if before.get(name) is None and after.get(name) is None:
+        return
+    change = Text("")
+    if is_finite(before.get(name)) and is_finite(after.get(name)):
+        gain = after[name] - before[name]
+        change = Text(f"{gain:+.2f}", style="green" if gain > 0 else "red" if gain < 0 else "")
+    table.add_row(label, interval(before, name), Text(interval(after, name), style="bold"), change)
 
 
 def _quoted(prompt: str | None) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from grpo.config import GRPOConfig, RewardFunction, load_config
-from grpo.config.rewards import WeightSchedule
+from grpo.config import GRPOConfig, RewardOptions, load_config
+from grpo.config.rewards import WeightOptions
 from grpo.errors import ConfigError
 from grpo.rewards.function import SUITE_OPTIONS
 
@@ -31,12 +31,12 @@ def message(**spec):
 )
 def test_a_weight_that_changes_can_be_written_wherever_a_weight_can(options):
     (function,) = GRPOConfig(**options).rewards.functions
-    assert function.weight == WeightSchedule(**SCHEDULE)
+    assert function.weight == WeightOptions(**SCHEDULE)
 
 
 def test_a_weight_that_changes_can_be_written_on_a_command_line():
     config = load_config(None, ["rewards.correctness={from: 0, to: 1, steps: 20}"])
-    assert [function.weight for function in config.rewards.functions][-1] == WeightSchedule(
+    assert [function.weight for function in config.rewards.functions][-1] == WeightOptions(
         **{"from": 0, "to": 1, "steps": 20}
     )
 
@@ -53,7 +53,7 @@ def test_options_of_the_suite_are_no_parameters_and_survive_yaml():
 
 
 def test_options_are_those_that_rewards_know():
-    own = {name for name in RewardFunction.model_fields if name not in ("name", "weight", "parameters")}
+    own = {name for name in RewardOptions.model_fields if name not in ("name", "weight", "parameters")}
     assert own == set(SUITE_OPTIONS)
 
 

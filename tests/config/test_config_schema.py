@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from grpo import algorithm
-from grpo.config import METHODS, GRPOConfig, RewardFunction, option_reference
+from grpo.config import METHODS, GRPOConfig, RewardOptions, option_reference
 from grpo.config.sections import SECTIONS, AlgorithmSection, option_types
 from grpo.errors import ConfigError
 
@@ -72,7 +72,7 @@ def test_rows_of_the_users_own_get_plain_answers_and_the_last_integer_as_reward(
     config = GRPOConfig(train_file="rows.jsonl")
     assert config.data.task == "rows"
     assert config.data.answer_format == "plain"
-    assert config.rewards.functions == (RewardFunction(name="last_integer"),)
+    assert config.rewards.functions == (RewardOptions(name="last_integer"),)
 
 
 def test_rows_with_tags_are_rewarded_for_format_and_correctness():
@@ -117,7 +117,7 @@ def test_replacing_an_option_keeps_what_was_given_and_derives_the_rest_anew():
     ],
 )
 def test_reward_functions_can_be_written_in_several_ways(written):
-    expected = (RewardFunction(name="correctness"), RewardFunction(name="strict_format"))
+    expected = (RewardOptions(name="correctness"), RewardOptions(name="strict_format"))
     assert GRPOConfig(rewards=written).rewards.functions == expected
     assert GRPOConfig(reward_funcs=written).rewards.functions == expected
     assert GRPOConfig(rewards={"functions": written}).rewards.functions == expected
@@ -134,7 +134,7 @@ def test_rewards_and_their_options_mix_in_one_section():
 
 def test_parameters_of_a_reward_function_are_whatever_else_is_said_of_it():
     (function,) = GRPOConfig(rewards=[{"name": "reasoning_length", "weight": 0.5, "target": 40}]).rewards.functions
-    assert function == RewardFunction(name="reasoning_length", weight=0.5, parameters={"target": 40})
+    assert function == RewardOptions(name="reasoning_length", weight=0.5, parameters={"target": 40})
     assert function.model_dump() == {"name": "reasoning_length", "weight": 0.5, "target": 40}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grpo.config.describe import option_reference
 from grpo.config.load import DEFAULT_RECIPE, load_config, load_model_config, load_run_config
 from grpo.config.overrides import split_words
-from grpo.config.rewards import RewardFunction
+from grpo.config.rewards import RewardOptions
 from grpo.config.rules import GENERATED
 from grpo.config.schema import GRPOConfig
 from grpo.config.sections import (
@@ -31,7 +31,7 @@ __all__ = [
     "OptimizerSection",
     "OutputSection",
     "PolicySection",
-    "RewardFunction",
+    "RewardOptions",
     "RewardsSection",
     "RolloutSection",
     "load_config",

@@ -16,14 +16,14 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["RewardFunction", "WeightSchedule", "function_settings", "reward_specs"]
+__all__ = ["RewardOptions", "WeightOptions", "function_settings", "reward_specs"]
 
 _OPTIONS = ("gate", "gate_at", "normalise", "overlap", "processes")
 _KEYS = ("name", "weight", *_OPTIONS, "parameters")
 _SCHEDULE = ("from", "to", "steps")
 
 
-class WeightSchedule(BaseModel):
+class WeightOptions(BaseModel):
     """A weight that goes in a straight line `from` one value `to` another over the first `steps` steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -33,18 +33,18 @@ class WeightSchedule(BaseModel):
     steps: int = Field(ge=1)
 
 
-class RewardFunction(BaseModel):
+class RewardOptions(BaseModel):
     """One reward function: which, with what weight, when it counts, and the keyword arguments it is made with.
 
     Example:
-        >>> RewardFunction.model_validate({"name": "reasoning_length", "weight": 0.5, "target": 40}).parameters
+        >>> RewardOptions.model_validate({"name": "reasoning_length", "weight": 0.5, "target": 40}).parameters
         {'target': 40}
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(min_length=1, description="a built-in, or 'package.module:function', or 'file.py:function'")
-    weight: float | WeightSchedule = Field(
+    weight: float | WeightOptions = Field(
         1.0, description="what its rewards are multiplied with: a number, or {from: 0.0, to: 1.0, steps: 100}"
     )
     gate: str | None = Field(None, min_length=1, description="name of the reward without which this one does not count")
@@ -69,13 +69,13 @@ class RewardFunction(BaseModel):
 
     @field_validator("weight", mode="before")
     @classmethod
-    def _read_weight(cls, value: Any) -> float | WeightSchedule:
+    def _read_weight(cls, value: Any) -> float | WeightOptions:
         if isinstance(value, Mapping) and not any(isinstance(number, bool) for number in value.values()):
             try:
-                return WeightSchedule.model_validate(value)
+                return WeightOptions.model_validate(value)
             except ValidationError:
                 pass
-        if isinstance(value, WeightSchedule):
+        if isinstance(value, WeightOptions):
             return value
         try:
             number = math.nan if isinstance(value, bool) else float(value)
@@ -87,7 +87,7 @@ class RewardFunction(BaseModel):
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
-        weight = self.weight.model_dump(by_alias=True) if isinstance(self.weight, WeightSchedule) else self.weight
+        weight = self.weight.model_dump(by_alias=True) if isinstance(self.weight, WeightOptions) else self.weight
         said = {
             key: getattr(self, key) for key in _OPTIONS if getattr(self, key) != type(self).model_fields[key].default
         }
@@ -112,7 +112,7 @@ def reward_specs(value: Any) -> list[dict[str, Any]]:
         return []
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
-    elif isinstance(value, RewardFunction):
+    elif isinstance(value, RewardOptions):
         value = [value]
     elif isinstance(value, Mapping):
         value = [value] if "name" in value else [{name: settings} for name, settings in value.items()]
@@ -129,7 +129,7 @@ def reward_specs(value: Any) -> list[dict[str, Any]]:
 
 def _spec(entry: Any) -> dict[str, Any]:
     """Return one function's settings from `"name"`, `{"name": …}`, `{name: weight}` or `{name: {…}}`."""
-    if isinstance(entry, RewardFunction):
+    if isinstance(entry, RewardOptions):
         return entry.model_dump()
     if isinstance(entry, str):
         return {"name": entry}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from grpo.config.rewards import RewardFunction, reward_specs
+from grpo.config.rewards import RewardOptions, reward_specs
 
 __all__ = [
     "METHODS",
@@ -26,6 +26,7 @@ __all__ = [
     "PolicySection",
     "RewardsSection",
     "RolloutSection",
+    "ScorerSection",
     "Section",
     "option_types",
 ]
@@ -188,7 +189,7 @@ class DataSection(Section):
 class RewardsSection(Section):
     """What is good about a completion."""
 
-    functions: Annotated[tuple[RewardFunction, ...], BeforeValidator(reward_specs)] = Field(
+    functions: Annotated[tuple[RewardOptions, ...], BeforeValidator(reward_specs)] = Field(
         (), description="names, 'module:function' or 'file.py:function', with weights; empty: what fits answer_format"
     )
     combine: Literal["sum", "normalise"] = Field(
@@ -292,7 +293,10 @@ class ScorerSection(Section):
     scorer_eval_file: str | None = Field(None, description="held-out rows; null: some of the training rows")
     scorer_rows: Count | None = Field(None, description="how many rows to generate; null: 20000 clicks or 500 pairs")
     scorer_dir: str = Field("runs/scorer", min_length=1, description="directory for best_model and its report")
-    scorer_epochs: Count = Field(3, description="passes over the rows at most")
+    scorer_dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "auto", description="arithmetic of its forward; auto: bfloat16 where the device has it"
+    )
+    scorer_epochs: Count = Field(4, description="passes over the rows at most")
     scorer_batch_size: Count = Field(32, description="rows in an optimizer step")
     scorer_learning_rate: Positive = Field(5e-4, description="peak of AdamW's")
     scorer_warmup_ratio: BelowOne = Field(0.1, description="share of the steps over which it rises")
@@ -301,6 +305,11 @@ class ScorerSection(Section):
     scorer_patience: Interval = Field(2, description="evaluations without gain before it stops; 0: never")
     scorer_lora_rank: Interval = Field(16, description="rank of LoRA adapters; 0: train all weights")
     scorer_lora_alpha: Positive | None = Field(None, description="scale of LoRA (alpha / rank); null: the rank")
+    scorer_head_dropout: BelowOne = Field(0.1, description="dropout in the head of a click scorer, in training")
+    scorer_merge: bool = Field(
+        True, description="pair: save a whole model; false: adapters and head, which share the policy's base"
+    )
+    scorer_tokens_per_micro_batch: Count = Field(8192, description="most tokens in one forward and backward pass")
     scorer_max_length: Count = Field(512, description="tokens of a text that are read")
     scorer_holdout: Positive = Field(0.2, description="share, or from 1 number, of rows kept for evaluation")
     scorer_margin: NotNegative = Field(0.0, description="by how much the better answer of a pair should win")

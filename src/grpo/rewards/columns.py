@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.rewards.calling.batch import Answer
+from grpo.rewards.calling.batch import CallResult
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.readout import LARGEST_FLOAT32, Failed, Reading, in_one_line, reward_sum
 from grpo.rewards.weights import WeightSchedule
@@ -35,7 +35,7 @@ class Column:
         weight: in force in this step.
         readings: one a completion, as they count.
         given: the same as the function gave them, where they are normalised; empty where they are not.
-        answers: of its calls, in order of the completions.
+        results: of its calls, in order of the completions.
         seconds: that its call took, of several the longest.
         withheld: one a completion: what a gate keeps from counting; None where it keeps nothing. Empty without gate.
     """
@@ -43,7 +43,7 @@ class Column:
     function: RewardFunction
     weight: float
     readings: Sequence[Reading]
-    answers: Sequence[Answer]
+    results: Sequence[CallResult]
     seconds: float
     given: Sequence[Reading] = ()
     withheld: Sequence[float | None] = ()
@@ -54,10 +54,10 @@ class Column:
         return self.given or self.readings
 
 
-def column_of(function: RewardFunction, weight: float, answers: Sequence[Answer], seconds: float) -> Column:
+def column_of(function: RewardFunction, weight: float, results: Sequence[CallResult], seconds: float) -> Column:
     """Return the column that a function's calls make."""
-    readings = [reading for answer in answers for reading in answer.readings]
-    return Column(function, weight, readings, answers, seconds)
+    readings = [reading for result in results for reading in result.readings]
+    return Column(function, weight, readings, results, seconds)
 
 
 def score_at(columns: Sequence[Column], place: int) -> Score:
@@ -126,8 +126,8 @@ def figures(columns: Sequence[Column]) -> dict[str, float]:
             metrics[f"{name}/weight"] = column.weight
         if column.function.gate is not None:
             metrics[f"{name}/gated_out"] = float(sum(reward is not None for reward in column.withheld))
-        for answer in column.answers:
-            for metric, numbers in answer.recorder.metrics.items():
+        for result in column.results:
+            for metric, numbers in result.recorder.metrics.items():
                 logged.setdefault(f"user/{metric}", []).extend(numbers)
     return metrics | {name: sum(numbers) / len(numbers) for name, numbers in logged.items()}
 
@@ -163,11 +163,11 @@ def _own_columns(column: Column) -> Iterator[tuple[str, list[Any], bool]]:
 
     The values are None for the completions of calls that logged nothing under the name.
     """
-    for name in dict.fromkeys(name for answer in column.answers for name in answer.recorder.columns):
+    for name in dict.fromkeys(name for result in column.results for name in result.recorder.columns):
         values, fits = list[Any](), True
-        for answer in column.answers:
-            own = answer.recorder.columns.get(name, [None] * len(answer.readings))
-            fits = fits and len(own) == len(answer.readings)
+        for result in column.results:
+            own = result.recorder.columns.get(name, [None] * len(result.readings))
+            fits = fits and len(own) == len(result.readings)
             values.extend(own)
         yield name, values, fits
 

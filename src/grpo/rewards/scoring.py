@@ -103,6 +103,6 @@ class Scoring:
         """Wait for a function's calls and return the column that they make."""
         places = self._places(function)
         outcomes = [self._pending[function.name, place].wait() for place in places]
-        answers = [settled(outcome, len(self._batch(place))) for place, outcome in zip(places, outcomes, strict=True)]
+        results = [settled(outcome, len(self._batch(place))) for place, outcome in zip(places, outcomes, strict=True)]
         seconds = max((outcome.seconds for outcome in outcomes), default=0.0)
-        return column_of(function, self._weights[function.name], answers, seconds)
+        return column_of(function, self._weights[function.name], results, seconds)

@@ -12,7 +12,7 @@ from grpo.rewards.function import PROVIDED, TrainerState
 from grpo.rewards.readout import Reading
 from grpo.types import Group, Prompt, Rollout
 
-__all__ = ["Answer", "Recorder", "RewardBatch", "column_names"]
+__all__ = ["CallResult", "Recorder", "RewardBatch", "column_names"]
 
 _NOT_COLUMNS = frozenset({*PROVIDED, "prompt", "completion"})
 
@@ -35,7 +35,7 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CallResult:
     """What one call gave: a reading for each of its completions, and what it logged."""
 
     readings: Sequence[Reading]

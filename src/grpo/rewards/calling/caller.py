@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grpo.rewards.calling.batch import Answer, Recorder, RewardBatch
+from grpo.rewards.calling.batch import CallResult, Recorder, RewardBatch
 from grpo.rewards.calling.processes import ProcessPool
 from grpo.rewards.calling.threads import AsyncWorker, Outcome, Pending, SyncWorker
 from grpo.rewards.function import RewardFunction
@@ -42,7 +42,7 @@ class Caller:
     def start(self, function: RewardFunction, batch: RewardBatch, place: int) -> Pending:
         """Begin a call, or let it wait for those before it in its thread or for a process that is free.
 
-        Its outcome is an `Answer`, or an error.
+        Its outcome is a `CallResult`, or an error.
 
         Args:
             place: of the group in its step.
@@ -53,15 +53,15 @@ class Caller:
         recorder = Recorder()
         if function.is_async:
 
-            async def call_async() -> Answer:
+            async def call_async() -> CallResult:
                 returned = await function.call(batch.arguments(recorder))
-                return Answer(read_rewards(returned, batch.num_tokens), recorder)
+                return CallResult(read_rewards(returned, batch.num_tokens), recorder)
 
             return self._async.start(call_async, self.timeout_s)
 
-        def call() -> Answer:
+        def call() -> CallResult:
             # Read here as well: an iterator that is returned runs the user's code.
-            return Answer(read_rewards(function.call(batch.arguments(recorder)), batch.num_tokens), recorder)
+            return CallResult(read_rewards(function.call(batch.arguments(recorder)), batch.num_tokens), recorder)
 
         return self._threads.get(function.name, self._one_thread).start(call, self.timeout_s)
 
@@ -71,7 +71,7 @@ class Caller:
             pool.close()
 
 
-def settled(outcome: Outcome, count: int) -> Answer:
+def settled(outcome: Outcome, count: int) -> CallResult:
     """Return the answer of a call; one that failed as a whole fails for every completion and logs nothing.
 
     Raises:
@@ -80,6 +80,6 @@ def settled(outcome: Outcome, count: int) -> Answer:
     if isinstance(outcome.error, KeyboardInterrupt):
         raise outcome.error
     if outcome.error is None:
-        answer: Answer = outcome.value
-        return answer
-    return Answer([Failed(outcome.error)] * count, Recorder())
+        result: CallResult = outcome.value
+        return result
+    return CallResult([Failed(outcome.error)] * count, Recorder())

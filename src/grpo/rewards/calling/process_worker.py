@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo.rewards.calling.batch import Answer, Recorder
+from grpo.rewards.calling.batch import CallResult, Recorder
 from grpo.rewards.readout import Failed, Reading, RemoteError, read_rewards
 from grpo.sandbox.census import descendants
 from grpo.sandbox.kernel import adopt_orphans
@@ -67,7 +67,7 @@ def _reply(function: Callable[..., Any], parameters: dict[str, Any], request: An
         _seed(seed)
         given = arguments | {name: getattr(recorder, name) for name in logs}
         readings = read_rewards(function(**given, **parameters), num_tokens)
-        return pickle.dumps(Answer([_sendable(reading, function) for reading in readings], recorder))
+        return pickle.dumps(CallResult([_sendable(reading, function) for reading in readings], recorder))
     except BaseException as error:  # `exit()` in a reward must not end the process
         return pickle.dumps(RemoteError.of(error, function))
 

@@ -65,7 +65,7 @@ class ProcessPool:
     def start(self, batch: RewardBatch, *, seed: int, timeout_s: float | None) -> Pending:
         """Begin a call and return at once; it waits for a process that is free.
 
-        Its outcome is an `Answer`, or an error: a `RemoteError` for what the function raised, TimeoutError
+        Its outcome is a `CallResult`, or an error: a `RemoteError` for what the function raised, TimeoutError
         for a call that took more than `timeout_s` in its process, ChildProcessError when that died.
 
         Args:

@@ -1,11 +1,13 @@
-# ruff: noqa: PTH123, PTH208
+# ruff: noqa: PTH116, PTH123, PTH208
 """Who descends from a process, and what they use together, as /proc tells it."""
 
 from __future__ import annotations
 
+import math
 import os
+import stat
 
-__all__ = ["census", "descendants", "tasks_of_user"]
+__all__ = ["census", "descendants", "tasks_of_user", "unlinked_kb"]
 
 
 def descendants(pid: int) -> list[int]:
@@ -26,12 +28,51 @@ def descendants(pid: int) -> list[int]:
 
 
 def census(pid: int) -> tuple[int, int]:
-    """Return how many processes descend from this one and how many kilobytes they use.
+    """Return how many threads the descendants of this process have, and how many kilobytes they use.
 
-    Pages that a fork shares with its parent count twice.
+    A process has at least one. Pages that a fork shares with its parent count twice.
     """
-    processes = descendants(pid)
-    return len(processes), sum(map(_memory_kb, processes))
+    tasks = memory_kb = 0
+    for one in descendants(pid):
+        fields = _fields(f"/proc/{one}/status")
+        tasks += int(fields.get("Threads", "1"))
+        memory_kb += sum(int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssShmem"))
+    return tasks, memory_kb
+
+
+def unlinked_kb(pid: int) -> float:
+    """Return how many kilobytes the files take that descendants of this process hold and no folder has any more.
+
+    That is without end if a process does not let its files be seen.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    mapped: dict[tuple[int, int], int] = {}
+    for one in descendants(pid):
+        try:
+            for name in os.listdir(f"/proc/{one}/fd"):
+                _note_unlinked(f"/proc/{one}/fd/{name}", sizes)
+            with open(f"/proc/{one}/maps", encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    if line.endswith(" (deleted)\n") and "/dev/zero" not in line:
+                        places, _, _, device, inode = line.split()[:5]
+                        start, end = (int(place, 16) for place in places.split("-"))
+                        major, minor = (int(number, 16) for number in device.split(":"))
+                        file_id = os.makedev(major, minor), int(inode)
+                        mapped[file_id] = mapped.get(file_id, 0) + (end - start) // 1024
+        except (FileNotFoundError, ProcessLookupError):  # gone meanwhile
+            continue
+        except OSError:
+            return math.inf
+    return sum((mapped | sizes).values())
+
+
+def _note_unlinked(path: str, sizes: dict[tuple[int, int], int]) -> None:
+    try:
+        found = os.stat(path)
+    except OSError:  # closed meanwhile, or nothing that has a name
+        return
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+        sizes[found.st_dev, found.st_ino] = found.st_blocks // 2
 
 
 def tasks_of_user(user: int) -> int:
@@ -47,11 +88,6 @@ def tasks_of_user(user: int) -> int:
             if fields.get("Uid", "-1").split()[0] == str(user):
                 total += int(fields.get("Threads", "1"))
     return total
-
-
-def _memory_kb(pid: int) -> int:
-    fields = _fields(f"/proc/{pid}/status")
-    return sum(int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssShmem"))
 
 
 def _fields(path: str) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 It names what is forbidden, since an interpreter and its libraries use most of the rest. What changes the machine,
 widens what can be attacked in the kernel or outlives the program is always forbidden; with `shared`, where the
-program sees the same processes and network as everybody, so is what reaches other processes and any socket.
+program sees the same processes, network and files as everybody, so is what reaches other processes, any socket, and
+what Landlock does not look at: whose a file is, its mode, times, attributes and (in its versions 1 and 2) its length.
 """
 
 from __future__ import annotations
@@ -76,8 +77,24 @@ _ALWAYS = {
     "vhangup": (153, 58),
 }
 _WHEN_SHARED = {
+    "chmod": (90, _ABSENT),
+    "chown": (92, _ABSENT),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "file_setattr": (469, 469),
+    "fremovexattr": (199, 16),
+    "fsetxattr": (190, 7),
+    "futimesat": (261, _ABSENT),
     "ioprio_set": (251, 30),
+    "lchown": (94, _ABSENT),
+    "lremovexattr": (198, 15),
+    "lsetxattr": (189, 6),
     "pidfd_send_signal": (424, 424),
+    "removexattr": (197, 14),
+    "removexattrat": (466, 466),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "sched_setaffinity": (203, 122),
@@ -87,18 +104,27 @@ _WHEN_SHARED = {
     "setpgid": (109, 154),
     "setpriority": (141, 140),
     "setsid": (112, 157),
+    "setxattr": (188, 5),
+    "setxattrat": (463, 463),
     "socket": (41, 198),
     "tkill": (200, 130),
+    "truncate": (76, 45),
+    "utime": (132, _ABSENT),
+    "utimensat": (280, 88),
+    "utimes": (235, _ABSENT),
 }
 _CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
+_OPEN, _OPENAT, _OPENAT2 = (2, _ABSENT), (257, 56), (437, 437)
 _FCNTL, _IOCTL, _PRLIMIT, _KILL, _TGKILL = (72, 25), (16, 29), (302, 261), (62, 129), (234, 131)
 
 _NEW_NAMESPACES = 0x7E020080  # every CLONE_NEW flag that clone can be given
 _SIGNAL_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: they make the kernel send signals
 _TERMINAL_INPUT = (0x5412, 0x8901, 0x8902)  # TIOCSTI types for somebody else; FIOSETOWN and SIOCSPGRP as above
+_FILE_FLAGS = (0x40086602, 0x40046602, 0x401C5820)  # FS_IOC_SETFLAGS, its 32-bit form, FS_IOC_FSSETXATTR
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
+_ACCESS_AND_TRUNCATE, _TRUNCATE = 0o1003, 0o1000  # O_ACCMODE | O_TRUNC; the latter alone empties what is only read
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER, _MACHINE, _ARGUMENT, _ARGUMENT_SIZE = 0, 4, 16, 8
 _ALLOWED, _KILLED = 0x7FFF0000, 0x80000000
 _NOT_PERMITTED, _NOT_THERE = 0x00050000 | 1, 0x00050000 | 38
@@ -110,8 +136,8 @@ def filter_instructions(*, shared: bool, own_pid: int) -> bytes | None:
     """Return the filter as the kernel takes it; None where this kind of machine is not known.
 
     Args:
-        shared: the program shares processes and network with others: forbid sockets (pairs aside), leaving the
-            process group, and signals to any process but `own_pid`.
+        shared: the program shares processes, network and files with others: forbid sockets (pairs aside), leaving the
+            process group, signals to any process but `own_pid`, and changes to a file that need no writing.
         own_pid: the process that the filter is for.
     """
     if os.uname().machine not in _ARCHITECTURES:
@@ -129,28 +155,37 @@ def filter_instructions(*, shared: bool, own_pid: int) -> bytes | None:
     for numbers in forbidden.values():
         if numbers[column] != _ABSENT:
             code += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _NOT_PERMITTED)]
-    # Its flags lie in memory, where a filter cannot look; told that it is not there, libraries use clone.
-    code += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _NOT_THERE)]
+    # Their flags lie in memory, where a filter cannot look; told that they are not there, libraries use the older ones.
+    for numbers in (_CLONE3, _OPENAT2):
+        code += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _NOT_THERE)]
     code += _rule(_CLONE[column], 0, [(_ANY_BIT, _NEW_NAMESPACES)], allow=False)
     code += _rule(_FCNTL[column], 1, [(_EQUAL, value) for value in _SIGNAL_OWNERS], allow=False)
-    code += _rule(_IOCTL[column], 1, [(_EQUAL, value) for value in _TERMINAL_INPUT], allow=False)
+    controls = _TERMINAL_INPUT + (_FILE_FLAGS if shared else ())
+    code += _rule(_IOCTL[column], 1, [(_EQUAL, value) for value in controls], allow=False)
     code += _rule(_PRLIMIT[column], 0, [(_EQUAL, 0)], allow=True)
     if shared:
         code += _rule(_KILL[column], 0, [(_EQUAL, own_pid)], allow=True)
         code += _rule(_TGKILL[column], 0, [(_EQUAL, own_pid)], allow=True)
+        for call, flags in ((_OPEN, 1), (_OPENAT, 2)):
+            if call[column] != _ABSENT:
+                code += _rule(call[column], flags, [(_EQUAL, _TRUNCATE)], allow=False, only_bits=_ACCESS_AND_TRUNCATE)
     else:
         code += _rule(_SOCKET[column], 0, [(_EQUAL, family) for family in _FAMILIES], allow=True)
     code.append((_RETURN, 0, 0, _ALLOWED))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def _rule(number: int, argument: int, tests: list[tuple[int, int]], *, allow: bool) -> list[_Instruction]:
+def _rule(
+    number: int, argument: int, tests: list[tuple[int, int]], *, allow: bool, only_bits: int | None = None
+) -> list[_Instruction]:
     """Return instructions that decide on one system call by the low half of an argument, and let others pass by.
 
     The call is allowed (with `allow`) or forbidden (without) when one of the tests holds, else the other way round.
     """
     hit, miss = (_ALLOWED, _NOT_PERMITTED) if allow else (_NOT_PERMITTED, _ALLOWED)
     body: list[_Instruction] = [(_LOAD, 0, 0, _ARGUMENT + _ARGUMENT_SIZE * argument)]
+    if only_bits is not None:
+        body.append((_AND, 0, 0, only_bits))
     for place, (comparison, value) in enumerate(tests):
         body.append((comparison, len(tests) - place, 0, value))
     body += [(_RETURN, 0, 0, miss), (_RETURN, 0, 0, hit)]

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from grpo.errors import ConfigError
 
 __all__ = ["Execution", "Limits"]
+
+_RANGES = MappingProxyType(
+    {
+        "wall_s": (0.01, 86_400),
+        "cpu_s": (0.01, 86_400),
+        "memory_mb": (48, 1 << 20),  # an interpreter needs most of the least
+        "processes": (1, 4096),
+        "output_kb": (0.001, 1 << 20),
+        "file_kb": (0.001, 1 << 24),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +43,12 @@ class Limits:
     file_kb: int = 1024
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             if name == "cpu_s" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ConfigError(f"sandbox limit {name} is {value!r}: use a number above 0")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+                raise ConfigError(f"sandbox limit {name} is {value!r}: use a number from {least:g} to {most:,}")
 
     @property
     def cpu_seconds(self) -> int:
@@ -52,17 +64,23 @@ class Execution:
         exit_code: what it exited with; minus a signal's number when one ended it.
         stdout: what it printed, at most `output_kb`; undecodable bytes are replaced.
         stderr: the same of its errors.
-        timed_out: it was still running after `wall_s`.
         killed_by: the limit that ended it ("wall time", "cpu time", "memory", "processes", "output", "files"),
-            or the signal ("SIGSEGV"); None when it ended by itself.
+            the signal ("SIGSEGV"), or "an end of its launcher" when that died before it; None when it ended by itself.
         seconds: from its start to its end, on the clock.
-        truncated: it wrote more than is in `stdout` or `stderr`.
     """
 
     exit_code: int
     stdout: str
     stderr: str
-    timed_out: bool
     killed_by: str | None
     seconds: float
-    truncated: bool
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was still running after `wall_s`."""
+        return self.killed_by == "wall time"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it wrote more than is in `stdout` or `stderr`."""
+        return self.killed_by == "output"

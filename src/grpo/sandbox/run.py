@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
+import errno
+import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from grpo.errors import RunError
+from grpo.sandbox.box import BOX, NOBODY, remove_folder
+from grpo.sandbox.interpreter import find_interpreter
 from grpo.sandbox.limits import Execution, Limits
-from grpo.sandbox.order import NOBODY
-from grpo.sandbox.watch import Report, watch
+from grpo.sandbox.watch import LauncherError, Report, watch
 
 __all__ = ["namespaces_refused", "run_program", "run_reported"]
+
+_log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent
 # The package is entered without its own first lines: they import what the launcher has no use for.
@@ -32,10 +33,10 @@ _BOOTSTRAP = (
     "    sys.modules[name].__path__ = [place]\n"
     "from grpo.sandbox.jail import main\n"
 )
-_READABLE = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store",
-    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime",
-)  # fmt: skip
+_SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+_REMOVE_S = 10.0
+_CAPABILITIES = (0, 6, 7)
+"""CAP_CHOWN, CAP_SETGID, CAP_SETUID."""
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -55,6 +56,7 @@ def run_program(
     python: str = sys.executable,
     packages: bool = False,
     namespaces: bool | None = None,
+    deadline: float | None = None,
 ) -> Execution:
     """Run Python source as a program and return what became of it, when nothing of it is left.
 
@@ -67,83 +69,127 @@ def run_program(
         python: the interpreter.
         packages: whether it may import what is installed beside the standard library.
         namespaces: True: run in them or not at all; False: without; None: in them where possible.
+        deadline: on the clock of `time.monotonic`, when nobody waits for it any longer.
 
     Raises:
-        RunError: the sandbox could not be set up. Nothing that a program does raises.
+        RunError: the sandbox could not be set up.
+        TimeoutError: it was not at its end, nor at its limits, by the deadline. Nothing that a program does raises
+            anything else.
     """
     isolated = namespaces_refused() is None if namespaces is None else namespaces
     execution, _ = run_reported(
-        source, stdin=stdin, limits=limits or Limits(), python=python, packages=packages, namespaces=isolated
+        source,
+        stdin=stdin,
+        limits=limits or Limits(),
+        python=python,
+        packages=packages,
+        namespaces=isolated,
+        deadline=deadline,
     )
     return execution
 
 
 _asking = threading.Lock()
+_answer: list[str | None] = []
 
 
 def namespaces_refused() -> str | None:
-    """Return why programs cannot run in namespaces of their own here; None when they can. Tried once a process."""
+    """Return why programs cannot run in namespaces of their own here; None when they can.
+
+    What the system says is remembered, and a refusal warned of once. A trouble that may pass is not: programs would
+    run with less protection from then on.
+
+    Raises:
+        RunError: it could not be found out.
+    """
     with _asking:
-        return _namespaces_refused()
+        if not _answer:
+            refusal = _try_namespaces()
+            _answer.append(refusal)
+            if refusal is not None:
+                _log.warning("programs run without namespaces of their own (%s): see `grpo doctor --sandbox`", refusal)
+        return _answer[0]
 
 
-@functools.lru_cache(maxsize=1)
-def _namespaces_refused() -> str | None:
+def _try_namespaces() -> str | None:
     if sys.platform != "linux":
         return "only Linux has namespaces"
     try:
         execution, _ = run_reported(
             "", stdin="", limits=Limits(), python=sys.executable, packages=False, namespaces=True
         )
-    except RunError as error:
-        return str(error)
+    except LauncherError as error:
+        if error.refused:
+            return str(error)
+        raise
+    if execution.killed_by is not None:
+        raise RunError(f"sandbox cannot be tried: an empty program was killed by {execution.killed_by}: try again")
     return None if execution.exit_code == 0 else f"the interpreter does not start in them: {execution.stderr[-200:]}"
 
 
 def run_reported(
-    source: str, *, stdin: str, limits: Limits, python: str, packages: bool, namespaces: bool
+    source: str,
+    *,
+    stdin: str,
+    limits: Limits,
+    python: str,
+    packages: bool,
+    namespaces: bool,
+    deadline: float | None = None,
 ) -> tuple[Execution, Report]:
     """Return what became of a program, and what the launcher told of its jail.
 
     Raises:
-        RunError: the sandbox could not be set up.
+        RunError, TimeoutError: as `run_program`.
     """
     if os.name != "posix":
         raise RunError("programs can be run in a sandbox on Linux and macOS only: leave code rewards out here")
     # Imported for its byte code, which the launcher reads and does not write.
     from grpo.sandbox import jail  # noqa: F401
 
-    interpreter = _interpreter(python)
+    interpreter = find_interpreter(python)
     try:
-        with _fresh_folder() as box:
+        with _fresh_folder() as folder:
+            box = folder / BOX
+            box.mkdir()
             (box / "program.py").write_text(source, encoding="utf-8", errors="replace")
             user = None if namespaces else _other_user(interpreter.base, box)
             if user is not None:
                 os.chown(box, user, user)
             given = {
                 "command": [interpreter.path, "-s", "-B"] if packages else [interpreter.base, "-S", "-s", "-B"],
+                "folder": str(folder),
                 "box": str(box),
-                "readable": _outermost([*_READABLE, *interpreter.places[0 if packages else 1 :]]),
+                "readable": interpreter.readable(packages=packages),
                 "environment": dict(_ENVIRONMENT),
                 "limits": _whole(limits),
+                "wall_s": float(limits.wall_s),
                 "namespaces": namespaces,
                 "user": user,
             }
-            return _launched(given, stdin, limits)
+            return _launched(given, stdin, limits, deadline)
+    except TimeoutError:
+        raise
     except OSError as error:
-        raise RunError(
-            f"sandbox cannot be set up: {error}: free processes, descriptors or space for temporary files"
-        ) from error
+        advice = "free some of it" if error.errno in _SHORTAGES else "see `grpo doctor --sandbox`"
+        raise RunError(f"sandbox cannot be set up: {error}: {advice}") from error
 
 
-def _launched(given: dict[str, Any], stdin: str, limits: Limits) -> tuple[Execution, Report]:
+def _launched(given: dict[str, Any], stdin: str, limits: Limits, deadline: float | None) -> tuple[Execution, Report]:
     with contextlib.ExitStack() as opened:
         report, status = _pipe(opened)
         order, control = _pipe(opened)
         ours = {"status": status.fileno(), "control": order.fileno()}
-        with _readable_file(stdin) as standard_input:
+        with _input(stdin) as standard_input:
             process = subprocess.Popen(
-                [_interpreter(sys.executable).base, "-I", "-S", "-B", "-c", f"{_BOOTSTRAP}main(**{given | ours!r})"],
+                [
+                    find_interpreter(sys.executable).base,
+                    "-I",
+                    "-S",
+                    "-B",
+                    "-c",
+                    f"{_BOOTSTRAP}main(**{given | ours!r})",
+                ],
                 stdin=standard_input,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -155,7 +201,7 @@ def _launched(given: dict[str, Any], stdin: str, limits: Limits) -> tuple[Execut
             )
         status.close()
         order.close()
-        return watch(process, report, control, limits)
+        return watch(process, report, control, limits, deadline)
 
 
 def _pipe(opened: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
@@ -173,83 +219,71 @@ def _whole(limits: Limits) -> dict[str, int]:
 @contextlib.contextmanager
 def _fresh_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="grpo-sandbox-")).resolve()
+    folder.chmod(0o711)  # a program of another user's passes through
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if folder.exists():  # the program took rights away, or nested folders too deep for Python
-            subprocess.run(["chmod", "-R", "u+rwX", str(folder)], check=False, capture_output=True)
-            subprocess.run(["rm", "-rf", str(folder)], check=False, capture_output=True)
+        if not remove_folder(str(folder), within_s=_REMOVE_S):
+            _log.warning("%s could not be removed: remove it by hand", folder)
 
 
 @contextlib.contextmanager
-def _readable_file(text: str) -> Iterator[int]:
-    """Give a text as a file that has no name any more and cannot be written to."""
-    if not text:
+def _input(text: str) -> Iterator[int]:
+    """Give a text as a file without a name that nobody can write to."""
+    data = text.encode("utf-8", errors="replace")
+    if not data:
         yield subprocess.DEVNULL
         return
+    descriptor = _sealed(data) if hasattr(os, "memfd_create") else _read_only(data)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _sealed(data: bytes) -> int:
+    # As root, or as whoever made a file, a program could open it anew for writing; a seal holds for all.
+    import fcntl
+
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _read_only(data: bytes) -> int:
     descriptor, name = tempfile.mkstemp(prefix="grpo-sandbox-")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8", errors="replace"))
-        reader = os.open(name, os.O_RDONLY)
+            file.write(data)
+        Path(name).chmod(0o400)
+        return os.open(name, os.O_RDONLY)
     finally:
         Path(name).unlink()
-    try:
-        yield reader
-    finally:
-        os.close(reader)
-
-
-@dataclass(frozen=True, slots=True)
-class _Interpreter:
-    """A Python: the file named, the file behind it outside any virtual environment, and the folders they live in.
-
-    The first of `places` is the virtual environment's, when it is one.
-    """
-
-    path: str
-    base: str
-    places: tuple[str, ...]
-
-
-_ASK = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, sys.base_exec_prefix]))"
-
-
-@functools.lru_cache(maxsize=8)
-def _interpreter(python: str) -> _Interpreter:
-    """Return where an interpreter lives.
-
-    Raises:
-        RunError: it does not run.
-    """
-    if python == sys.executable:
-        prefixes = [sys.prefix, sys.base_prefix, sys.base_exec_prefix]
-    else:
-        try:
-            asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, check=True, timeout=30, text=True)
-            prefixes = json.loads(asked.stdout)
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise RunError(f"{python!r} cannot run programs: {error}: give the path of a Python interpreter") from error
-    path = shutil.which(python) or python
-    base = os.path.realpath(path)
-    return _Interpreter(path, base, tuple(dict.fromkeys([*prefixes, str(Path(base).parent)])))
-
-
-def _outermost(places: Sequence[str]) -> list[str]:
-    """Return the places that exist and lie in no other of them; a link brings what it points to."""
-    pointed_to = [os.path.realpath(place) for place in places if Path(place).is_symlink()]
-    there = [place for place in dict.fromkeys([*places, *pointed_to]) if place != "/" and os.path.lexists(place)]
-    folders = [f"{place.rstrip('/')}/" for place in there if not Path(place).is_symlink()]
-    return [place for place in there if not any(place.startswith(folder) for folder in folders)]
 
 
 def _other_user(interpreter: str, box: Path) -> int | None:
     """Return the user that a program of root's runs as when nothing else separates it; None: as whoever we are.
 
-    That is only possible where that user may enter the folders above the interpreter and the program.
+    That is only possible where root has its rights, and where that user may enter the folders above the interpreter
+    and the program.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or not _may_change_users():
         return None
     above = [*Path(interpreter).parents, *box.parents]
     return NOBODY if all(folder.stat().st_mode & 0o001 for folder in above) else None
+
+
+def _may_change_users() -> bool:
+    """Return whether this process may give files and itself to another user; root need not, in a container."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        users = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux, where root may
+        return True
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    known = any(int(first) <= NOBODY < int(first) + int(count) for first, _, count in map(str.split, users))
+    return known and all(effective >> capability & 1 for capability in _CAPABILITIES)

@@ -1,21 +1,29 @@
-# ruff: noqa: SIM105
+# ruff: noqa: PTH116, SIM105
 """What the launcher does while the program runs."""
 
 from __future__ import annotations
 
+import math
 import os
 import select
+import time
 
-from grpo.sandbox.census import census, descendants
-from grpo.sandbox.order import Order
+from grpo.sandbox.box import size_kb
+from grpo.sandbox.census import census, descendants, unlinked_kb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from grpo.sandbox.jail import Order
 
 __all__ = ["Supervisor"]
 
 _KILL = 9
 _LOOK_EVERY_S = 0.02
 _LOOK_AGAIN_S = 0.002
+_START_S, _GRACE_S = 20.0, 1.0
+"""How long the program may take to start, and how much longer than its time it may run; the caller is stricter."""
 _FOLDER_KB = 16
-"""What the program's own file and the entries of its folder take, which is not counted."""
+"""What the entries of the program's folder take, which is not counted."""
 
 
 class Supervisor:
@@ -25,8 +33,10 @@ class Supervisor:
         """Look after the process `first` and all that descends from it."""
         self._order = order
         self._first = first
-        self._first_ended = self._ending = False
-        self._sources = [order.control]
+        self._first_ended = self._ending = self._told_to_stop = self._hides = False
+        self._end_at = time.monotonic() + _START_S + order.wall_s + _GRACE_S
+        self._own_kb = _FOLDER_KB + os.stat(f"{order.box}/program.py").st_size // 1024
+        self._sources = [order.control, order.starting]
         self._interval_s = _LOOK_EVERY_S
         try:
             self._sources.append(os.pidfd_open(first))
@@ -35,15 +45,18 @@ class Supervisor:
 
     def watch(self) -> None:
         """Return when they are all gone."""
-        told_to_stop = False
         while self._some_are_left():
-            if told_to_stop or self._first_ended or self._over_limits():
+            if self._told_to_stop or self._first_ended or self._over_limits():
                 self._end()
-            told_to_stop = self._order.control in self._wait() or told_to_stop
+            self._wait()
 
-    def _wait(self) -> list[int]:
+    def _wait(self) -> None:
         sources, seconds = ([], _LOOK_AGAIN_S) if self._ending else (self._sources, self._interval_s)
-        return select.select(sources, [], [], seconds)[0]
+        heard, _, _ = select.select(sources, [], [], seconds)
+        if self._order.starting in heard:
+            self._sources.remove(self._order.starting)
+            self._end_at = time.monotonic() + self._order.wall_s + _GRACE_S
+        self._told_to_stop = self._told_to_stop or self._order.control in heard
 
     def _some_are_left(self) -> bool:
         """Take note of what has ended, and return whether something has not."""
@@ -63,20 +76,36 @@ class Supervisor:
     def _over_limits(self) -> bool:
         if self._ending:
             return True
-        limits = self._order.limits
-        processes, memory_kb = census(os.getpid())
-        if self._order.namespaces:
-            processes -= 1  # the namespace's first process is not the program's
-        reason = None
-        if processes > limits["processes"]:
-            reason = "processes"
-        elif memory_kb > limits["memory_mb"] * 1024:
-            reason = "memory"
-        elif not self._order.namespaces and _size_kb(self._order.box, limits["file_kb"]) > limits["file_kb"]:
-            reason = "files"
+        reason = self._limit_exceeded()
         if reason is not None:
             self._order.tell(killed_by=reason)
         return reason is not None
+
+    def _limit_exceeded(self) -> str | None:
+        if time.monotonic() > self._end_at:  # the caller is stopped, or too busy to look at its clock
+            return "wall time"
+        limits = self._order.limits
+        tasks, memory_kb = census(os.getpid())
+        if self._order.namespaces:
+            tasks -= 1  # the namespace's first process is not the program's
+        if tasks > limits["processes"]:
+            return "processes"
+        if memory_kb > limits["memory_mb"] * 1024:
+            return "memory"
+        if self._order.namespaces or self._order.starting in self._sources:
+            return None  # its file system has a size; or it has not written anything yet
+        return "files" if self._files_are_too_large(limits["file_kb"] + self._own_kb) else None
+
+    def _files_are_too_large(self, most_kb: float) -> bool:
+        used_kb = size_kb(self._order.box, enough_kb=most_kb)
+        if used_kb <= most_kb:
+            unlinked = unlinked_kb(os.getpid())
+            if unlinked == math.inf and not self._hides:  # for a moment, every process does that becomes another
+                self._hides = True
+                return False
+            self._hides = unlinked == math.inf
+            used_kb += unlinked
+        return used_kb > most_kb
 
     def _end(self) -> None:
         """Kill what is there now; what escapes by forking meanwhile is met the next time round."""
@@ -101,18 +130,3 @@ def _kill_group(group: int) -> None:
         os.killpg(group, _KILL)
     except (ProcessLookupError, PermissionError):
         pass
-
-
-def _size_kb(folder: str, enough_kb: int) -> int:
-    """Return what the files in a folder take; their number counts as well, a kilobyte each."""
-    total, waiting = -_FOLDER_KB, [folder]
-    while waiting and total <= enough_kb:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    total += 1 + entry.stat(follow_symlinks=False).st_blocks // 2
-        except OSError:  # gone meanwhile, or shut, and then its own fault
-            continue
-    return total

@@ -16,10 +16,19 @@ from typing import IO, Any, TypeAlias
 from grpo.errors import RunError
 from grpo.sandbox.limits import Execution, Limits
 
-__all__ = ["Report", "watch"]
+__all__ = ["LauncherError", "Report", "watch"]
 
 Report: TypeAlias = dict[str, Any]
 """What a launcher told: `started`, `ended`, `killed_by`, and what of its jail is in force."""
+
+
+class LauncherError(RunError):
+    """A launcher could not start its program; `refused` if the system does not allow what it tried."""
+
+    def __init__(self, said: str, *, refused: bool) -> None:
+        super().__init__(said)
+        self.refused = refused
+
 
 _START_S = 20.0
 """How long a launcher may take to make the jail, on a machine that is busy."""
@@ -28,7 +37,11 @@ _CHUNK = 1 << 16
 
 
 def watch(
-    process: subprocess.Popen[bytes], report: IO[bytes], control: IO[bytes], limits: Limits
+    process: subprocess.Popen[bytes],
+    report: IO[bytes],
+    control: IO[bytes],
+    limits: Limits,
+    deadline: float | None = None,
 ) -> tuple[Execution, Report]:
     """Return what became of a program and what its launcher told, when both are gone.
 
@@ -36,19 +49,23 @@ def watch(
         report: end to read from of the pipe on which the launcher tells.
         control: end to write to of the pipe that the launcher listens to. A byte asks it to end everything; when
             this process is killed, the system closes the pipe without one, and the launcher also cleans up.
+        deadline: when to end it in any case.
 
     Raises:
-        RunError: the launcher could not start the program.
+        LauncherError: the launcher could not start the program.
+        TimeoutError: the deadline came first.
     """
     streams = _Streams(limits)
     began = time.monotonic()
+    last = math.inf if deadline is None else deadline
     try:
         streams.open(process, report)
-        streams.read(until=began + _START_S, enough=lambda: b"\n" in streams.told)
+        streams.read(until=min(last, began + _START_S), enough=lambda: b"\n" in streams.told)
         began = time.monotonic()
-        streams.read(until=began + limits.wall_s, enough=lambda: streams.overflowed)
+        streams.read(until=min(last, began + limits.wall_s), enough=lambda: streams.overflowed)
         # Asked now: a program that is killed for its time is reported as ended, too.
         late = streams.launcher_is_there and not streams.overflowed and "ended" not in streams.report()
+        given_up = late and time.monotonic() >= last
     finally:
         with contextlib.suppress(BrokenPipeError):  # it has ended already
             control.write(b".")
@@ -56,6 +73,8 @@ def watch(
         _end(process, streams)
         seconds = time.monotonic() - began
         streams.close(process)
+    if given_up:
+        raise TimeoutError("its deadline came before the end of the program")
     return _execution(streams, seconds, limits, timed_out=late), streams.report()
 
 
@@ -118,10 +137,17 @@ class _Streams:
             self.overflowed = True
         return True
 
+    def first_report(self) -> Report:
+        """Return what was told before the program could be: nobody else writes so early."""
+        first, _, _ = bytes(self.told).partition(b"\n")
+        with contextlib.suppress(ValueError, SyntaxError):
+            return dict(ast.literal_eval(first.decode()))
+        return {}
+
     def report(self) -> Report:
         """Return what the launcher has told so far."""
         report: Report = {}
-        for line in self.told.splitlines():
+        for line in bytes(self.told).splitlines():
             with contextlib.suppress(ValueError, SyntaxError):  # a line that its writer's death cut off
                 report |= ast.literal_eval(line.decode())
         return report
@@ -132,7 +158,7 @@ def _end(process: subprocess.Popen[bytes], streams: _Streams) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_END_S)
     if process.returncode != 0:
-        own_group = streams.report().get("group")
+        own_group = streams.first_report().get("group")
         for group in (process.pid, own_group):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if group:
@@ -143,9 +169,12 @@ def _end(process: subprocess.Popen[bytes], streams: _Streams) -> None:
 
 def _execution(streams: _Streams, seconds: float, limits: Limits, *, timed_out: bool) -> Execution:
     report = streams.report()
-    if "error" in report or "started" not in report:
+    if not report.get("started"):
         said = report.get("error") or streams.stderr.decode(errors="replace").strip()[-300:] or "its launcher died"
-        raise RunError(f"sandbox cannot start: {' '.join(said.split())}: see `grpo doctor --sandbox`")
+        raise LauncherError(
+            f"sandbox cannot start: {' '.join(said.split())}: see `grpo doctor --sandbox`",
+            refused=bool(report.get("refused")),
+        )
     code = -int(signal.SIGKILL)
     killed_by: str | None = "an end of its launcher"
     if streams.overflowed:
@@ -161,10 +190,8 @@ def _execution(streams: _Streams, seconds: float, limits: Limits, *, timed_out: 
         exit_code=code,
         stdout=streams.stdout.decode("utf-8", errors="replace"),
         stderr=streams.stderr.decode("utf-8", errors="replace"),
-        timed_out=timed_out and killed_by == "wall time",
         killed_by=killed_by,
         seconds=seconds,
-        truncated=streams.overflowed,
     )
 
 

@@ -1,0 +1,84 @@
+"""Where an interpreter lives, and what of the machine a program has to see to run in it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo.errors import RunError
+
+__all__ = ["Interpreter", "find_interpreter", "outermost"]
+
+_READABLE = (
+    "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32",
+    "/usr/local/bin", "/usr/local/lib", "/usr/local/lib64", "/usr/share/zoneinfo", "/nix/store",
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime",
+)  # fmt: skip
+_OF_PREFIX = ("bin", "lib", "lib32", "lib64", "pyvenv.cfg")
+"""What a program needs of the folder that an interpreter is installed in; a project may lie beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python: the file named, the file behind it outside any virtual environment, and the folders they live in.
+
+    `environment` is None outside a virtual environment.
+    """
+
+    path: str
+    base: str
+    environment: str | None
+    prefixes: tuple[str, ...]
+
+    def readable(self, *, packages: bool) -> list[str]:
+        """Return the files and folders that a program has to see; with `packages` also of the virtual environment."""
+        prefixes = [*self.prefixes, *([self.environment] if packages and self.environment else [])]
+        parts = [f"{os.path.realpath(prefix)}/{part}" for prefix in prefixes for part in _OF_PREFIX]
+        named = [f"{prefix}/{part}" for prefix in prefixes if not Path(prefix).is_symlink() for part in _OF_PREFIX]
+        links = [prefix for prefix in prefixes if Path(prefix).is_symlink()]
+        return outermost([*_READABLE, *named, *parts, self.base], links)
+
+
+_ASK = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, sys.base_exec_prefix]))"
+
+
+@functools.lru_cache(maxsize=8)
+def find_interpreter(python: str) -> Interpreter:
+    """Return where an interpreter lives.
+
+    Raises:
+        RunError: it does not run.
+    """
+    if python == sys.executable:
+        prefixes = [sys.prefix, sys.base_prefix, sys.base_exec_prefix]
+    else:
+        try:
+            asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, check=True, timeout=30, text=True)
+            prefixes = json.loads(asked.stdout)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise RunError(f"{python!r} cannot run programs: {error}: give the path of a Python interpreter") from error
+    path = shutil.which(python) or python
+    prefix, *bases = prefixes
+    return Interpreter(
+        path, os.path.realpath(path), None if prefix == bases[0] else prefix, tuple(dict.fromkeys(bases))
+    )
+
+
+def outermost(places: Sequence[str], links: Sequence[str] = ()) -> list[str]:
+    """Return the places that exist and lie in no other of them; a link brings what it points to.
+
+    Args:
+        links: further ones, which bring nothing.
+    """
+    pointed_to = [os.path.realpath(place) for place in places if Path(place).is_symlink()]
+    all_ = dict.fromkeys([*places, *pointed_to, *links])
+    there = [place for place in all_ if place != "/" and os.path.lexists(place)]
+    folders = [f"{place.rstrip('/')}/" for place in there if not Path(place).is_symlink()]
+    return [place for place in there if not any(place.startswith(folder) for folder in folders)]

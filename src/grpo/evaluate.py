@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.engines import Engine, generate
+from grpo.intervals import wilson_interval
 from grpo.rewards import RewardSuite
 from grpo.seeding import derive_seed
 from grpo.types import Group, Prompt, Request, SamplingParams, Verdict
 
 __all__ = ["Evaluation", "Evaluator", "confidence_interval", "pass_at_k"]
 
-_Z95 = 1.959963984540054
 _SHOWN_ANSWERS = 20
 
 
@@ -24,10 +24,11 @@ class Evaluation:
     """What `Evaluator.evaluate` found; `metrics` is JSON-able and goes to `eval.jsonl` as it is.
 
     Attributes:
-        metrics: `reward`, `completion_length`, `truncated_share`, `prompts`, `samples_per_prompt`; when the
-            task can judge answers also `accuracy` (strict, sampled), `accuracy_ci95`, `accuracy_lenient`,
+        metrics: `reward`, `rewards` (the mean of each, by name), `completion_length`, `truncated_share`, `prompts`,
+            `samples_per_prompt`; `format_rate` where a format is asked for; when the task can judge answers also
+            `accuracy` (strict, sampled), `accuracy_ci95`, `accuracy_lenient`,
             `accuracy_lenient_ci95`, `accuracy_greedy`, `accuracy_greedy_ci95`, `accuracy_greedy_lenient`,
-            `format_rate`, `pass_at_k` (by k) and `answers` (how often each of the commonest was given).
+            `pass_at_k` (by k) and `answers` (how often each of the commonest was given).
     """
 
     metrics: Mapping[str, Any]
@@ -44,6 +45,7 @@ class Evaluator:
         *,
         rewards: RewardSuite | None,
         judge: Callable[[str, Mapping[str, Any]], Verdict] | None,
+        is_well_formed: Callable[[str], bool] | None = None,
         sampling: SamplingParams,
         samples: int,
         seed: int,
@@ -53,6 +55,7 @@ class Evaluator:
         self.decode = decode
         self.rewards = rewards
         self.judge = judge
+        self.is_well_formed = is_well_formed
         self.sampling = sampling
         self.samples = samples
         self.seed = seed
@@ -74,9 +77,13 @@ class Evaluator:
             totals = [rollout.score.sum for group in scored.groups for rollout in group.rollouts]
             numbers = [total for total in totals if total is not None]
             metrics["reward"] = _mean(numbers) if numbers else None
+            names = [function.name for function in self.rewards.functions]
+            metrics["rewards"] = {name: scored.metrics.get(f"rewards/{name}/mean") for name in names}
         if self.judge is not None:
             greedy, greedy_texts = self._sample(replace(self.sampling, temperature=0.0), 1)
             metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(greedy, greedy_texts))
+        elif self.is_well_formed is not None:
+            metrics["format_rate"] = _mean([self.is_well_formed(text) for text in texts])
         return Evaluation(metrics)
 
     def _sample(self, sampling: SamplingParams, samples: int) -> tuple[list[Group], list[str]]:
@@ -148,12 +155,7 @@ def confidence_interval(outcomes: Sequence[Sequence[bool]]) -> tuple[float, floa
         >>> round(low, 2), round(high, 2)
         (0.3, 0.95)
     """
-    share = _mean_of_rows(outcomes)
-    count = _effective_count(outcomes)
-    centre = share + _Z95**2 / (2 * count)
-    half = _Z95 * math.sqrt(share * (1 - share) / count + _Z95**2 / (4 * count**2))
-    scale = 1 + _Z95**2 / count
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return wilson_interval(_mean_of_rows(outcomes), _effective_count(outcomes))
 
 
 def _effective_count(outcomes: Sequence[Sequence[bool]]) -> float:

@@ -13,21 +13,17 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from grpo import build
-from grpo.config import load_config, load_model_config
 from grpo.tasks.answers import find_format
 from grpo.tasks.generated import finance_task
 from grpo.tasks.preferences import criteria_met
+from sampled import config_of, sampled
 
 
-def counts(model: str, questions: Sequence[str], samples: int, seed: int) -> list[list[int]]:
+def criteria_counts(questions: Sequence[str], completions: Sequence[Sequence[str]]) -> list[list[int]]:
     """Return how many criteria each answer meets, question by question."""
-    options = ["task=finance", "answer_format=plain", "temperature=1", "max_completion_length=96", f"seed={seed}"]
-    config = load_model_config(model, None, options, needs_task=False)
-    answers = build.generate(config, list(questions), prompts_file=None, num_completions=samples)
     return [
-        [len(criteria_met(question, text)) for text in answer["completions"]]
-        for question, answer in zip(questions, answers, strict=True)
+        [len(criteria_met(question, text)) for text in texts]
+        for question, texts in zip(questions, completions, strict=True)
     ]
 
 
@@ -49,14 +45,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    run = load_config(f"{arguments.run}/config.yaml")
+    run = config_of(arguments.run)
     task = finance_task(
         eval_size=run.data.eval_size, answer_format=find_format(run.data.answer_format), seed=run.optimizer.seed
     )
     held_out = [str(row.prompt) for row in task.evaluation]
     questions = held_out + [str(row.prompt) for row in task.train]
     ours, theirs = (
-        counts(model, questions, arguments.samples, arguments.seed) for model in (arguments.run, arguments.against)
+        criteria_counts(questions, sampled(model, questions, like=run, samples=arguments.samples, seed=arguments.seed))
+        for model in (arguments.run, arguments.against)
     )
     size = len(held_out)
     print(

@@ -201,3 +201,28 @@ def test_a_table_of_a_page_is_taken_from_its_record(tmp_path: Path) -> None:
     assert "2026-01-02, a processor, 2 cores, torch 2.13.0" in new
     assert "old" not in new
     assert filled(new, tmp_path) == new
+
+
+def test_a_slow_async_reward_is_timed_beside_a_quick_one() -> None:
+    words = ("--seconds", "0.05", "--steps", "1", "--prompts", "2", "--group-size", "2")
+    figures = json.loads(run("slow_reward.py", *words).splitlines()[-1])
+    assert figures["completions"] == 4
+    assert len(figures["step_s"]) == len(figures["step_without_waiting_s"]) == 1
+
+
+def test_runs_on_generated_data_are_judged_by_what_the_data_follows(tmp_path: Path) -> None:
+    from grpo import build
+    from grpo.config import load_config
+
+    for recipe, reward in (("ctr-headlines", "clicks_by_rule"), ("finance-preferences", "criteria_by_rule")):
+        short = ["steps=1", "prompts_per_step=2", "group_size=2", "eval_every=0", f"rewards={reward}"]
+        build.train(load_config(recipe, [*short, f"output_dir={tmp_path}/{recipe}"]))
+    clicks = json.loads(run("headline_clicks.py", tmp_path / "ctr-headlines", "--samples", "2"))
+    assert 0.0 < clicks["clicks_before"] < clicks["best_attainable"] < 0.9
+    assert 0.0 < clicks["format_rate"] <= 1.0
+    wins = json.loads(run("preference_wins.py", tmp_path / "finance-preferences", "--samples", "1"))
+    assert 0.0 < wins["wins"] < 1.0
+    assert 0.0 < wins["criteria_before"] < 4.0
+    picture = tmp_path / "curves.svg"
+    run("curves.py", tmp_path / "ctr-headlines", "reward", "clicks_by_rule", "--out", picture, "--ceiling", "0.86")
+    assert "clicks_by_rule" in picture.read_text()

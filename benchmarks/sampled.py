@@ -1,0 +1,31 @@
+"""Completions of a model for a task's prompts, for the benchmarks that judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grpo import build
+from grpo.config import GRPOConfig, load_config, load_model_config
+
+__all__ = ["config_of", "sampled"]
+
+
+def config_of(run: str) -> GRPOConfig:
+    """Return the configuration that a run was made with."""
+    return load_config(f"{run}/config.yaml")
+
+
+def sampled(model: str, prompts: Sequence[str], *, like: GRPOConfig, samples: int, seed: int) -> list[list[str]]:
+    """Return `samples` completions at temperature 1 for each prompt, asked for in the format and length of a run.
+
+    Args:
+        model: a run's directory, or any model.
+        like: configuration of the run.
+    """
+    options = [
+        *(f"task={like.data.task}", f"answer_format={like.data.answer_format}", "temperature=1", f"seed={seed}"),
+        f"max_completion_length={like.rollout.max_completion_length}",
+    ]
+    config = load_model_config(model, None, options, needs_task=False)
+    answers = build.generate(config, list(prompts), prompts_file=None, num_completions=samples)
+    return [list(answer["completions"]) for answer in answers]

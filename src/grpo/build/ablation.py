@@ -12,7 +12,7 @@ from typing import Any
 from grpo.build.runs import train
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError, GrpoError
-from grpo.rewards.gates import find_gate
+from grpo.rewards import find_gate
 from grpo.storage import write_atomically
 from grpo.tracking import require_empty
 

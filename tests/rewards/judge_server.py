@@ -1,14 +1,20 @@
-"""An endpoint on this machine that speaks OpenAI's chat completions, well or badly, as a test says."""
+"""An endpoint on this machine that speaks OpenAI's chat completions, well or badly, as a test says; judges at it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from grpo.errors import GrpoError
+from grpo.rewards.judge import JudgeReward
+
+SECRET = "sk-only-for-this-test"
 
 
 @dataclass(frozen=True)
@@ -144,3 +150,34 @@ def judge_server(answer: Callable[[Asked], Sent | str]) -> Iterator[JudgeServer]
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def judge_at(url: str | None, **options: Any) -> JudgeReward:
+    """Return a judge at this address that remembers nothing and loses no time."""
+    settings = {"model": "m", "base_url": url, "cache_dir": None, "scale": (0, 10), "back_off_s": 0.01, "retries": 2}
+    return JudgeReward(**{**settings, **options})
+
+
+def rewards_of(
+    judge: JudgeReward, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
+) -> list[Any]:
+    """Return what one call of the judge gives; all completions answer one prompt unless it says otherwise."""
+    return asyncio.run(judge(prompts or ["1+1?"] * len(completions), completions, **columns))
+
+
+def failure(reward: Any) -> str:
+    """Return why a completion has failed."""
+    assert isinstance(reward, GrpoError)
+    assert "\n" not in str(reward)
+    return str(reward)
+
+
+def length_of_answer(asked: Asked) -> str:
+    """Judge by a criterion that a test can foresee: one point a character."""
+    return f"It has so many characters.\nScore: {len(asked.shown('answer'))}"
+
+
+def longer_one(asked: Asked) -> str:
+    """Compare by the same criterion."""
+    first, second = len(asked.shown("answer A")), len(asked.shown("answer B"))
+    return f"Winner: {'A' if first > second else 'B' if second > first else 'tie'}"

@@ -39,7 +39,7 @@ def content_key(content: Mapping[str, Any]) -> str:
 class AnswerCache:
     """Texts by key in one SQLite file; several threads and processes may use it at once.
 
-    What goes wrong after the start (a full disk, a file that was damaged meanwhile) is said once as a warning
+    Whatever goes wrong after the start (a full disk, a file that was damaged meanwhile) is said once as a warning
     and costs the answers that are not kept: it fails no reward.
     """
 
@@ -76,7 +76,7 @@ class AnswerCache:
                     marks = ",".join("?" * len(some))
                     query = f"SELECT key, text FROM answers WHERE key IN ({marks})"
                     found.update(self._connected().execute(query, some).fetchall())
-        except sqlite3.Error as error:
+        except Exception as error:
             self._warn(error)
         return found
 
@@ -92,7 +92,7 @@ class AnswerCache:
                 if rows:
                     with self._connected() as connection:
                         connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
+        except Exception as error:
             self._warn(error)
 
     def _connected(self) -> sqlite3.Connection:
@@ -110,7 +110,7 @@ class AnswerCache:
             self._connection, self._process = connection, os.getpid()
         return self._connection
 
-    def _warn(self, error: sqlite3.Error) -> None:
+    def _warn(self, error: Exception) -> None:
         if not self._has_warned:
             self._has_warned = True
             _logger.warning("a judge's answers are not kept in %s: %s (said once)", self.path, error)

@@ -9,6 +9,8 @@ import time
 from email.utils import parsedate_to_datetime
 
 from grpo.errors import JudgeError
+from grpo.rewards.judge.access import Access
+from grpo.rewards.judge.wording import first_words
 
 __all__ = ["is_transient", "retry_after_s", "told"]
 
@@ -45,50 +47,47 @@ def retry_after_s(trouble: BaseException) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def told(
-    trouble: BaseException,
-    *,
-    base_url: str,
-    model: str,
-    key_name: str,
-    api_key: str,
-    requests: int,
-    timeout_s: float,
-) -> JudgeError:
-    """Return the error that says in one line what happened and what to do; the key is not in it."""
+def told(trouble: BaseException, access: Access, *, model: str, requests: int) -> JudgeError:
+    """Return the error that says in one line what happened and what to do; the key is not in it.
+
+    Args:
+        requests: how many were sent in vain.
+    """
     from openai import APIConnectionError, APIStatusError, APITimeoutError, AuthenticationError, PermissionDeniedError
 
+    url = access.base_url
     attempts = f"after {requests} attempts" if requests > 1 else "at the first attempt"
     if isinstance(trouble, (APITimeoutError, asyncio.TimeoutError)):
-        message = f"no answer from the judge at {base_url} within {timeout_s:g} s, {attempts}: raise timeout_s"
+        message = f"no answer from the judge at {url} within {access.timeout_s:g} s, {attempts}: raise timeout_s"
     elif isinstance(trouble, APIConnectionError):
-        reason = _reason(trouble.__cause__ or trouble)
-        message = f"cannot reach the judge at {base_url} ({reason}), {attempts}: start it or mend base_url"
+        reason = _reason(trouble.__cause__ or trouble, access)
+        message = f"cannot reach the judge at {url} ({reason}), {attempts}: start it or mend base_url"
     elif isinstance(trouble, (AuthenticationError, PermissionDeniedError)):
-        message = f"the judge at {base_url} refused the key from {key_name} ({_status(trouble)}): set the right one"
+        status = _status(trouble, access)
+        message = f"the judge at {url} refused the key from {access.key_name} ({status}): set the right one"
     elif isinstance(trouble, APIStatusError) and trouble.status_code == 429:
         message = (
-            f"the judge at {base_url} takes no more requests ({_status(trouble)}), {attempts}: "
+            f"the judge at {url} takes no more requests ({_status(trouble, access)}), {attempts}: "
             f"set requests_per_minute or lower concurrency"
         )
     elif isinstance(trouble, APIStatusError):
-        message = f"the judge {model!r} at {base_url} answered {_status(trouble)}, {attempts}"
+        message = f"the judge {model!r} at {url} answered {_status(trouble, access)}, {attempts}"
     else:
-        message = f"the judge at {base_url} sent no chat completion ({_reason(trouble)})"
-    return JudgeError(message.replace(api_key, "…") if api_key else message)
+        message = f"the judge at {url} sent no chat completion ({_reason(trouble, access)})"
+    return JudgeError(message)
 
 
-def _status(trouble: BaseException) -> str:
+def _status(trouble: BaseException, access: Access) -> str:
     status = getattr(trouble, "status_code", "?")
     body = getattr(trouble, "body", None)
     said = body.get("message") if isinstance(body, dict) else None
-    return f"{status}: {_short(said)}" if isinstance(said, str) and said else f"status {status}"
+    return f"{status}: {_short(said, access)}" if isinstance(said, str) and said else f"status {status}"
 
 
-def _reason(trouble: BaseException) -> str:
-    return _short(f"{type(trouble).__name__}: {trouble}")
+def _reason(trouble: BaseException, access: Access) -> str:
+    return _short(f"{type(trouble).__name__}: {trouble}", access)
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_MESSAGE else f"{line[: _LONGEST_MESSAGE - 1]}…"
+def _short(said: str, access: Access) -> str:
+    # Blanked out first: half of a key that the cut leaves would not be found any more.
+    return first_words(access.without_key(said), _LONGEST_MESSAGE)

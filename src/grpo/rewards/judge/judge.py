@@ -1,55 +1,27 @@
-"""A language model's verdict as reward: row R11."""
+"""A language model's verdicts as rewards."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
-from grpo.errors import ConfigError, JudgeError
-from grpo.rewards.judge.endpoint import Answer
-from grpo.rewards.judge.options import DEFAULT_CACHE, check_number, check_scale, open_endpoint
-from grpo.rewards.judge.pairing import Pair, group_bounds, group_pairs, mean_points
-from grpo.rewards.judge.readings import parse_score, parse_winner
-from grpo.rewards.judge.rubric import Conversation, Mode, load_rubric
-from grpo.rewards.texts import Completion, completion_texts
+from grpo.errors import ConfigError
+from grpo.rewards.judge.endpoint import Endpoint, JudgeAnswer
+from grpo.rewards.judge.options import JudgeOptions
+from grpo.rewards.judge.parsing import parse_score, parse_winner
+from grpo.rewards.judge.rows import Comparison, Row, contests
+from grpo.rewards.judge.rubric import Conversation, load_rubric
+from grpo.rewards.judge.usage import Meter, Usage
+from grpo.rewards.texts import Completion
 
-__all__ = ["JudgeReward", "Usage"]
+__all__ = ["JudgeReward"]
 
-_GROUP = "group"
-_RUBRICS: Mapping[str, str] = {"pointwise": "helpfulness", "pairwise": "preference"}
 _TIE = 0.5
 
-Verdict = float | JudgeError | None
-"""A completion's reward; an error: it has failed; None: not applicable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a judge has been asked since it was made.
-
-    Attributes:
-        requests: sent, further attempts included.
-        known: conversations that the cache, or an equal one beside them, answered.
-        tokens_in: as the endpoint counted them.
-        tokens_out: likewise.
-    """
-
-    requests: int = 0
-    known: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        """Return the sum of both counts."""
-        return Usage(
-            self.requests + other.requests,
-            self.known + other.known,
-            self.tokens_in + other.tokens_in,
-            self.tokens_out + other.tokens_out,
-        )
+_Reward: TypeAlias = float | Exception | None
+"""Of a completion; an error: it has failed; None: not applicable."""
 
 
 class JudgeReward:
@@ -60,98 +32,66 @@ class JudgeReward:
     texts tie without being shown to it. A completion for which there is no valid answer has failed; one whose
     row lacks a column that the rubric names has no reward.
 
+    A call may take `deadline_s`; completions without an answer by then have failed, and the others count. What the
+    suite allows a reward (`reward_timeout_s`) has to be longer: it fails the whole call. See `JudgeOptions`.
+
     Attributes:
-        usage: requests and tokens so far.
+        options: what was set.
     """
 
-    def __init__(
-        self,
-        model: str = "",
-        *,
-        base_url: str | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
-        rubric: str | Path | None = None,
-        mode: Mode = "pointwise",
-        scale: Sequence[float] = (1, 10),
-        against: str = _GROUP,
-        comparisons: int = 4,
-        both_orders: bool = True,
-        temperature: float | None = 0.0,
-        max_tokens: int | None = 512,
-        request: Mapping[str, Any] | None = None,
-        concurrency: int = 64,
-        retries: int = 3,
-        back_off_s: float = 0.5,
-        requests_per_minute: int | None = None,
-        timeout_s: float = 20.0,
-        deadline_s: float | None = 50.0,
-        cache_dir: str | Path | None = DEFAULT_CACHE,
-        price_in: float | None = None,
-        price_out: float | None = None,
-    ) -> None:
+    # What configuration checks the names of options against.
+    __signature__ = inspect.signature(JudgeOptions)
+
+    def __init__(self, model: str = "", **options: Any) -> None:
         """Read the rubric and get ready; nothing is sent yet.
 
         Args:
             model: the judge, as its endpoint calls it.
-            base_url: by default the environment's OPENAI_BASE_URL, else OpenAI's own.
-            api_key_env: environment variable that holds the key.
-            rubric: a shipped rubric's name or a Markdown file; by default "helpfulness", pairwise "preference".
-            scale: lowest and highest score that the judge may give.
-            against: pairwise only: "group", the other completions of the same prompt, or a column of references.
-            comparisons: with `against="group"`, comparisons that a completion takes part in at most.
-            both_orders: show each pair in both orders and take the mean: judges favour a place.
-            temperature: None where the endpoint wants none to be given.
-            max_tokens: of an answer, reasoning included; likewise.
-            request: further members of every request, as in {"max_completion_tokens": 2048}.
-            concurrency: requests under way at once.
-            retries: further attempts after a rate limit, a server's error, a lost connection or a timeout.
-            back_off_s: wait before the first of them; it doubles, and a `Retry-After` takes its place.
-            timeout_s: seconds an attempt may take.
-            deadline_s: seconds a call may take; completions without an answer by then have failed, the others
-                count. Keep it below the suite's own timeout, which fails them all.
-            cache_dir: where answers are kept; None: nowhere.
-            price_in: of a million tokens sent, in any currency; with `price_out` for the metric `cost`.
-            price_out: of a million tokens answered.
+            options: as in `JudgeOptions`.
 
         Raises:
             ConfigError: an option is impossible, there is no such rubric, the key or the `openai` package is missing.
         """
-        if mode not in _RUBRICS:
-            raise ConfigError(f"the judge reward has mode={mode!r}: use one of {sorted(_RUBRICS)}")
-        check_number("comparisons", comparisons, at_least=2, whole=True)
-        for name, value in (("price_in", price_in), ("price_out", price_out)):
-            if value is not None:
-                check_number(name, value, at_least=0.0)
-        if deadline_s is not None:
-            check_number("deadline_s", deadline_s, above=0.0)
         self.__name__ = "judge"
-        self.usage = Usage()
-        self._rubric = load_rubric(_RUBRICS[mode] if rubric is None else rubric, mode=mode, scale=check_scale(scale))
-        self._against = against
-        self._comparisons = comparisons
-        self._both_orders = both_orders
-        self._deadline_s = deadline_s
-        self._prices = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
-        self._endpoint = open_endpoint(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            request={"temperature": temperature, "max_tokens": max_tokens, **(request or {})},
-            concurrency=concurrency,
-            retries=retries,
-            back_off_s=back_off_s,
-            requests_per_minute=requests_per_minute,
-            timeout_s=timeout_s,
-            cache_dir=cache_dir,
-        )
-        own = [against] if self._uses_references else []
-        self._columns = list(dict.fromkeys([*self._rubric.columns, *own]))
+        self.options = JudgeOptions(model, **options)
+        self._rubric = load_rubric(self.options.rubric_in_use, mode=self.options.mode, scale=self.options.score_range)
+        self._endpoint = Endpoint(self.options)
+        self._meter = Meter()
+        self._remembers = True
+        reference = self.options.reference_column
+        self._columns = list(dict.fromkeys([*self._rubric.columns, *([reference] if reference else [])]))
         # A suite then asks for these columns before the first step, and hands over no others.
         self.__signature__ = _signature(self._columns)
 
     @property
-    def _uses_references(self) -> bool:
-        return self._rubric.mode == "pairwise" and self._against != _GROUP
+    def usage(self) -> Usage:
+        """What the judge was asked since the run began, calls that were given up included."""
+        return self._meter.usage
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """The counts of `usage` by name, and with prices `cost`."""
+        return self._amounts(self.usage)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a resumed run needs of this one to go on counting; nothing before the first call."""
+        return {} if self.usage == Usage() else self.usage.counts()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from `state_dict`; what has been spent here meanwhile stays spent."""
+        self._meter.start_from(Usage.of(state))
+
+    @contextmanager
+    def without_memory(self) -> Iterator[None]:
+        """Ask the judge anew meanwhile: answers on disk are neither looked up, nor added, nor replaced.
+
+        Equal conversations within one call are still asked once.
+        """
+        before, self._remembers = self._remembers, False
+        try:
+            yield
+        finally:
+            self._remembers = before
 
     async def __call__(
         self,
@@ -161,112 +101,97 @@ class JudgeReward:
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, Sequence[Any]], None] | None = None,
         **columns: Sequence[Any],
-    ) -> list[Verdict]:
+    ) -> list[_Reward]:
         """Return one reward from 0 to 1 a completion, an error where it failed, None where it does not apply.
 
-        Logged under `judge/RUBRIC/`, per completion: `requests`, `known`, `tokens_in`, `tokens_out`, and with
-        prices `cost`; as a column, what the judge wrote (pairwise: comparisons that were decided).
+        Logged under `judge/RUBRIC/`: `requests`, `cached`, `input_tokens`, `output_tokens` and with prices `cost`,
+        each of this call per completion, and with `_total` added to the name of the whole run up to the call's end.
+        A step shows the mean over its calls, `totals` the exact figures. As a column, what the judge wrote
+        (pairwise: comparisons that were decided).
         """
-        rows = [{name: columns[name][place] for name in self._columns} for place in range(len(completions))]
-        compare = self._score if self._rubric.mode == "pointwise" else self._compare
-        verdicts, extra, usage = await compare(prompts, completions, rows)
-        self.usage += usage
-        if log_metric is not None and completions:
-            for name, amount in self._amounts(usage).items():
-                log_metric(f"judge/{self._rubric.name}/{name}", amount / len(completions))
+        rows = [
+            Row(prompt, completion, {name: columns[name][place] for name in self._columns})
+            for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        meter = Meter(onto=self._meter)
+        if self.options.mode == "pointwise":
+            rewards, extra = await self._score(rows, meter)
+        elif self.options.reference_column:
+            rewards, extra = await self._compare_with_references(rows, meter)
+        else:
+            rewards, extra = await self._compare_in_groups(rows, meter)
+        name = f"judge/{self._rubric.name}"
+        if log_metric is not None and rows:
+            for amount, of_call in self._amounts(meter.usage).items():
+                log_metric(f"{name}/{amount}", of_call / len(rows))
+            for amount, of_run in self.totals.items():
+                log_metric(f"{name}/{amount}_total", of_run)
         if log_extra is not None:
-            log_extra(f"judge/{self._rubric.name}", extra)
-        return verdicts
+            log_extra(name, extra)
+        return rewards
 
-    async def _score(
-        self, prompts: Sequence[Any], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[Verdict], list[Any], Usage]:
-        places = [place for place, row in enumerate(rows) if self._applies(row)]
-        asked = [self._rubric.conversation(prompts[place], [completions[place]], rows[place]) for place in places]
-        lowest, highest = self._rubric.scale
-        answers, usage = await self._ask(asked, lambda text: parse_score(text, (lowest, highest)))
-        verdicts: list[Verdict] = [None] * len(rows)
+    async def _score(self, rows: Sequence[Row], meter: Meter) -> tuple[list[_Reward], list[Any]]:
+        places = [place for place, row in enumerate(rows) if row.applies]
+        asked = [self._conversation(rows[place], [rows[place].completion]) for place in places]
+        lowest, highest = self.options.score_range
+        answers = await self._ask(asked, lambda text: parse_score(text, (lowest, highest)), meter)
+        rewards: list[_Reward] = [None] * len(rows)
         texts: list[str | None] = [None] * len(rows)
         for place, answer in zip(places, answers, strict=True):
-            verdicts[place] = answer.error if answer.value is None else (answer.value - lowest) / (highest - lowest)
+            rewards[place] = answer.error if answer.value is None else (answer.value - lowest) / (highest - lowest)
             texts[place] = answer.text or None
-        return verdicts, texts, usage
+        return rewards, texts
 
-    async def _compare(
-        self, prompts: Sequence[Any], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[Verdict], list[Any], Usage]:
-        count = len(rows)
-        texts = completion_texts(completions)
-        if self._uses_references:
-            texts += [str(row[self._against]) for row in rows]
-            pairs = [(place, count + place) for place, row in enumerate(rows) if self._applies(row)]
-        else:
-            pairs = [
-                (start + first, start + second)
-                for start, end in group_bounds(prompts)
-                for first, second in group_pairs(end - start, self._comparisons)
-                if self._applies(rows[start + first])
-            ]
-        points, usage = await self._decide(pairs, texts, prompts, rows)
-        shares = mean_points(len(texts), pairs, [None if isinstance(point, JudgeError) else point for point in points])
-        errors = {place: point for pair, point in zip(pairs, points, strict=True) for place in pair}
-        verdicts: list[Verdict] = [
-            # Without points, what is known of its last comparison is the error that it ended with.
-            errors.get(place) if share is None else share
-            for place, share in enumerate(shares[:count])
-        ]
-        decided = [pair for pair, point in zip(pairs, points, strict=True) if not isinstance(point, JudgeError)]
-        return verdicts, [sum(place in pair for pair in decided) for place in range(count)], usage
+    async def _compare_with_references(self, rows: Sequence[Row], meter: Meter) -> tuple[list[_Reward], list[Any]]:
+        column = self.options.reference_column or ""
+        places = [place for place, row in enumerate(rows) if row.applies]
+        comparisons = [Comparison(rows[place], rows[place].text, rows[place].reference(column)) for place in places]
+        rewards: list[_Reward] = [None] * len(rows)
+        for place, points in zip(places, await self._decide(comparisons, meter), strict=True):
+            rewards[place] = points
+        return rewards, [int(isinstance(reward, float)) for reward in rewards]
 
-    async def _decide(
-        self,
-        pairs: Sequence[Pair],
-        texts: Sequence[str],
-        prompts: Sequence[Any],
-        rows: Sequence[Mapping[str, Any]],
-    ) -> tuple[list[float | JudgeError], Usage]:
-        """Return the points of the first of each pair, or why there are none."""
-        orders: list[list[Pair]] = []
-        for first, second in pairs:
-            shown = [(first, second), (second, first)] if self._both_orders else [(first, second)]
-            orders.append([] if texts[first] == texts[second] else shown)
+    async def _compare_in_groups(self, rows: Sequence[Row], meter: Meter) -> tuple[list[_Reward], list[Any]]:
+        groups = contests({place: row for place, row in enumerate(rows) if row.applies}, self.options.comparisons)
+        points = iter(await self._decide([comparison for group in groups for comparison in group.comparisons], meter))
+        rewards: list[_Reward] = [None] * len(rows)
+        decided = [0] * len(rows)
+        for group in groups:
+            for place, reward, count in group.outcomes([next(points) for _ in group.pairs]):
+                rewards[place], decided[place] = reward, count
+        return rewards, decided
+
+    async def _decide(self, comparisons: Sequence[Comparison], meter: Meter) -> list[float | Exception]:
+        """Return the points of the first of each comparison, or why there are none."""
+        orders = [comparison.orders(both=self.options.both_orders) for comparison in comparisons]
         asked = [
-            self._rubric.conversation(prompts[pair[0]], [texts[first], texts[second]], rows[pair[0]])
-            for pair, shown in zip(pairs, orders, strict=True)
-            for first, second in shown
+            self._conversation(comparison.row, texts)
+            for comparison, shown in zip(comparisons, orders, strict=True)
+            for texts in shown
         ]
-        answers, usage = await self._ask(asked, parse_winner)
-        left = iter(answers)
-        return [_points([next(left) for _ in shown]) for shown in orders], usage
+        answers = iter(await self._ask(asked, parse_winner, meter))
+        return [_points([next(answers) for _ in shown]) for shown in orders]
+
+    def _conversation(self, row: Row, completions: Sequence[Completion]) -> Conversation | ConfigError:
+        """Return what to ask about a row, or why that cannot be written: it is this row's failure and no other's."""
+        try:
+            return self._rubric.conversation(row.prompt, completions, row.columns)
+        except ConfigError as error:
+            return error
 
     async def _ask(
-        self, conversations: Sequence[Conversation], read: Callable[[str], float]
-    ) -> tuple[list[Answer], Usage]:
-        answers = await self._endpoint.ask_all(conversations, read, deadline_s=self._deadline_s)
-        usage = Usage()
-        for answer in answers:
-            known = int(answer.requests == 0 and answer.error is None)
-            usage += Usage(answer.requests, known, answer.tokens_in, answer.tokens_out)
-        return answers, usage
-
-    @staticmethod
-    def _applies(row: Mapping[str, Any]) -> bool:
-        return all(value is not None and str(value).strip() for value in row.values())
+        self, asked: Sequence[Conversation | ConfigError], read: Callable[[str], float], meter: Meter
+    ) -> list[JudgeAnswer]:
+        sent = [conversation for conversation in asked if not isinstance(conversation, ConfigError)]
+        answers = iter(await self._endpoint.ask_all(sent, read, meter, use_cache=self._remembers))
+        return [JudgeAnswer(error=one) if isinstance(one, ConfigError) else next(answers) for one in asked]
 
     def _amounts(self, usage: Usage) -> dict[str, float]:
-        amounts = {
-            "requests": float(usage.requests),
-            "known": float(usage.known),
-            "tokens_in": float(usage.tokens_in),
-            "tokens_out": float(usage.tokens_out),
-        }
-        if self._prices is not None:
-            price_in, price_out = self._prices
-            amounts["cost"] = (usage.tokens_in * price_in + usage.tokens_out * price_out) / 1e6
-        return amounts
+        amounts = {name: float(count) for name, count in usage.counts().items()}
+        return amounts if self.options.prices is None else {**amounts, "cost": self.options.prices.of(usage)}
 
 
-def _points(answers: Sequence[Answer]) -> float | JudgeError:
+def _points(answers: Sequence[JudgeAnswer]) -> float | Exception:
     """Return the points of the one shown first in the first answer and second in the second, if there is one."""
     if not answers:
         return _TIE

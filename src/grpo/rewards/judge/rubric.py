@@ -10,15 +10,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from grpo.errors import ConfigError
-from grpo.rewards.judge.readings import Scale
+from grpo.rewards.judge.parsing import Scale
+from grpo.rewards.judge.wording import first_words, whole_characters
 from grpo.rewards.texts import Completion, completion_texts
 from grpo.types import Message
 
-__all__ = ["Conversation", "Mode", "Rubric", "load_rubric", "rubric_names"]
+__all__ = ["Conversation", "Mode", "Rubric", "are_messages", "load_rubric", "rubric_names", "shown"]
 
 Mode: TypeAlias = Literal["pointwise", "pairwise"]
 Conversation: TypeAlias = tuple[Message, ...]
@@ -38,8 +39,44 @@ _HOW_TO_ANSWER: Mapping[str, str] = {
 }
 _OWN = frozenset({"prompt", "completion", "first", "second", "lowest", "highest", "boundary", "how_to_answer"})
 _SPLIT = "---"
+_SHOWN = 160
+
+
+def are_messages(value: Any) -> bool:
+    """Return whether a value is chat messages: one or more, each with a role and a text, or parts of one."""
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(map(_is_message, value))
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
+        return False
+    content = value["content"]
+    parts = content if isinstance(content, (list, tuple)) else []
+    is_text = content is None or isinstance(content, (str, list, tuple))
+    return is_text and all(isinstance(part, Mapping) and isinstance(part.get("text", ""), str) for part in parts)
+
+
+def shown(value: Any) -> Any:
+    """Return what a template shows of a value: of chat messages their text, of anything else itself.
+
+    A lone message is shown as its text, several ones each under its role.
+
+    Example:
+        >>> shown([{"role": "user", "content": "1+1?"}]), shown(["a", "b"])
+        ('1+1?', ['a', 'b'])
+    """
+    if not are_messages(value):
+        return value
+    texts = [completion_texts([[message]])[0] for message in value]
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(value, texts, strict=True))
+
+
 # Rubrics are files of others too: a template must not be able to run code.
-_TEMPLATES = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, trim_blocks=True)
+_TEMPLATES = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, autoescape=False, trim_blocks=True, finalize=shown
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +108,30 @@ class Rubric:
         Raises:
             ConfigError: the template cannot be filled in with this row.
         """
-        texts = completion_texts(completions)
+        try:
+            texts = completion_texts(completions)
+            values = {**columns, **self._own_values(prompt, texts)}
+            parts = [
+                (role, _template(text).render(values).strip())
+                for role, text in (("system", self.system), ("user", self.user))
+            ]
+        except Exception as error:  # filters and tests in a template raise whatever the row makes them raise
+            raise ConfigError(
+                f"rubric {self.name!r} cannot be filled in with this row: {first_words(str(error), _SHOWN)}: "
+                f"mend the template or the row"
+            ) from error
+        return tuple({"role": role, "content": whole_characters(content)} for role, content in parts if content)
+
+    def _own_values(self, prompt: Any, texts: Sequence[str]) -> dict[str, Any]:
         lowest, highest = self.scale
-        values = {
-            **columns,
+        return {
             **dict(zip(_SHOWS[self.mode], texts, strict=True)),
-            "prompt": _prompt_text(prompt),
+            "prompt": shown(prompt),
             "lowest": f"{lowest:g}",
             "highest": f"{highest:g}",
             "boundary": hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=6).hexdigest(),
             "how_to_answer": _HOW_TO_ANSWER[self.mode].format(lowest=lowest, highest=highest),
         }
-        try:
-            parts = [
-                (role, _template(text).render(values).strip())
-                for role, text in (("system", self.system), ("user", self.user))
-            ]
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise ConfigError(f"rubric {self.name!r} cannot be filled in: {error}: mend the template") from error
-        return tuple({"role": role, "content": _valid(content)} for role, content in parts if content)
 
 
 def rubric_names() -> list[str]:
@@ -152,18 +194,3 @@ def _split(text: str) -> tuple[str, str]:
 @functools.lru_cache(maxsize=64)
 def _template(text: str) -> Template:
     return _TEMPLATES.from_string(text)
-
-
-def _prompt_text(prompt: Any) -> str:
-    """Return a prompt as a judge reads it: the text of a lone message, else every message under its role."""
-    if isinstance(prompt, str):
-        return prompt
-    texts = [completion_texts([[message]])[0] for message in prompt]
-    if len(texts) == 1:
-        return texts[0]
-    return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(prompt, texts, strict=True))
-
-
-def _valid(text: str) -> str:
-    # Half of a character, as byte-level tokens can leave it, cannot be sent.
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
-import pytest
+import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
+import yaml
+
+from grpo import recipes
 from grpo.errors import ConfigError, DataError, RunError
 from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.rewards.code import UnitTestReward
+from grpo.rewards.code import UnitTestReward, judge_as_rewarded
 from grpo.sandbox import Limits, check_tests, run_tests
+from grpo.tasks import find_format
+from grpo.tasks.program_answers import ProgramJudge
 
 DOUBLE = "def double(x):\n    return x * 2"
 TESTS = ["assert double(2) == 4", "assert double('ab') == 'abab'", "assert double([1]) == [1, 1]"]
@@ -115,11 +125,176 @@ def test_tests_may_prepare_and_be_functions_and_whole_programs() -> None:
     prepared = "import math\nresult = double(3)\nassert result == 6\nassert math.sqrt(result + 3) == 3"
     assert passed(DOUBLE, prepared) == (True, True)
     assert passed(DOUBLE, "undefined()\nassert double(3) == 6") == (False,)
+    assert passed(DOUBLE, "double(2)") == (True,)
     functions = "def test_two():\n    assert double(2) == 4\ndef test_no():\n    assert double(2) == 5"
     assert passed(DOUBLE, functions) == (True, False)
     whole = "def check(candidate):\n    assert candidate(2) == 4\ncheck(double)"
     assert passed(DOUBLE, whole) == (True,)
     assert passed("double = abs", whole) == (False,)
+
+
+NO_TESTS = [
+    "import math",
+    "x = double(2)",
+    "assert True",
+    "print(double(2))",
+    "def test_a(n):\n    assert double(n) == 2 * n",
+    "def test_a(n):\n    assert double(n) == 2 * n\nassert double(2) == 4",
+    "def check(candidate):\n    assert candidate(2) == 4",
+    "def check(a, b):\n    assert a(2) == 4",
+    "def helper():\n    assert double(2) == 4",
+    "class TestDouble:\n    def test(self, fixture):\n        assert double(2) == 4",
+    "class TestDouble:\n    def setup_method(self): self.x = 2\n    def test(self): assert double(self.x) == 4",
+    "import unittest\nclass Double(unittest.TestCase):\n    def setUp(self): pass\nunittest.main()",
+    "if __name__ == '__main__':\n    unittest.main()",
+    "for x in range(3): double(x)",
+]
+
+
+@pytest.mark.parametrize("tests", NO_TESTS)
+def test_tests_that_test_nothing_are_refused_and_the_form_wanted_is_named(tests: str) -> None:
+    with pytest.raises(DataError, match=r"assert f.*unittest\.TestCase.*entry_point"):
+        check_tests(tests)
+    with pytest.raises(DataError, match="row 1"):
+        UnitTestReward().check_rows([{"tests": TESTS}, {"tests": tests}])
+
+
+CHECK = "METADATA = {}\n\ndef check(candidate):\n    'What it does.'\n    assert True, 'fine'\n"
+HUMAN_EVAL = f"{CHECK}    assert candidate(2) == 4\n    assert abs(candidate(1.5) - 3) < 1e-6, 'no'\n"
+IN_A_LOOP = f"{CHECK}    for x in range(3):\n        assert candidate(x) == 2 * x\n    assert candidate('a') == 'aa'\n"
+
+
+def test_a_check_of_a_candidate_is_called_with_the_entry_point() -> None:
+    assert passed(DOUBLE, HUMAN_EVAL, entry_point="double") == (True, True)
+    assert passed("def double(x): return 4", HUMAN_EVAL, entry_point="double") == (True, False)
+    assert passed(CHEATS["equal to everything"], HUMAN_EVAL, entry_point="double") == (False, False)
+    assert passed(DOUBLE, IN_A_LOOP, entry_point="double") == (True,)
+    assert passed("def double(x): return 2 * x if x != 'a' else ''", IN_A_LOOP, entry_point="double") == (False,)
+    with pytest.raises(DataError, match="entry_point"):
+        check_tests(HUMAN_EVAL, "double; print()")
+    completions, tests = [FENCED, "def double(x): return 4"], [HUMAN_EVAL] * 2
+    assert UnitTestReward()(completions, tests, entry_point=["double"] * 2) == [1.0, 0.5]
+
+
+CASES = """
+import unittest
+class Prepared(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls): cls.two = 2
+class TestDouble(Prepared):
+    def setUp(self): self.four = 4
+    def test_number(self): self.assertEqual(double(self.two), self.four)
+    def test_text(self): self.assertEqual(double("a"), "aa")
+    def test_error(self):
+        with self.assertRaises(TypeError): double(None)
+class TestPlain:
+    def test_it(self): assert double(3) == 6
+if __name__ == "__main__":
+    unittest.main()
+"""
+
+
+def test_each_method_of_a_class_of_tests_is_a_test() -> None:
+    assert passed(DOUBLE, CASES) == (True, True, True, True)
+    assert passed("def double(x): return x + x if x != 'a' else ''", CASES) == (True, False, True, True)
+    skips = "import unittest\ndef double(x): raise unittest.SkipTest('no')"
+    assert passed(skips, CASES) == (False, False, False, False)
+
+
+def test_every_statement_that_asserts_is_a_test_wherever_it_stands() -> None:
+    tests = """
+def same(x, y): assert double(x) == y
+assert double(1) == 2
+for x in range(3): assert double(x) == 2 * x
+if double(2):
+    assert double(2) == 4
+same(3, 6)
+with open(__import__("os").devnull):
+    assert double(5) == 10
+try:
+    double(None)
+except TypeError: pass
+else: raise AssertionError("no error")
+double("later")
+"""
+    assert passed(DOUBLE, tests) == (True,) * 7
+    assert passed("def double(x): return {1: 2}.get(x, 0)", tests) == (True, False, True, False, False, False, True)
+    late = "assert double(1) == 2\nfor x in range(3): assert double(x) == 2 * x"
+    assert passed("def double(x): return 2", late) == (True, False)
+
+
+def test_what_stands_under_main_is_tested_and_a_coroutine_awaited() -> None:
+    tests = "async def test_it():\n    assert double(2) == 4\nif __name__ == '__main__':\n    assert double(3) == 6"
+    assert passed(DOUBLE, tests) == (True, True)
+    assert passed("def double(x): return 0", tests) == (False, False)
+
+
+UNUSUAL = """
+from collections import deque
+from decimal import Decimal
+from fractions import Fraction
+from itertools import count
+from types import MappingProxyType
+class Ring:
+    def __iter__(self): return iter((1, 2))
+given = {
+    "dict": {"a": 1, "b": 2}, "range": range(5), "deque": deque([1, 2]), "half": Fraction(1, 2),
+    "decimal": Decimal("0.5"), "long": list(range(10000)), "text": "x" * 30_000, "ring": Ring(),
+    "proxy": MappingProxyType({"a": 1}), "few": (n for n in (1, 2, 3)),
+}
+"""
+UNUSUAL_TESTS = [
+    "assert 'a' in given['dict'].keys()",
+    "assert 1 in given['dict'].values()",
+    "assert ('b', 2) in given['dict'].items()",
+    "assert given['dict'].keys() == {'a', 'b'}",
+    "assert 3 in given['range']",
+    "assert 5 not in given['range']",
+    "assert 2 in given['deque']",
+    "assert given['half'] == 0.5",
+    "assert given['decimal'] == 0.5",
+    "assert 99 in given['long']",
+    "assert given['text'] != 'y'",
+    "assert 1 in given['ring']",
+    "assert given['proxy'] == {'a': 1}",
+    "assert 2 in given['few']",
+    "assert 'a' in {'a': 1}.keys() | given['dict'].keys()",
+]
+
+
+def test_right_values_of_unusual_types_are_right() -> None:
+    assert passed(UNUSUAL, UNUSUAL_TESTS) == (True,) * len(UNUSUAL_TESTS)
+    wrong = ["assert 'c' in given['dict'].keys()", "assert given['deque'] == [1, 2]", "assert given['ring'] == [1, 2]"]
+    assert passed(UNUSUAL, wrong) == (False, False, False)
+
+
+NEAR = [
+    "assert abs(double(1.5) - 3) < 1e-6",
+    "assert abs(4 - double(2)) <= 0.1",
+    "assert round(double(1.234), 1) == 2.5",
+    "assert 1e-6 > abs(double(0) - 0)",
+    "import math\nassert math.isclose(double(2), 4.0, rel_tol=1e-9)",
+    "assert 3 < double(2) < 5",
+]
+
+
+def test_values_that_are_near_are_compared_outside() -> None:
+    assert passed(DOUBLE, NEAR) == (True,) * 6
+    assert passed("def double(x): return x * 2.1", NEAR) == (False, False, False, True, False, True)
+    fits_all = """
+class Any(float):
+    __sub__ = __rsub__ = __abs__ = __round__ = lambda *_: Any(0)
+    __lt__ = __gt__ = __le__ = __ge__ = __eq__ = lambda *_: True
+    __hash__ = None
+double = lambda x: Any(1e9)
+"""
+    assert passed(fits_all, NEAR) == (False,) * 6
+
+
+def test_a_value_that_would_take_long_to_compare_fails() -> None:
+    program = "from decimal import Decimal\ngiven = [Decimal('1e999999999'), range(10**15), iter(int, 1)]"
+    tests = ["assert round(given[0], 2) == 1", "assert 'a' in given[1]", "assert 5 in given[2]"]
+    assert passed(program, tests) == (False, False, False)
 
 
 @pytest.mark.parametrize("tests", ["assert (", "", [], "\0"])
@@ -158,7 +333,7 @@ def test_a_row_without_tests_is_not_scored() -> None:
 
 
 def test_equal_programs_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grpo.rewards import code
+    from grpo.sandbox import tester
 
     runs: list[str] = []
 
@@ -166,7 +341,7 @@ def test_equal_programs_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
         runs.append(program)
         return run_tests(program, *arguments, **options)
 
-    monkeypatch.setattr(code, "run_tests", counted)
+    monkeypatch.setattr(tester, "run_tests", counted)
     assert UnitTestReward()([FENCED] * 6 + [HALF] * 2, [TESTS] * 8)[:6] == [1.0] * 6
     assert len(runs) == 2
 
@@ -186,6 +361,94 @@ def test_a_sandbox_that_cannot_start_fails_the_completion(monkeypatch: pytest.Mo
     assert "nothing_of_this_name" in str(given)
 
 
+SLEEPER = "```python\nimport time\ntime.sleep({})\ndef double(x): return x * 2\n```"
+
+
+def test_at_its_deadline_a_call_fails_what_is_not_tested_and_leaves_nothing_running() -> None:
+    reward = UnitTestReward(wall_s=5, at_once=1, deadline_s=1.0)
+    completions = [FENCED, SLEEPER.format(60), *(SLEEPER.format(number) for number in range(61, 70))]
+    began = time.monotonic()
+    given = reward(completions, [TESTS] * len(completions))
+    assert time.monotonic() - began < 2.0
+    assert given[0] == 1.0
+    assert all(isinstance(one, TimeoutError) for one in given[1:])
+    began = time.monotonic()
+    assert reward([HALF], [TESTS]) == [pytest.approx(1 / 3)]  # at once: nobody is before it
+    assert time.monotonic() - began < 1.0
+
+
+def test_programs_of_all_calls_together_are_never_more_than_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grpo.sandbox import tester
+
+    running, most, lock = 0, 0, threading.Lock()
+
+    def counted(*arguments: object, **options: object) -> object:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return run_tests(*arguments, **options)
+
+    monkeypatch.setattr(tester, "run_tests", counted)
+    reward = UnitTestReward(at_once=2)
+    texts = [[f"def double(x): return x * {call * 4 + number}" for number in range(4)] for call in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        given = list(pool.map(lambda several: reward(several, [TESTS] * 4), texts))
+    assert most == 2
+    assert [value for values in given for value in values].count(1.0) == 1
+
+
+def test_a_group_of_programs_that_never_end_scores_nothing_within_the_time_of_the_recipe() -> None:
+    recipe = yaml.safe_load(Path(recipes.__file__).with_name("code.yaml").read_text(encoding="utf-8"))
+    (options,) = (one for one in recipe["rewards"]["functions"] if one != "strict_format")
+    (function,) = resolve_rewards(options)
+    assert function.overlap
+    limits, deadline_s = function.function.tester.limits, function.function.deadline_s
+    on_one_core_s = recipe["rollout"]["group_size"] * max(limits.wall_s, limits.cpu_seconds)
+    assert on_one_core_s < deadline_s < 60
+    assert recipe["rollout"]["prompts_per_step"] * recipe["rollout"]["group_size"] * limits.cpu_seconds <= 64
+
+
+def test_a_reward_can_be_sent_to_another_process() -> None:
+    reward = pickle.loads(pickle.dumps(UnitTestReward(cpu_s=1, at_once=3)))
+    assert (reward.tester.limits.cpu_s, reward.tester.at_once) == (1, 3)
+    assert reward([FENCED], [TESTS]) == [1.0]
+
+
+def test_a_judge_with_a_rewards_options_knows_what_that_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grpo.sandbox import tester
+
+    reward = UnitTestReward(packages=True, memory_mb=300)
+    judge = judge_as_rewarded(ProgramJudge(find_format("answer_tags")), [print, reward])
+    assert judge.tester is reward.tester
+    assert judge_as_rewarded(len, [reward]) is len
+    reward([FENCED, HALF], [TESTS] * 2)
+    tested: list[str] = []
+
+    def noted(program: str, *arguments: object, **options: object) -> object:
+        tested.append(program)
+        return run_tests(program, *arguments, **options)
+
+    monkeypatch.setattr(tester, "run_tests", noted)
+    verdicts = judge.verdicts([FENCED, HALF, "other"], [{"tests": TESTS}] * 3)
+    assert [verdict.lenient for verdict in verdicts] == [True, False, False]
+    assert tested == ["other"]
+
+
+def test_an_interpreter_that_dies_before_the_program_is_a_failure_and_not_a_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from grpo.sandbox import run
+
+    monkeypatch.setitem(run._ENVIRONMENT, "PYTHONHOME", "/nowhere")
+    (given,) = UnitTestReward(namespaces=False)([FENCED], [TESTS])
+    assert isinstance(given, RunError)
+    assert "does not run in the sandbox" in str(given)
+
+
 def test_the_suite_finds_it_by_name_and_keeps_failures_apart(group) -> None:
     groups = [group("double it", [1, 1], {"tests": TESTS}), group("double it", [1, 1], {"tests": ["assert ("]})]
     suite = RewardSuite(resolve_rewards({"name": "unit_tests", "cpu_s": 1}))
@@ -202,8 +465,17 @@ def test_the_suite_finds_it_by_name_and_keeps_failures_apart(group) -> None:
 
 
 def test_options_without_sense_are_refused_before_the_run() -> None:
-    with pytest.raises(ConfigError, match="at_once"):
-        resolve_rewards({"name": "unit_tests", "at_once": 0})
+    for name, value in (
+        ("at_once", 0),
+        ("at_once", 1.5),
+        ("at_once", True),
+        ("reward", float("nan")),
+        ("deadline_s", 0),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            resolve_rewards({"name": "unit_tests", name: value})
+    with pytest.raises(ConfigError, match=r"memory_mb.*from 48"):
+        resolve_rewards({"name": "unit_tests", "memory_mb": 5})
     with pytest.raises(ConfigError, match="wall_s"):
         resolve_rewards({"name": "unit_tests", "wall_s": -1})
     with pytest.raises(ConfigError, match="colour"):

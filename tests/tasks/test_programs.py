@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from grpo.errors import DataError
+from grpo.errors import DataError, RunError
 from grpo.rewards.code import UnitTestReward
 from grpo.sandbox import check_tests
-from grpo.tasks import find_format
-from grpo.tasks.programs import KINDS, ProgramJudge, extract_program, program_problems
+from grpo.tasks import find_format, program_answers
+from grpo.tasks.program_answers import ProgramJudge, extract_program
+from grpo.tasks.programs import KINDS, program_problems
 
 
 def test_reference_programs_pass_every_test_of_every_kind() -> None:
@@ -95,3 +96,17 @@ def test_the_judge_runs_the_tests() -> None:
     assert (wrong.strict, wrong.lenient, wrong.well_formed) == (False, False, True)
     assert judge("", row).answer is None
     assert not judge("7", {"tests": ["assert ("]}).lenient
+
+
+def test_one_program_that_cannot_be_tested_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grpo.sandbox import tester
+
+    def broken(program: str, *_: object, **__: object) -> None:
+        raise RunError("no")
+
+    monkeypatch.setattr(tester, "run_tests", broken)
+    judge = ProgramJudge(find_format("answer_tags"))
+    assert not judge("7", {"tests": ["assert solution == 7"]}).lenient
+    monkeypatch.setattr(program_answers, "run_program", broken)
+    with pytest.raises(RunError):
+        judge("7", {"tests": ["assert solution == 7"]})

@@ -1,25 +1,31 @@
-"""The reward of a program: the share of unit tests that it passes in the sandbox (row R12)."""
+"""The reward of a program: the share of unit tests that it passes in the sandbox."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from grpo.errors import ConfigError
+from grpo.errors import ConfigError, DataError, RunError
 from grpo.rewards.texts import Completion, completion_texts
-from grpo.sandbox import Limits, TestRun, run_tests
-from grpo.tasks.programs import extract_program
+from grpo.sandbox import Case, Limits, Tester, TestRun, check_tests
+from grpo.sandbox.run import namespaces_refused
+from grpo.tasks.program_answers import ProgramJudge, row_case, row_tests
 
-__all__ = ["UnitTestReward"]
-
-_Case: TypeAlias = tuple[str, tuple[str, ...]]
-"""A program and its tests."""
+__all__ = ["UnitTestReward", "judge_as_rewarded"]
 
 
 class UnitTestReward:
-    """Tests the programs in completions, each in a sandbox process of its own; called like any reward function."""
+    """Tests the programs in completions, each in a sandbox process of its own; called like any reward function.
+
+    Attributes:
+        overlaps: programs of groups that are complete are tested while other groups are generated.
+        tester: what tests them; never more than `at_once`, over all calls together.
+    """
+
+    overlaps = True
 
     def __init__(
         self,
@@ -32,8 +38,9 @@ class UnitTestReward:
         packages: bool = False,
         at_once: int | None = None,
         namespaces: bool | None = None,
+        deadline_s: float | None = 50.0,
     ) -> None:
-        """Take the options.
+        """Take the options, and warn where programs will run without namespaces.
 
         Args:
             reward: what passing every test is worth.
@@ -45,87 +52,109 @@ class UnitTestReward:
                 `memory_mb` of about 1,000.
             at_once: how many are tested side by side; None: as many as there are cores for this process.
             namespaces: True: never without namespaces; None: with them where possible.
+            deadline_s: seconds a call may take; programs that are not tested by then have failed, the others count.
+                Keep it below the suite's own timeout, which fails them all, and above what a group of programs
+                that never end takes: its size times `cpu_s` (if they compute) or `wall_s`, divided by `at_once`.
 
         Raises:
-            ConfigError: a value makes no sense.
+            ConfigError: a value makes no sense, or namespaces are demanded and not to be had.
         """
         self.__name__ = "unit_tests"
-        if at_once is not None and at_once < 1:
-            raise ConfigError(f"unit_tests got at_once={at_once}: test at least one program at a time")
-        self.reward = float(reward)
+        if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
+            raise ConfigError(f"unit_tests got at_once={at_once!r}: give a whole number of programs, 1 or more")
+        self.reward = _number("reward", reward)
+        self.deadline_s = None if deadline_s is None else _number("deadline_s", deadline_s, above=0.0)
         self.all_or_nothing = all_or_nothing
-        self.limits = Limits(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb)
-        self.packages = packages
-        self.at_once = at_once or _cores()
-        self.namespaces = namespaces
+        self.tester = Tester(
+            limits=Limits(wall_s=wall_s, cpu_s=cpu_s, memory_mb=memory_mb),
+            packages=packages,
+            namespaces=namespaces,
+            at_once=at_once,
+        )
+        if namespaces is not False:
+            with contextlib.suppress(RunError):  # a trouble that may have passed when the first program runs
+                refusal = namespaces_refused()
+                if namespaces and refusal is not None:
+                    raise ConfigError(f"unit_tests has namespaces=true, but {refusal}: see `grpo doctor --sandbox`")
+
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Check before the first step that the tests of rows, given by their columns, are tests.
+
+        Raises:
+            DataError: those of a row are not.
+        """
+        for number, columns in enumerate(rows):
+            lines = row_tests(columns.get("tests"))
+            if lines:
+                try:
+                    check_tests(lines, columns.get("entry_point"))
+                except DataError as error:
+                    raise DataError(f"row {number}: {error}") from error
 
     def __call__(
         self,
         completions: Sequence[Completion],
         tests: Sequence[Any],
+        entry_point: Sequence[Any] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, Iterable[Any]], None] | None = None,
     ) -> list[float | BaseException | None]:
         """Return for each completion the share of its row's tests that its program passes, times `reward`.
 
         A completion without a program gets 0, like one that crashes or is killed before it passes anything. A row
-        without tests gives None. What cannot be tested, because the sandbox does not start or the tests are no
-        Python, is that exception: it is the completion's failure and not its score.
+        without tests gives None. What cannot be tested, because the sandbox does not start, the tests are none or the
+        deadline came first, is that exception: it is the completion's failure and not its score.
 
         Args:
             tests: a row's `assert` lines, as a list or as one text; see `sandbox.run_tests`.
+            entry_point: a row's name of the function that they call `candidate`.
         """
-        cases = [_case(text, wanted) for text, wanted in zip(completion_texts(completions), tests, strict=True)]
-        runs = self._run_all([case for case in cases if case is not None and case[0]])
-        if log_metric is not None and runs:
-            done = [run for case in cases if isinstance(run := runs.get(case), TestRun)]
-            log_metric("unit_tests/all_passed", sum(all(run.passed) for run in done) / max(1, len(done)))
-            log_metric(
-                "unit_tests/killed", sum(run.execution.killed_by is not None for run in done) / max(1, len(done))
-            )
+        deadline = None if self.deadline_s is None else time.monotonic() + self.deadline_s
+        texts = completion_texts(completions)
+        names = [None] * len(texts) if entry_point is None else entry_point
+        cases = [row_case(*given) for given in zip(texts, tests, names, strict=True)]
+        runs = self.tester.run_all([case for case in cases if case is not None and case.program], deadline=deadline)
+        outcomes = [None if case is None else runs.get(case) for case in cases]
+        done = [run for run in outcomes if isinstance(run, TestRun)]
+        if log_metric is not None and done:
+            log_metric("unit_tests/all_passed", sum(all(run.passed) for run in done) / len(done))
+            log_metric("unit_tests/killed", sum(run.execution.killed_by is not None for run in done) / len(done))
         if log_extra is not None:
-            log_extra("unit_tests", [_in_words(case, runs.get(case)) for case in cases])
-        return [None if case is None else self._value(runs.get(case)) for case in cases]
+            log_extra("unit_tests", list(map(_in_words, cases, outcomes)))
+        return [None if case is None else self._value(run) for case, run in zip(cases, outcomes, strict=True)]
 
-    def _run_all(self, cases: Sequence[_Case]) -> dict[_Case | None, TestRun | BaseException]:
-        """Return what became of each different case: equal programs with equal tests run once."""
-        distinct = list(dict.fromkeys(cases))
-        if not distinct:
-            return {}
-        with ThreadPoolExecutor(min(self.at_once, len(distinct)), thread_name_prefix="grpo-sandbox") as pool:
-            return dict(zip(distinct, pool.map(self._run, distinct), strict=True))
-
-    def _run(self, case: _Case) -> TestRun | BaseException:
-        program, tests = case
-        try:
-            return run_tests(program, tests, limits=self.limits, packages=self.packages, namespaces=self.namespaces)
-        except Exception as error:
-            return error
-
-    def _value(self, run: TestRun | BaseException | None) -> float | BaseException:
+    def _value(self, run: TestRun | Exception | None) -> float | Exception:
         if run is None:
             return 0.0
-        if isinstance(run, BaseException):
+        if isinstance(run, Exception):
             return run
         return self.reward * (float(all(run.passed)) if self.all_or_nothing else run.share)
 
 
-def _case(text: str, tests: Any) -> _Case | None:
-    """Return the program in a completion with its tests; None when the row has none."""
-    lines = (tests,) if isinstance(tests, str) else tuple(str(line) for line in (() if tests is None else tests))
-    return (extract_program(text), lines) if any(line.strip() for line in lines) else None
+def judge_as_rewarded(judge: Any, functions: Iterable[Any]) -> Any:
+    """Return a task's judge; one of programs with the options of the first `UnitTestReward` among functions.
+
+    It then also knows what that reward has just found.
+    """
+    for function in functions:
+        if isinstance(function, UnitTestReward) and isinstance(judge, ProgramJudge):
+            return ProgramJudge(judge.answer_format, function.tester)
+    return judge
 
 
-def _in_words(case: _Case | None, run: TestRun | BaseException | None) -> str:
+def _number(name: str, value: Any, *, above: float = -math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value < math.inf:
+        least = f" above {above:g}" if above > -math.inf else ""
+        raise ConfigError(f"unit_tests got {name}={value!r}: use a finite number{least}")
+    return float(value)
+
+
+def _in_words(case: Case | None, run: TestRun | Exception | None) -> str:
     if case is None:
         return "no tests"
     if run is None:
         return "no program"
-    if isinstance(run, BaseException):
+    if isinstance(run, Exception):
         return "not tested"
     passed = f"{sum(run.passed)} of {len(run.passed)}"
     return passed if run.error is None else f"{passed}: {run.error}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,22 +1,30 @@
-"""Tests a program in the sandbox: what it passed, test by test."""
+"""Tests programs in the sandbox: what they passed, test by test."""
 
 from __future__ import annotations
 
-import ast
 import functools
 import json
-import operator
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from grpo.errors import DataError
+from grpo.errors import RunError
+from grpo.sandbox.asserts import Step
 from grpo.sandbox.limits import Execution, Limits
 from grpo.sandbox.run import run_program
+from grpo.sandbox.steps import read_steps
 
 __all__ = ["TestRun", "check_tests", "run_tests"]
+
+_TOLD_KB = 8192
+"""What the harness may write; what the program prints goes nowhere."""
+_LONGEST_LINE = 200_100
+_MOST_DIGITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,60 +53,69 @@ def run_tests(
     program: str,
     tests: str | Sequence[str],
     *,
+    entry_point: str | None = None,
     limits: Limits | None = None,
     python: str = sys.executable,
     packages: bool = False,
     namespaces: bool | None = None,
+    deadline: float | None = None,
 ) -> TestRun:
     """Run a program with tests after it, in one process of the sandbox, and return what it passed.
 
-    Each `assert` at the top level is a test, and so is each function `test_…` without arguments; other statements are
-    carried out in their place. Tests without either are one test, passed when it runs without an exception. A program
-    that ends in an expression has its value as `solution`, unless it sets that name itself.
+    A test is: an `assert` at the top level; another statement there that asserts or calls a function of the tests
+    which does; a call after the last of these; a function `test_…` without arguments; each test of a
+    `unittest.TestCase`, or of a class `Test…` that prepares nothing; and each assert of a `check(candidate)`, as
+    HumanEval has it (the whole function, if it does more than assert), for the function `entry_point`. Other
+    statements are carried out in their place. A program that ends in an expression has its value as `solution`,
+    unless it sets that name itself.
 
-    In `assert call == literal` (or another comparison with a literal) the literal stays outside the sandbox and is
-    compared here, by value, with what comes out: a program cannot read what is expected, and an object that says that
-    it is equal to everything fails. Other tests are carried out where the program is and could be deceived by it.
+    In `assert call == literal` the literal stays outside the sandbox and is compared here, by value, with what comes
+    out: a program cannot read what is expected, and an object that says that it is equal to everything fails. So it is
+    with other comparisons with literals, also of `abs(…)`, `round(…, 2)`, a sum or difference with a literal, and with
+    `math.isclose(call, literal)`. All other tests are carried out where the program is, and one that knows this
+    harness can fake them: comparisons of two calls, asserts of a truth, loops, functions and classes of tests.
 
     A program that raises, exits or has the wrong syntax passes nothing; one that is killed keeps what it passed before.
 
     Args:
         tests: Python source, in one piece or several. The other arguments are `run_program`'s.
+        entry_point: name of the function that the tests are about, where they call it `candidate`.
 
     Raises:
-        DataError: the tests are not Python, or there are none.
-        RunError: the sandbox could not be set up.
+        DataError: the tests are not Python, or some test nothing.
+        RunError: the sandbox could not be set up, or the interpreter does not run in it.
+        TimeoutError: the deadline came first.
     """
-    steps = _steps(tests if isinstance(tests, str) else "\n".join(tests))
+    steps = read_steps(_joined(tests), entry_point)
     order = {"program": program, "steps": [{"kind": step.kind, "source": step.source} for step in steps]}
+    limits = limits or Limits()
     execution = run_program(
         _harness(),
         stdin=json.dumps(order),
-        limits=limits,
+        limits=replace(limits, output_kb=max(limits.output_kb, _TOLD_KB)),
         python=python,
         packages=packages,
         namespaces=namespaces,
+        deadline=deadline,
     )
     told = _told(execution.stdout)
-    passed, error, failed_before = [], _load_error(told), False
-    for number, step in enumerate(steps):
-        outcome = told.get(number)
-        if step.is_test:
-            passed.append(outcome is not None and not failed_before and step.holds(outcome))
-        elif outcome is not None and "error" in outcome:
-            failed_before, error = True, error or str(outcome["error"])
-    if error is None and len(steps) not in {number + 1 for number in told if isinstance(number, int)}:
-        error = _ending(execution)
-    return TestRun(tuple(passed), error, execution)
+    if "ready" not in told:
+        said = " ".join(execution.stderr.split())[-300:] or _ending(execution)
+        raise RunError(f"{python!r} does not run in the sandbox: {said}: see `grpo doctor --sandbox`")
+    return TestRun(*_outcome(steps, told, execution), execution)
 
 
-def check_tests(tests: str | Sequence[str]) -> int:
+def check_tests(tests: str | Sequence[str], entry_point: str | None = None) -> int:
     """Return how many tests there are.
 
     Raises:
-        DataError: they are not Python, or there are none.
+        DataError: they are not Python, or some test nothing.
     """
-    return sum(step.is_test for step in _steps(tests if isinstance(tests, str) else "\n".join(tests)))
+    return sum(step.is_test for step in read_steps(_joined(tests), entry_point))
+
+
+def _joined(tests: str | Sequence[str]) -> str:
+    return tests if isinstance(tests, str) else "\n".join(tests)
 
 
 @functools.lru_cache(maxsize=1)
@@ -106,120 +123,62 @@ def _harness() -> str:
     return Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
 
 
-_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda value, many: value in many,
-    ast.NotIn: lambda value, many: value not in many,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One thing to do after the program.
-
-    Attributes:
-        kind: "value" of an expression, to be looked at outside; or "run" statements.
-        holds_for: what a value must fulfil to pass.
-    """
-
-    kind: str
-    source: str
-    is_test: bool
-    holds_for: Callable[[Any], Any] = bool
-
-    def holds(self, outcome: dict[str, Any]) -> bool:
-        """Return whether what came out of the sandbox passes this test."""
-        if "error" in outcome:
-            return False
-        if self.kind == "run":
-            return True
-        try:
-            return bool(self.holds_for(_value(outcome.get("value"))))
-        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):  # made up, or not comparable
-            return False
-
-
-@functools.lru_cache(maxsize=512)
-def _steps(tests: str) -> tuple[_Step, ...]:
-    try:
-        tree = ast.parse(tests)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"tests {tests[:80]!r} are not Python: {error}: give lines such as 'assert f(2) == 4'"
-        ) from error
-    steps = [_step(statement) for statement in tree.body]
-    calls = [
-        _Step("run", f"{statement.name}()", is_test=True)
-        for statement in tree.body
-        if isinstance(statement, ast.FunctionDef) and statement.name.startswith("test") and _takes_nothing(statement)
-    ]
-    steps += calls
-    if not steps:
-        raise DataError(f"tests {tests[:80]!r} test nothing: give lines such as 'assert f(2) == 4'")
-    if not any(step.is_test for step in steps):
-        return (_Step("run", tests, is_test=True),)
-    return tuple(steps)
-
-
-def _takes_nothing(function: ast.FunctionDef) -> bool:
-    given = function.args
-    required = len(given.posonlyargs) + len(given.args) - len(given.defaults)
-    return required == 0 and None not in given.kw_defaults
-
-
-def _step(statement: ast.stmt) -> _Step:
-    if not isinstance(statement, ast.Assert):
-        return _Step("run", ast.unparse(statement), is_test=False)
-    test = statement.test
-    if isinstance(test, ast.Compare) and len(test.ops) == 1:
-        compare = _COMPARISONS[type(test.ops[0])]
-        found, expected = _literal(test.comparators[0])
-        if found:
-            return _Step("value", ast.unparse(test.left), True, lambda value: compare(value, expected))
-        found, expected = _literal(test.left)
-        if found:
-            return _Step("value", ast.unparse(test.comparators[0]), True, lambda value: compare(expected, value))
-    return _Step("value", f"not not ({ast.unparse(test)})", is_test=True)
-
-
-def _literal(expression: ast.expr) -> tuple[bool, Any]:
-    try:
-        return True, ast.literal_eval(expression)
-    except (ValueError, TypeError, RecursionError):
-        return False, None
-
-
 def _told(stdout: str) -> dict[int | str, dict[str, Any]]:
     """Return what the harness said by the number of the step. The program may have written in between."""
     told: dict[int | str, dict[str, Any]] = {}
     for line in stdout.splitlines():
         try:
-            facts = json.loads(line)
+            facts = json.loads(line) if len(line) < _LONGEST_LINE else None
         except (ValueError, RecursionError):
             continue
         if isinstance(facts, dict):
-            key = "loaded" if "loaded" in facts else facts.get("step")
+            key = next((name for name in ("ready", "loaded") if name in facts), facts.get("step"))
             if isinstance(key, (int, str)):
                 told.setdefault(key, facts)
     return told
 
 
-def _load_error(told: dict[int | str, dict[str, Any]]) -> str | None:
+def _outcome(
+    steps: Sequence[Step], told: dict[int | str, dict[str, Any]], execution: Execution
+) -> tuple[tuple[bool, ...], str | None]:
+    """Return for each test whether it passed, and what kept the program from being tested to the end."""
+    passed, failed_before = [], False
     said = told.get("loaded", {}).get("loaded")
-    return None if said is None else str(said)
+    error = None if said is None else str(said)
+    for number, step in enumerate(steps):
+        outcome = told.get(number)
+        if step.is_test:
+            passed.append(outcome is not None and not failed_before and _holds(step, outcome))
+        elif outcome is not None and "error" in outcome:
+            failed_before, error = True, error or str(outcome["error"])
+    if error is None and len(steps) - 1 not in told:
+        error = _ending(execution)
+    return tuple(passed), error
+
+
+def _holds(step: Step, outcome: dict[str, Any]) -> bool:
+    """Return whether what came out of the sandbox passes this test."""
+    if "error" in outcome:
+        return False
+    if step.kind in ("run", "case"):
+        return True
+    try:
+        return bool(step.holds_for(_value(outcome.get("value"))))
+    except Exception:  # made up, or not comparable
+        return False
 
 
 def _ending(execution: Execution) -> str:
     if execution.killed_by is not None:
         return f"killed by {execution.killed_by}"
     return f"ended with exit code {execution.exit_code}"
+
+
+def _decimal(text: str) -> Decimal:
+    number = Decimal(text)
+    if number.is_finite() and abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError("too many digits to compute with")
+    return number
 
 
 _KINDS: dict[str, Callable[..., Any]] = {
@@ -233,6 +192,13 @@ _KINDS: dict[str, Callable[..., Any]] = {
     "set": lambda entries: {_value(entry) for entry in entries},
     "frozenset": lambda entries: frozenset(_value(entry) for entry in entries),
     "dict": lambda entries: {_value(key): _value(entry) for key, entry in entries},
+    "keys": lambda entries: dict.fromkeys(_value(entry) for entry in entries).keys(),
+    "values": lambda entries: dict(enumerate(_value(entry) for entry in entries)).values(),
+    "items": lambda entries: {_value(key): _value(entry) for key, entry in entries}.items(),
+    "range": lambda start, stop, step: range(start, stop, step)[:100_000],
+    "deque": lambda entries: deque(_value(entry) for entry in entries),
+    "Fraction": lambda numerator, denominator: Fraction(_value(numerator), _value(denominator)),
+    "Decimal": _decimal,
 }
 
 
@@ -242,7 +208,7 @@ def _value(told: Any) -> Any:
     Raises:
         LookupError, TypeError, ValueError: it did not write this.
     """
-    if told is None or isinstance(told, (bool, str)):
+    if told is None or isinstance(told, (bool, int, str)):
         return told
     kind, *content = told
     return _KINDS[kind](*content)

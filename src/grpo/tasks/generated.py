@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from grpo.seeding import derive_seed
 from grpo.tasks.answers import AnswerFormat
+from grpo.tasks.clicks import best_headline
 from grpo.tasks.headlines import TOPICS, headline_prompt
 from grpo.tasks.preferences import CONCEPTS, QUESTIONS, better_answer, worse_answer
-from grpo.tasks.programs import ProgramJudge, program_problems
+from grpo.tasks.program_answers import ProgramJudge
+from grpo.tasks.programs import program_problems
 from grpo.tasks.rows import Row
 from grpo.tasks.task import Task, rows_task
 
@@ -18,9 +20,17 @@ __all__ = ["PROGRAM_PROBLEMS", "finance_task", "headlines_task", "programs_task"
 
 PROGRAM_PROBLEMS = 256
 
+_THOUGHTS = (
+    "The topic is {topic}. A number makes it concrete, and the best of something makes people curious. "
+    "It should be short and clear."
+)
+
 
 def headlines_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: int) -> Task:
-    """Return a prompt for a headline on each topic, with column `topic`; there is no right answer.
+    """Return a prompt for a headline on each topic.
+
+    Many headlines are good, so there is no column `answer`. The columns `reference`, one that no other beats by the
+    rule behind the clicks, and `reasoning`, thoughts that lead to it, are for checks of rewards to compare with.
 
     Args:
         eval_size: topics that are held out; None: two.
@@ -28,7 +38,14 @@ def headlines_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: 
     Raises:
         DataError: no topic would be left to train on.
     """
-    rows = [Row(number, headline_prompt(topic), {"topic": topic}) for number, topic in enumerate(TOPICS)]
+    rows = [
+        Row(
+            number,
+            headline_prompt(topic),
+            {"topic": topic, "reference": best_headline(topic), "reasoning": _THOUGHTS.format(topic=topic)},
+        )
+        for number, topic in enumerate(TOPICS)
+    ]
     size = 2 if eval_size is None else eval_size
     return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="headlines")
 

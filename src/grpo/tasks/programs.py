@@ -7,63 +7,16 @@ for a function of a few words. Expected results come from a reference program, w
 from __future__ import annotations
 
 import random
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from grpo.errors import DataError, InputError
-from grpo.sandbox import Limits, run_tests
-from grpo.tasks.answers import AnswerFormat
-from grpo.types import Verdict
+from grpo.errors import DataError
 
-__all__ = ["KINDS", "ProgramJudge", "ProgramProblem", "extract_program", "program_problems"]
+__all__ = ["KINDS", "ProgramProblem", "program_problems"]
 
-_FENCE = "```"
-_PYTHON = ("python", "py", "python3")
-_THOUGHTS = ("think", "reasoning")
 _TRIES = 200
-
-
-def extract_program(text: str) -> str:
-    """Return the program in a completion; an empty string when there is none.
-
-    Thoughts aside, it is the last block fenced as Python, else the last fenced block, else what stands in the last
-    `<answer>`, else the text. A missing closing mark is forgiven.
-
-    Example:
-        >>> extract_program("<reasoning>7 and 5</reasoning><answer>7 + 5</answer>")
-        '7 + 5'
-    """
-    for block in _THOUGHTS:
-        text = _without(text, f"<{block}>", f"</{block}>")
-    parts = text.split(_FENCE)
-    blocks = [part.partition("\n") for part in parts[1::2]]
-    labelled = [body for label, _, body in blocks if label.strip().lower() in _PYTHON]
-    if labelled or blocks:
-        program = labelled[-1] if labelled else _unlabelled(blocks[-1])
-    else:
-        _, tag, answer = text.rpartition("<answer>")
-        program = answer.partition("</answer>")[0] if tag else text
-    return textwrap.dedent(program).strip()
-
-
-def _without(text: str, opening: str, closing: str) -> str:
-    """Return the text without what stands between these tags; one that is only closed began with the text."""
-    kept: list[str] = []
-    end = 0
-    while (stop := text.find(closing, end)) >= 0:
-        start = text.rfind(opening, end, stop)
-        if start >= 0:
-            kept.append(text[end:start])
-        end = stop + len(closing)
-    return "".join([*kept, text[end:]])
-
-
-def _unlabelled(block: tuple[str, str, str]) -> str:
-    first, line_break, rest = block
-    return rest if line_break else first
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,30 +235,3 @@ KINDS: Mapping[str, Callable[[random.Random], ProgramProblem]] = MappingProxyTyp
     }
 )
 """What can be asked: `value` for the value of an expression, the rest for a function."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramJudge:
-    """Runs the tests of a row, which decide, where other tasks compare answers.
-
-    Strict: in the format, and every test passes. Lenient: every test passes.
-    """
-
-    answer_format: AnswerFormat
-    limits: Limits = field(default_factory=lambda: Limits(wall_s=5, cpu_s=2))
-
-    def __call__(self, text: str, columns: Mapping[str, Any]) -> Verdict:
-        """Return the verdict on a completion of a row with column `tests`.
-
-        Raises:
-            RunError: the sandbox could not be set up.
-        """
-        well_formed = self.answer_format.is_strict(text)
-        program, tests = extract_program(text), columns.get("tests")
-        if not program or not tests:
-            return Verdict(False, False, well_formed, program or None)
-        try:
-            passed = all(run_tests(program, tests, limits=self.limits).passed)
-        except InputError:  # the row's tests are no tests: nothing passes them
-            passed = False
-        return Verdict(well_formed and passed, passed, well_formed, program)

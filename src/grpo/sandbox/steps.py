@@ -1,0 +1,211 @@
+"""Reads tests: Python source → the steps that a program is tested in, and what each has to give.
+
+A step's source goes into the sandbox; what it is compared with stays outside.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from grpo.errors import DataError
+from grpo.sandbox.asserts import Step, assert_step, is_true
+
+__all__ = ["read_steps"]
+
+_Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_COMPOUND = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.Match)
+_WANTED = (
+    "give lines such as 'assert f(2) == 4', functions test_…() without arguments, a unittest.TestCase class, "
+    "or check(candidate) with a column entry_point"
+)
+_SILENT = ("print",)
+"""Functions whose call tests nothing."""
+_MAINS = ("unittest.main", "pytest.main")
+
+
+@functools.lru_cache(maxsize=512)
+def read_steps(tests: str, entry_point: str | None = None) -> tuple[Step, ...]:
+    """Return the steps of tests; see `run_tests` for what is a test.
+
+    Args:
+        entry_point: name of the function that `check(candidate)` is to be called with.
+
+    Raises:
+        DataError: the tests are not Python, or some test nothing.
+    """
+    try:
+        tree = ast.parse(tests)
+        return tuple(_Reader(tests, list(_run_as_script(tree.body)), entry_point).steps())
+    except (SyntaxError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"tests {tests[:80]!r} are not Python: {error}: {_WANTED}") from error
+
+
+def _run_as_script(statements: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Return the statements with what stands under `if __name__ == "__main__"`, but no `unittest.main()`."""
+    for statement in statements:
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'":
+            yield from _run_as_script(statement.body)
+        elif not (isinstance(statement, ast.Expr) and ast.unparse(statement.value).partition("(")[0] in _MAINS):
+            yield statement
+
+
+class _Reader:
+    """The tests of one row."""
+
+    def __init__(self, text: str, statements: list[ast.stmt], entry_point: str | None) -> None:
+        if entry_point is not None and not all(map(str.isidentifier, entry_point.split("."))):
+            raise DataError(f"entry_point {entry_point!r} is no function's name: give one such as 'add'")
+        self._text = text
+        self._statements = statements
+        self._entry_point = entry_point
+        self._functions = {each.name: each for each in statements if isinstance(each, _Function)}
+        self._classes = {each.name: each for each in statements if isinstance(each, ast.ClassDef)}
+        self._checkers: set[str] = set()
+        while found := [name for name in self._functions if name not in self._checkers and self._is_checker(name)]:
+            self._checkers |= set(found)
+
+    def steps(self) -> list[Step]:
+        """Return what is to be done, in order."""
+        at_end = [*self._functions_steps(), *self._classes_steps()]
+        tests = [place for place, statement in enumerate(self._statements) if self._checks(statement)]
+        last = len(self._statements) if at_end else max(tests, default=-1)
+        steps = [
+            step
+            for place, statement in enumerate(self._statements)
+            if (step := self._step(statement, is_test=place in tests or (place > last and _is_call(statement))))
+        ]
+        steps += at_end
+        if not any(step.is_test for step in steps):
+            raise self._wrong("test nothing")
+        return steps
+
+    def _step(self, statement: ast.stmt, *, is_test: bool) -> Step | None:
+        if isinstance(statement, ast.Assert):
+            return None if is_true(statement.test) else assert_step(statement.test)
+        return Step("run", ast.unparse(statement), is_test=is_test)
+
+    def _is_checker(self, name: str) -> bool:
+        return any(self._checks(statement, inside=True) for statement in self._functions[name].body)
+
+    def _checks(self, statement: ast.stmt, *, inside: bool = False) -> bool:
+        """Return whether a statement may fail a program on purpose."""
+        if isinstance(statement, ast.Assert):
+            return not is_true(statement.test)
+        if not inside and not isinstance(statement, (*_COMPOUND, ast.Expr)):
+            return False
+        if isinstance(statement, ast.With) and any("raises" in ast.unparse(item).lower() for item in statement.items):
+            return True
+        return any(
+            isinstance(node, ast.Assert)
+            or (isinstance(node, ast.Raise) and (not inside or _says_assertion(node)))
+            or (isinstance(node, ast.Name) and node.id in self._checkers)
+            for node in ast.walk(statement)
+        )
+
+    def _functions_steps(self) -> list[Step]:
+        """Return calls of the functions that are tests and that no statement calls."""
+        called = {
+            node.id
+            for statement in self._statements
+            if self._checks(statement) and not isinstance(statement, _DEFINITIONS)
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name)
+        }
+        steps: list[Step] = []
+        for name, function in self._functions.items():
+            if name in called or not (name.startswith("test") or (name == "check" and name in self._checkers)):
+                continue
+            required = _required(function)
+            if required == 0:
+                call = f"{name}()"
+                call = f"__import__('asyncio').run({call})" if isinstance(function, ast.AsyncFunctionDef) else call
+                steps.append(Step("run", call, is_test=True))
+            elif required == 1 and self._entry_point is not None:
+                steps += _asserts_about(function, self._entry_point) or [
+                    Step("run", f"{name}({self._entry_point})", is_test=True)
+                ]
+            else:
+                given = ", ".join(argument.arg for argument in function.args.args)
+                raise self._wrong(f"define {name}({given}) and never call it")
+        return steps
+
+    def _classes_steps(self) -> list[Step]:
+        """Return the tests that are methods."""
+        steps: list[Step] = []
+        for name, kind in self._classes.items():
+            is_case = self._is_case(kind)
+            if not is_case and not name.startswith("Test"):
+                continue
+            methods = self._methods(kind)
+            for method in (each for each in methods.values() if each.name.startswith("test")):
+                if _required(method) != 1 or (not is_case and not _TEST_PREPARATION.isdisjoint(methods)):
+                    raise self._wrong(f"have {name}.{method.name}, which needs pytest")
+                source = f"{name}.{method.name}" if is_case else f"{name}().{method.name}()"
+                steps.append(Step("case" if is_case else "run", source, is_test=True))
+        return steps
+
+    def _is_case(self, kind: ast.ClassDef) -> bool:
+        bases = [ast.unparse(base).rpartition(".")[2] for base in kind.bases]
+        return any(
+            base.endswith("TestCase") or (base in self._classes and self._is_case(self._classes[base]))
+            for base in bases
+            if base != kind.name
+        )
+
+    def _methods(self, kind: ast.ClassDef) -> dict[str, _Function]:
+        methods: dict[str, _Function] = {}
+        for base in kind.bases:
+            if isinstance(base, ast.Name) and base.id in self._classes and base.id != kind.name:
+                methods |= self._methods(self._classes[base.id])
+        return methods | {each.name: each for each in kind.body if isinstance(each, _Function)}
+
+    def _wrong(self, said: str) -> DataError:
+        return DataError(f"tests {self._text[:80]!r} {said}: {_WANTED}")
+
+
+_TEST_PREPARATION = frozenset({"setup_method", "setup_class", "setup", "teardown_method", "teardown_class"})
+
+
+def _says_assertion(statement: ast.Raise) -> bool:
+    return statement.exc is not None and ast.unparse(statement.exc).startswith("AssertionError")
+
+
+def _is_call(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    return ast.unparse(statement.value.func) not in _SILENT
+
+
+def _required(function: _Function) -> int:
+    """Return how many arguments a call has to give."""
+    given = function.args
+    return len(given.posonlyargs) + len(given.args) - len(given.defaults) + given.kw_defaults.count(None)
+
+
+def _asserts_about(function: _Function, name: str) -> list[Step]:
+    """Return the asserts of a function of one argument, made about `name`; none if it holds anything else."""
+    argument = [*function.args.posonlyargs, *function.args.args][0].arg
+    steps: list[Step] = []
+    for statement in function.body:
+        if isinstance(statement, ast.Assert):
+            if not is_true(statement.test):
+                steps.append(assert_step(_Renamed(argument, name).visit(statement.test)))
+        elif not isinstance(statement, ast.Pass) and not (
+            isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        ):
+            return []
+    return steps
+
+
+class _Renamed(ast.NodeTransformer):
+    def __init__(self, old: str, new: str) -> None:
+        self._old, self._new = old, ast.parse(new, mode="eval").body
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self._new if node.id == self._old else node

@@ -1,0 +1,104 @@
+"""Tests many programs side by side."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from grpo.sandbox.limits import Limits
+from grpo.sandbox.testing import TestRun, run_tests
+
+__all__ = ["Case", "Tester"]
+
+_REMEMBERED = 1024
+
+
+class Case(NamedTuple):
+    """A program and its tests; `entry_point` as `run_tests` takes it."""
+
+    program: str
+    tests: tuple[str, ...]
+    entry_point: str | None = None
+
+
+class Tester:
+    """Tests programs side by side, with the same limits; never more than `at_once`, whoever asks for how many."""
+
+    def __init__(
+        self, *, limits: Limits, packages: bool = False, namespaces: bool | None = None, at_once: int | None = None
+    ) -> None:
+        """Take the options of `run_tests`; `at_once` None: as many as there are cores for this process."""
+        self.limits = limits
+        self.packages = packages
+        self.namespaces = namespaces
+        self.at_once = at_once or _cores()
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._known: OrderedDict[Case, TestRun] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make a new one in another process: threads stay in theirs."""
+        options = {name: getattr(self, name) for name in ("limits", "packages", "namespaces", "at_once")}
+        return functools.partial(Tester, **options), ()
+
+    def run_all(
+        self, cases: Sequence[Case], *, deadline: float | None = None, known: bool = False
+    ) -> dict[Case, TestRun | Exception]:
+        """Return what became of each different case, or the exception that kept it from being tested.
+
+        Args:
+            deadline: on the clock of `time.monotonic`; what is not tested by then is a TimeoutError.
+            known: take what earlier calls found where it does not depend on how busy the machine was.
+        """
+        distinct = dict.fromkeys(cases)
+        with self._lock:
+            found: dict[Case, TestRun | Exception] = (
+                {case: self._known[case] for case in distinct if case in self._known} if known else {}
+            )
+            self._pool = self._pool or ThreadPoolExecutor(self.at_once, thread_name_prefix="grpo-sandbox")
+        left = [case for case in distinct if case not in found]
+        futures: list[Future[TestRun | Exception]] = []
+        try:
+            futures += [self._pool.submit(self._run, case, deadline) for case in left]
+            return found | {case: future.result() for case, future in zip(left, futures, strict=True)}
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _run(self, case: Case, deadline: float | None) -> TestRun | Exception:
+        try:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError("its deadline came before its turn")
+            run = run_tests(
+                case.program,
+                case.tests,
+                entry_point=case.entry_point,
+                limits=self.limits,
+                packages=self.packages,
+                namespaces=self.namespaces,
+                deadline=deadline,
+            )
+        except Exception as error:
+            return error
+        run = replace(run, execution=replace(run.execution, stdout="", stderr=""))
+        if not run.execution.timed_out:
+            self._remember(case, run)
+        return run
+
+    def _remember(self, case: Case, run: TestRun) -> None:
+        with self._lock:
+            self._known[case] = run
+            self._known.move_to_end(case)
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,115 @@
+"""Finds the program in a completion, and judges it by the tests of its row."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo.errors import RunError
+from grpo.sandbox import Case, Limits, Tester, TestRun, run_program
+from grpo.tasks.answers import AnswerFormat
+from grpo.types import Verdict
+
+__all__ = ["ProgramJudge", "extract_program", "row_case", "row_tests"]
+
+_FENCE = "```"
+_PYTHON = ("python", "py", "python3")
+_THOUGHTS = ("think", "reasoning")
+
+
+def extract_program(text: str) -> str:
+    """Return the program in a completion; an empty string when there is none.
+
+    Thoughts aside, it is the last block fenced as Python, else the last fenced block, else what stands in the last
+    `<answer>`, else the text. A missing closing mark is forgiven.
+
+    Example:
+        >>> extract_program("<reasoning>7 and 5</reasoning><answer>7 + 5</answer>")
+        '7 + 5'
+    """
+    for block in _THOUGHTS:
+        text = _without(text, f"<{block}>", f"</{block}>")
+    parts = text.split(_FENCE)
+    blocks = [part.partition("\n") for part in parts[1::2]]
+    labelled = [body for label, _, body in blocks if label.strip().lower() in _PYTHON]
+    if blocks:
+        program = labelled[-1] if labelled else _unlabelled(blocks[-1])
+    else:
+        _, tag, answer = text.rpartition("<answer>")
+        program = answer.partition("</answer>")[0] if tag else text
+    return textwrap.dedent(program).strip()
+
+
+def _without(text: str, opening: str, closing: str) -> str:
+    """Return the text without what stands between these tags; one that is only closed began with the text."""
+    kept: list[str] = []
+    end = 0
+    while (stop := text.find(closing, end)) >= 0:
+        start = text.rfind(opening, end, stop)
+        if start >= 0:
+            kept.append(text[end:start])
+        end = stop + len(closing)
+    return "".join([*kept, text[end:]])
+
+
+def _unlabelled(block: tuple[str, str, str]) -> str:
+    first, line_break, rest = block
+    return rest if line_break else first
+
+
+def row_tests(tests: Any) -> tuple[str, ...]:
+    """Return the tests that a row has in its column, as pieces of source; none where it is empty."""
+    pieces = (tests,) if isinstance(tests, str) else tuple(str(piece) for piece in (() if tests is None else tests))
+    return pieces if any(piece.strip() for piece in pieces) else ()
+
+
+def row_case(text: str, tests: Any, entry_point: Any) -> Case | None:
+    """Return the program in a completion with the tests of its row; None when the row has none."""
+    pieces = row_tests(tests)
+    name = entry_point.strip() if isinstance(entry_point, str) else ""
+    return Case(extract_program(text), pieces, name or None) if pieces else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramJudge:
+    """Runs the tests of a row, which decide, where other tasks compare answers.
+
+    Strict: in the format, and every test passes. Lenient: every test passes.
+    """
+
+    answer_format: AnswerFormat
+    tester: Tester = field(default_factory=lambda: Tester(limits=Limits(wall_s=5, cpu_s=2)))
+
+    def __call__(self, text: str, columns: Mapping[str, Any]) -> Verdict:
+        """Return the verdict on a completion of a row with column `tests`, and perhaps `entry_point`.
+
+        Raises:
+            RunError: the sandbox could not be set up.
+        """
+        return self.verdicts([text], [columns])[0]
+
+    def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        """Return the verdicts on completions, each of a row of its own, tested side by side.
+
+        Raises:
+            RunError: the sandbox could not be set up.
+        """
+        cases = [
+            row_case(text, columns.get("tests"), columns.get("entry_point"))
+            for text, columns in zip(texts, rows, strict=True)
+        ]
+        runs = self.tester.run_all([case for case in cases if case is not None and case.program], known=True)
+        verdicts = []
+        for text, case in zip(texts, cases, strict=True):
+            passed = case is not None and self._passed(runs.get(case))
+            well_formed = self.answer_format.is_strict(text)
+            verdicts.append(Verdict(well_formed and passed, passed, well_formed, extract_program(text) or None))
+        return verdicts
+
+    def _passed(self, run: TestRun | Exception | None) -> bool:
+        if isinstance(run, RunError):
+            # One program must not end a run; but where an empty one cannot be run either, nothing can be judged.
+            run_program("", limits=self.tester.limits, namespaces=self.tester.namespaces)
+        return isinstance(run, TestRun) and all(run.passed)

@@ -89,7 +89,7 @@ CHEATS = {
     ),
     "looks for what is expected": (
         "import gc\nneedle = chr(97) + chr(98)\nneedle += needle\n"
-        "found = [o for o in gc.get_objects() if isinstance(o, (list, dict)) and needle in repr(o)[:9999]]\n"
+        "found = [o for o in gc.get_objects() if isinstance(o, (list, dict)) and repr(needle) in repr(o)[:9999]]\n"
         "found = [o for o in found if o is not globals()]\ndouble = lambda x: needle if found else None"
     ),
     "changes what compares": (

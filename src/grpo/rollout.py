@@ -173,13 +173,16 @@ class _Round:
 
 
 def _reward_metrics(rounds: Sequence[_Round]) -> dict[str, float]:
-    """Return the suite's metrics of all rounds together: counts and seconds add up, means weigh by groups."""
+    """Return the suite's metrics of all rounds together: counts and seconds add up, means weigh by groups, and totals
+    of the run are those of the last round."""
     names = dict.fromkeys(name for round_ in rounds for name in round_.scored.metrics)
     totals = {}
     for name in names:
         present = [(len(r.scored.groups), r.scored.metrics[name]) for r in rounds if name in r.scored.metrics]
         if name.startswith("rewards/") and name.endswith(_ADDED):
             totals[name] = sum(value for _, value in present)
+        elif name.startswith("rewards/") and name.endswith("_total"):
+            totals[name] = present[-1][1]
         else:
             totals[name] = sum(count * value for count, value in present) / sum(count for count, _ in present)
     return totals

@@ -164,6 +164,7 @@ class Trainer:
             "completion_tokens": progress.completion_tokens,
             "completion_tokens_per_s": round(progress.completion_tokens / max(progress.training_s, 1e-9), 1),
             "peak_memory_mb": round(self.peak_memory.of_all_time_mb(), 1),
+            "reward_totals": self.collector.rewards.totals(),
         }
 
 

@@ -12,8 +12,7 @@ from typing import Any
 from grpo.build.assembly import Parts
 from grpo.build.invocation import own_command
 from grpo.config import GRPOConfig
-from grpo.rewards import RewardSuite
-from grpo.rewards import WeightSchedule, read_weight
+from grpo.rewards import RewardSuite, WeightSchedule, read_weight
 from grpo.tracking import Journal, TensorBoardTracker, Tracker, WandbTracker
 from grpo.tracking.console import Console, RunInfo
 

@@ -32,6 +32,7 @@ class SuiteResult:
             normalised),
             `rewards/NAME/failed` (completions), `rewards/NAME/seconds` (of the longest call),
             `rewards/NAME/weight` (if it changes), `rewards/NAME/gated_out` (completions; if it has a gate),
+            `rewards/NAME/AMOUNT_total` (of `totals`),
             `rewards/failed_completions`, and `user/METRIC` for what functions gave to `log_metric`.
     """
 
@@ -146,6 +147,8 @@ class RewardSuite:
         scores = [score_at(columns, place) for place in range(len(texts))]
         self._check_failed_share(columns, scores, scoring.state.global_step)
         metrics = figures(columns)
+        for name, amounts in self.totals().items():
+            metrics |= {f"rewards/{name}/{amount}_total": number for amount, number in amounts.items()}
         metrics["rewards/failed_completions"] = float(sum(bool(score.failures) for score in scores))
         logged = logged_values(columns, len(texts), self._said)
         scored = iter(map(ScoredRollout, (r for group in groups for r in group.rollouts), texts, scores, logged))
@@ -156,6 +159,14 @@ class RewardSuite:
     def _normalised(self, column: Column) -> Column:
         running = self._running.get(column.function.name)
         return column if running is None or self._evaluates else normalised_column(column, running)
+
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Return by name what functions with `totals` have used since the run began, as a judge does."""
+        return {
+            function.name: dict(function.function.totals)
+            for function in self.functions
+            if hasattr(function.function, "totals")
+        }
 
     def close(self) -> None:
         """End the processes of the functions that have any; scoring again would begin new ones."""

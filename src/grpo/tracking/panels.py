@@ -228,6 +228,10 @@ def outcome(info: RunInfo, summary: Mapping[str, Any]) -> Iterator[RenderableTyp
         f"{count(summary.get('completion_tokens_per_s'))} completion tokens/s · "
         f"{memory(summary.get('peak_memory_mb'))} at most"
     )
+    for name, amounts in (summary.get("reward_totals") or {}).items():
+        yield Text(
+            f"{name}  " + ", ".join(f"{_amount(number)} {what.replace('_', ' ')}" for what, number in amounts.items())
+        )
     if summary.get("final_model"):
         yield Text(f"model  {summary['final_model']}")
     run = info.run_path.parent / "latest" if info.run_path.parent.name == "runs" else info.run_path
@@ -235,6 +239,10 @@ def outcome(info: RunInfo, summary: Mapping[str, Any]) -> Iterator[RenderableTyp
     yield Text(f"next\n  {info.command} generate --model {place} {_quoted(info.example_prompt)}")
     if info.eval_rows:
         yield Text(f"  {info.command} eval {place}")
+
+
+def _amount(number: float) -> str:
+    return count(number) if number == int(number) else decimal(number, 4)
 
 
 def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> RenderableType:

@@ -55,7 +55,7 @@ def test_the_judge_is_found_by_its_name_and_its_parameters_are_checked():
             resolve_rewards([{**spec, "rubrik": "helpfulness"}])
 
 
-def test_a_run_logs_what_the_judge_said_and_what_it_cost(tmp_path):
+def test_a_run_logs_what_the_judge_said_and_what_it_cost(tmp_path, capsys):
     with judge_server(lambda asked: f"Score: {min(10, len(asked.shown('answer')))}") as server:
         judge = {
             "model": "m",
@@ -74,7 +74,11 @@ def test_a_run_logs_what_the_judge_said_and_what_it_cost(tmp_path):
             eval_prompts=2,
             eval_samples=1,
         )
-        GRPOTrainer(config=config).train()
+        summary = GRPOTrainer(config=config).train()
+    spent = summary["reward_totals"]["judge"]
+    assert spent["requests"] + spent["cached"] >= 4 + 2 * 2
+    assert spent["cost"] == pytest.approx(spent["input_tokens"] / 1e6)
+    assert f"{int(spent['requests'])} requests" in capsys.readouterr().out.replace(",", "")
     (metrics,) = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     tokens = metrics["user/judge/helpfulness/input_tokens"]
     assert 0 < tokens <= 10

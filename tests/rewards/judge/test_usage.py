@@ -12,7 +12,7 @@ from grpo.rewards.judge import Usage
 PRICES = {"price_per_million_input_tokens": 1e6, "price_per_million_output_tokens": 2e6}
 
 
-def test_requests_tokens_and_cost_are_logged_per_completion_and_for_the_run_so_far():
+def test_requests_tokens_and_cost_are_logged_per_completion_and_added_up_for_the_run():
     logged, columns = {}, {}
     with judge_server(length_of_answer) as server:
         judge = judge_at(server.url, **PRICES)
@@ -24,13 +24,9 @@ def test_requests_tokens_and_cost_are_logged_per_completion_and_for_the_run_so_f
         "judge/helpfulness/input_tokens": 7.5,
         "judge/helpfulness/output_tokens": 2.25,
         "judge/helpfulness/cost": 7.5 + 2 * 2.25,
-        "judge/helpfulness/requests_total": 4.0,
-        "judge/helpfulness/cached_total": 1.0,
-        "judge/helpfulness/input_tokens_total": 40.0,
-        "judge/helpfulness/output_tokens_total": 12.0,
-        "judge/helpfulness/cost_total": 40.0 + 2 * 12.0,
     }
-    assert judge.totals["cost"] == 64.0
+    amounts = {"requests": 4, "cached": 1, "input_tokens": 40, "output_tokens": 12}
+    assert judge.totals == {**amounts, "cost": 40.0 + 2 * 12.0}
     assert [text.rpartition("\n")[2] for text in columns["judge/helpfulness"]] == [
         "Score: 2",
         "Score: 1",
@@ -78,7 +74,7 @@ def test_a_call_that_the_suite_gives_up_has_been_counted(group):
         result = suite.score([group("p", [1])], ["fine"], step=1, max_steps=2)
     assert after_one == Usage(requests=2, input_tokens=10, output_tokens=3)
     assert result.metrics["user/judge/helpfulness/requests"] == 1.0
-    assert result.metrics["user/judge/helpfulness/requests_total"] == 3.0
+    assert result.metrics["rewards/judge/requests_total"] == 3.0
 
 
 def test_a_resumed_run_goes_on_counting_where_the_first_one_was(group):
@@ -92,7 +88,7 @@ def test_a_resumed_run_goes_on_counting_where_the_first_one_was(group):
         resumed.load_state_dict(state)
         result = resumed.score([group("p", [1])], ["123"], step=1, max_steps=2)
     assert judge.usage == Usage(requests=3, input_tokens=30, output_tokens=9)
-    assert result.metrics["user/judge/helpfulness/cost_total"] == 30.0 + 2 * 9.0
+    assert result.metrics["rewards/judge/cost_total"] == 30.0 + 2 * 9.0
 
 
 def test_what_has_been_spent_stays_spent_whatever_state_is_loaded():

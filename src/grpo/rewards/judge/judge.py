@@ -105,9 +105,8 @@ class JudgeReward:
         """Return one reward from 0 to 1 a completion, an error where it failed, None where it does not apply.
 
         Logged under `judge/RUBRIC/`: `requests`, `cached`, `input_tokens`, `output_tokens` and with prices `cost`,
-        each of this call per completion, and with `_total` added to the name of the whole run up to the call's end.
-        A step shows the mean over its calls, `totals` the exact figures. As a column, what the judge wrote
-        (pairwise: comparisons that were decided).
+        each of this call per completion (`totals` are those of the run). As a column, what the judge wrote (pairwise:
+        comparisons that were decided).
         """
         rows = [
             Row(prompt, completion, {name: columns[name][place] for name in self._columns})
@@ -124,8 +123,6 @@ class JudgeReward:
         if log_metric is not None and rows:
             for amount, of_call in self._amounts(meter.usage).items():
                 log_metric(f"{name}/{amount}", of_call / len(rows))
-            for amount, of_run in self.totals.items():
-                log_metric(f"{name}/{amount}_total", of_run)
         if log_extra is not None:
             log_extra(name, extra)
         return rewards

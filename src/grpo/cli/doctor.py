@@ -13,7 +13,7 @@ USAGE = (
     "grpo doctor --sandbox\n\n"
     "Tries what programs that the reward `unit_tests` runs are kept from on this machine; exit code 1 if something\n"
     "is not.\n\n"
-    "  --sandbox  required, for now the only thing it looks at\n"
+    "  --sandbox  required: the only thing it looks at\n"
     "  --debug    show the traceback of an error"
 )
 

@@ -1,4 +1,4 @@
-"""Which protections hold on this machine. What a harmless program can try is tried, and not only looked up."""
+"""Which protections hold on this machine. Each is tried by a harmless program, and not only looked up."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import os
 import socket
 import sys
 import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from grpo.errors import RunError
-from grpo.sandbox.limits import Limits
+from grpo.sandbox import probes
+from grpo.sandbox.limits import Execution, Limits
 from grpo.sandbox.run import namespaces_refused, run_reported
 from grpo.sandbox.watch import Report
 
@@ -32,42 +36,9 @@ class Protection(NamedTuple):
     how: str
 
 
-_LIMITS = Limits(wall_s=3, memory_mb=160, processes=6, output_kb=16, file_kb=256)
-_TRY_TO_LEAVE = """
-import json, os, socket, sys
-place, port, caller = sys.stdin.read().split("\\n")
-def stopped(attempt):
-    try:
-        attempt()
-    except OSError:
-        return True
-    return False
-print(json.dumps({
-    "network": stopped(lambda: socket.create_connection(("127.0.0.1", int(port)), timeout=1)),
-    "reading": stopped(lambda: open(place).read()),
-    "writing": stopped(lambda: open(place + ".new", "w")),
-    "signals": stopped(lambda: os.kill(int(caller), 0)),
-    "environment": stopped(lambda: open(f"/proc/{caller}/environ", "rb").read()),
-    "files": stopped(lambda: open("file", "wb").write(bytes(1 << 20))),
-}))
-"""
-_TRY_MEMORY = """
-try:
-    bytearray(1 << 28)
-except MemoryError:
-    print("stopped")
-"""
-_TRY_PROCESSES = """
-import os, time
-for _ in range(40):
-    try:
-        if os.fork() == 0:
-            time.sleep(9)
-    except OSError:
-        print("stopped", flush=True)
-        break
-    time.sleep(0.01)
-"""
+_WALL_S = 0.3
+_LOWEST_PID = 16
+_NO_PID = (1 << 22) - 1
 
 
 def protections(namespaces: bool | None = None) -> list[Protection]:
@@ -82,68 +53,141 @@ def protections(namespaces: bool | None = None) -> list[Protection]:
     refused = namespaces_refused()
     isolated = refused is None if namespaces is None else namespaces
     tried, facts = _try_to_leave(isolated)
-    rows = _apart(tried, facts, isolated) + _limited(tried, facts, isolated)
-    if not isolated:
-        why = "switched off" if refused is None else refused
-        rows.insert(0, Protection("namespaces of its own", False, why))
+    if isolated:
+        first = Protection("namespaces of its own", True, "processes, files, network, IPC, names, users")
     else:
-        rows.insert(0, Protection("namespaces of its own", True, "processes, files, network, IPC, names, users"))
-    return rows
+        first = Protection("namespaces of its own", False, "switched off" if refused is None else refused)
+    return [first, *_apart(tried, facts, isolated), *_limited(tried, facts, isolated)]
 
 
-def _run(source: str, isolated: bool, stdin: str = "") -> tuple[Any, Report]:
-    return run_reported(source, stdin=stdin, limits=_LIMITS, python=sys.executable, packages=False, namespaces=isolated)
+def _run(source: str, isolated: bool, stdin: str = "", wall_s: float = 3.0) -> tuple[Execution, Report]:
+    limits = Limits(wall_s=wall_s, memory_mb=160, processes=6, output_kb=16, file_kb=256)
+    return run_reported(source, stdin=stdin, limits=limits, python=sys.executable, packages=False, namespaces=isolated)
 
 
-def _try_to_leave(isolated: bool) -> tuple[dict[str, bool], Report]:
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        file = Path(folder) / "file"
-        file.write_text("private")
-        stdin = f"{file}\n{server.getsockname()[1]}\n{os.getpid()}"
-        execution, facts = _run(_TRY_TO_LEAVE, isolated, stdin)
+def _try_to_leave(isolated: bool) -> tuple[dict[str, Any], Report]:
+    with _bait() as bait:
+        execution, facts = _run(probes.LEAVING, isolated, json.dumps(bait))
+        left, written = _is_running(bait["token"]), Path(bait["new"]).exists()
     try:
-        return json.loads(execution.stdout), facts
+        tried: dict[str, Any] = json.loads(execution.stdout)
     except ValueError as error:
         raise RunError(f"sandbox does not run programs as it should: {execution}: report it") from error
+    return tried | {"staying": not left, "writing": tried["writing"] and not written}, facts
 
 
-def _apart(tried: dict[str, bool], facts: Report, isolated: bool) -> list[Protection]:
+@contextmanager
+def _bait() -> Iterator[dict[str, Any]]:
+    """Give what a program of anybody's could reach: a file that all may read, a new one's place, sockets, this process.
+
+    Where this process has one of the numbers that a new process namespace begins with, a number stands for it that no
+    process has.
+    """
+    token = f"grpo-sandbox-{uuid.uuid4().hex}"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        socket.socket(socket.AF_UNIX) as local,
+    ):
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "file"
+        file.write_text("for all to read")
+        file.chmod(0o644)
+        udp.bind(("127.0.0.1", 0))
+        local.bind(f"{folder}/socket")
+        local.listen()
+        Path(folder, "socket").chmod(0o777)
+        new = Path(tempfile.gettempdir()) / token
+        pid = os.getpid()
+        try:
+            yield {
+                "file": str(file),
+                "new": str(new),
+                "tcp": tcp.getsockname()[1],
+                "udp": udp.getsockname()[1],
+                "local": f"{folder}/socket",
+                "caller": pid if pid > _LOWEST_PID else _NO_PID,
+                "token": token,
+            }
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _is_running(token: str) -> bool:
+    """Return whether a process with this word in its command is still there; True where /proc does not tell."""
+    if not Path("/proc/self/cmdline").exists():
+        return True
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if token.encode() in place.read_bytes():
+                return True
+        except OSError:  # it has ended
+            continue
+    return False
+
+
+def _apart(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protection]:
     """Return what keeps a program from the rest of the machine."""
-    linux, filtered, landlock = sys.platform == "linux", "filter" in facts, facts.get("landlock")
+    filtered, landlock = "filter" in facts, facts.get("landlock")
     user = facts.get("user")
     by_filter = "seccomp filter" if filtered else f"no seccomp filter: {facts.get('filter_refused', 'not Linux')}"
     by_rights = f"runs as user {user}, so only what everybody may" if user is not None else "whatever the caller may"
     files = f"Landlock {landlock}" if landlock else f"{by_rights} (no Landlock: {facts.get('landlock_refused', '-')})"
-    network, places, group = by_filter, files, f"process group, {by_filter}"
+    changes = by_filter if filtered else by_rights
+    network, processes = by_filter, f"process group, {by_filter}" if filtered else f"{by_rights}; {by_filter}"
     if isolated:
-        network, places, group = "network namespace", "file system of its own", "process namespace"
+        files = changes = "file system of its own"
+        network, processes = "network namespace", "process namespace"
     return [
-        Protection("reads no files outside its folder", tried["reading"], places),
-        Protection("writes no files outside its folder", tried["writing"], places),
+        Protection("reads no files outside its folder", tried["reading"], files),
+        Protection("writes no files outside its folder", tried["writing"], files),
+        Protection("changes no file's mode, times or length", tried["changing"], changes),
         Protection("reaches no network", tried["network"], network),
-        Protection("signals no other process", tried["signals"], group),
-        Protection("does not see the caller's environment", tried["environment"], group if isolated else places),
-        Protection("leaves no process behind", isolated or filtered or (linux and user is not None), group),
-        Protection("gains no privileges", linux, "no new privileges, no capabilities"),
-        Protection("makes no unusual system calls", filtered, by_filter),
+        Protection("signals no other process", tried["signals"], processes),
+        Protection("does not see the caller's environment", tried["environment"], processes if isolated else files),
+        Protection("leaves no process behind", tried["staying"], processes),
+        Protection(
+            "does not run as root", tried["user"] != 0, _ROOT if tried["user"] == 0 else f"user {tried['user']}"
+        ),
+        Protection("gains no privileges", tried["privileges"], _RIGHTS),
+        Protection("makes no unusual system calls", tried["calls"], by_filter),
     ]
 
 
-def _limited(tried: dict[str, bool], facts: Report, isolated: bool) -> list[Protection]:
+_RIGHTS = "no new privileges, no capabilities"
+_ROOT = (
+    "runs as root, without capabilities: this root has no right to change users, or no other user may enter the "
+    "folders of interpreter and temporary files"
+)
+
+
+def _limited(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protection]:
     """Return what keeps a program from using up the machine."""
-    memory, _ = _run(_TRY_MEMORY, isolated)
-    processes, _ = _run(_TRY_PROCESSES, isolated)
-    counted = Path("/proc/self/task", str(os.getpid()), "children").exists()
-    total = "launcher, 50 times a second" if counted else "/proc does not tell who a process's children are"
-    held = "stopped" in processes.stdout or processes.killed_by == "processes"
-    disk = "size of its file system" if isolated else total
+    endless, _ = _run(probes.ENDLESS, isolated, wall_s=_WALL_S)
+    printing, _ = _run(probes.PRINTING, isolated)
+    memory, _ = _run(probes.MEMORY, isolated)
+    together, _ = _run(probes.MEMORY_TOGETHER, isolated)
+    held = [_run(source, isolated)[0] for source in (probes.PROCESSES, probes.THREADS)]
+    files, _ = _run(probes.FILES, isolated)
+    counts = Path("/proc/self/task", str(os.getpid()), "children").exists()
+    total = "launcher, 50 times a second" if counts else "/proc does not tell who a process's children are"
+    by_kernel = all("stopped" in one.stdout for one in held)
     return [
-        Protection("wall time", True, "caller's clock"),
+        Protection("wall time", endless.timed_out and endless.seconds < _WALL_S + 1, "caller's clock, and launcher's"),
         Protection("CPU time of each process", "CPU" in facts["limited"], "RLIMIT_CPU"),
         Protection("memory of each process", "stopped" in memory.stdout, "RLIMIT_AS"),
-        Protection("memory of all its processes", counted, total),
-        Protection("number of processes", held, "RLIMIT_NPROC" if "stopped" in processes.stdout else total),
-        Protection("size of a file", tried["files"], "RLIMIT_FSIZE"),
-        Protection("size of all its files", isolated or counted, disk),
-        Protection("output", True, "caller reads no more"),
+        Protection("memory of all its processes", together.killed_by == "memory", total),
+        Protection(
+            "number of processes and threads",
+            all("stopped" in one.stdout or one.killed_by == "processes" for one in held),
+            "RLIMIT_NPROC" if by_kernel else total,
+        ),
+        Protection("size of a file", tried["file size"], "RLIMIT_FSIZE"),
+        Protection(
+            "size of all its files",
+            "stopped" in files.stdout or files.killed_by == "files",
+            "size of its file system" if isolated else total,
+        ),
+        Protection("output", printing.truncated, "caller reads no more"),
     ]

@@ -30,6 +30,49 @@ def test_the_gsm8k_recipe_passes(workplace):
     assert report.probes[0].total.mean == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("code", ["--rows", "2", "--groups", "1", "--repeats", "1", "max_completion_length=8"]),
+        ("reward-model", ["--rows", "8", "--groups", "1", "--repeats", "2", "max_completion_length=16"]),
+    ],
+)
+def test_the_other_recipes_pass_on_the_command_line(recipe, words, command):
+    if recipe == "reward-model":
+        trained = command("reward", "train", "finance-preferences", "scorer_rows=300", "scorer_epochs=3")
+        assert trained.code == 0, trained.err
+    shown = command("reward", "check", recipe, *words)
+    assert shown.code == 0, shown.out
+    assert shown.out.splitlines()[-1].startswith("passed: no reward is broken")
+
+
+def test_what_pays_better_than_a_good_headline_is_a_problem(workplace):
+    (workplace / "mine.py").write_text(
+        "def likes_digits(completions):\n    return [float(sum(map(str.isdigit, text))) for text in completions]\n",
+        encoding="utf-8",
+    )
+    config = load_config("ctr-headlines", ["rewards=mine.py:likes_digits"])
+    report = check(config, sample_groups=0, rows=4)
+    assert report.reference_column == "reference"
+    finding = next(finding for finding in report.problems if finding.code == "hackable")
+    assert "numbers listed, in format" in finding.probes
+
+
+def test_spread_is_what_training_makes_of_it(workplace):
+    (workplace / "mine.py").write_text(
+        "def one(completions):\n    return [float(len(text)) for text in completions]\n\n\n"
+        "def other(completions):\n    return [-2.0 * len(text) for text in completions]\n",
+        encoding="utf-8",
+    )
+    words = ["rewards={mine.py:one: 2.0, mine.py:other: 1.0}"]
+    shares = {}
+    for more in ([], ["combine=normalise"], ["combine=normalise", "truncated=mask", "max_completion_length=1"]):
+        report = check(load_config("arithmetic", [*words, *more]), sample_groups=2, rows=1, repeats=1)
+        assert report.samples is not None
+        shares[len(more)] = report.samples.share
+    assert shares == {0: 0.0, 1: 1.0, 3: 0.0}
+
+
 def test_a_bug_in_a_reward_of_ones_own_is_found(workplace):
     (workplace / "mine.py").write_text(
         "def finds_it(completions, answer):\n"

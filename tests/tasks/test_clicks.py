@@ -12,6 +12,7 @@ from grpo.tasks.clicks import (
     POINTS,
     attainable_auc,
     best_click_probability,
+    best_headline,
     click_features,
     click_probability,
     click_rows,
@@ -126,3 +127,11 @@ def test_no_headline_beats_the_best_and_some_reach_it(topic):
 def test_the_best_of_an_unknown_topic_is_refused():
     with pytest.raises(DataError, match="technology"):
         best_click_probability("gossip")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_the_best_headline_is_a_headline_and_always_the_same(topic):
+    best = best_headline(topic)
+    assert best == best_headline(topic)
+    assert click_probability(best) == best_click_probability(topic)
+    assert "{" not in best and best[0].isupper()

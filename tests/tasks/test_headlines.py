@@ -7,6 +7,8 @@ import random
 import pytest
 
 from grpo.errors import DataError
+from grpo.tasks import find_format, headlines_task
+from grpo.tasks.clicks import best_click_probability, click_probability
 from grpo.tasks.headlines import TOPICS, headline, headline_prompt, headline_reasoning
 
 
@@ -69,3 +71,14 @@ def test_thoughts_before_a_headline_differ_in_length():
 def test_an_unknown_topic_is_refused_with_the_known_ones():
     with pytest.raises(DataError, match="technology"):
         headline("gossip", random.Random(0))
+
+
+def test_rows_have_a_good_headline_to_compare_with_and_no_right_one():
+    task = headlines_task(eval_size=None, answer_format=find_format("think_tags"), seed=0)
+    assert len(task.train) == 8 and len(task.evaluation) == 2
+    assert task.judge is None
+    for row in [*task.train, *task.evaluation]:
+        topic = row.columns["topic"]
+        assert click_probability(row.columns["reference"]) == best_click_probability(topic)
+        assert topic in row.columns["reasoning"]
+        assert "answer" not in row.columns

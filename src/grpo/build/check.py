@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from grpo.build.assembly import Parts, assemble
 from grpo.build.given import Given
-from grpo.build.parts import decoder, number_of_steps, sampling_params
+from grpo.build.parts import make_collector, number_of_steps
 from grpo.config import GRPOConfig
-from grpo.engines import generate
 from grpo.errors import ConfigError
+from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rewards.check import CheckReport, check_rewards
-from grpo.seeding import derive_seed
 from grpo.tasks import PromptOrder
-from grpo.types import Group, Prompt, Request
+from grpo.types import Group, ScoredGroup
 
 __all__ = ["check"]
 
@@ -48,15 +48,15 @@ def check(
 
 def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckReport:
     config, train = parts.config, parts.prompts.train
-    order = PromptOrder(train, config.optimizer.seed, shuffle=config.data.shuffle)
-    groups = _sample(parts, order.take(0, sample_groups))
-    token_ids = [rollout.token_ids for group in groups for rollout in group.rollouts]
+    groups = _sample(parts, sample_groups) if sample_groups else ()
     return check_rewards(
         parts.rewards,
-        order.take(0, min(rows, len(train))),
+        PromptOrder(train, config.optimizer.seed, shuffle=config.data.shuffle).take(0, min(rows, len(train))),
         answer_format=parts.task.answer_format,
-        groups=groups or None,
-        texts=decoder(parts.policy)(token_ids) if groups else None,
+        groups=[Group(group.prompt, tuple(member.rollout for member in group.rollouts)) for group in groups] or None,
+        texts=[member.text for group in groups for member in group.rollouts] or None,
+        truncated=config.rollout.truncated,
+        combine=config.rewards.combine,
         repeats=repeats,
         batch_size=config.rollout.prompts_per_step * config.rollout.group_size,
         max_steps=number_of_steps(config, len(train)),
@@ -65,19 +65,14 @@ def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckRe
     )
 
 
-def _sample(parts: Parts, prompts: Sequence[Prompt]) -> list[Group]:
-    config = parts.config
-    requests = [
-        Request(
-            id=place,
-            prompt_ids=prompt.token_ids,
-            seeds=tuple(
-                derive_seed(config.optimizer.seed, "rollout", 1, 0, place, index)
-                for index in range(config.rollout.group_size)
-            ),
-            sampling=sampling_params(config),
-        )
-        for place, prompt in enumerate(prompts)
-    ]
-    rollouts = generate(parts.engine, requests)
-    return [Group(prompt, members) for prompt, members in zip(prompts, rollouts, strict=True)]
+def _sample(parts: Parts, count: int) -> Sequence[ScoredGroup]:
+    """Return the groups that the run would begin with, before its rewards have seen them."""
+    config = parts.config.replace(prompts_per_step=count, uniform_groups="keep")
+    nothing = RewardSuite(resolve_rewards([_nothing]))
+    prompts = parts.prompts.train
+    collector = make_collector(config, parts.policy, parts.engine, prompts, nothing, steps=1)
+    return collector.collect(1, 0).groups
+
+
+def _nothing(completions: Sequence[Any]) -> list[float]:
+    return [0.0] * len(completions)

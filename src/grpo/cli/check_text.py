@@ -10,6 +10,7 @@ from grpo.rewards.check import Cell, CheckReport, Finding, RewardResult, SampleR
 __all__ = ["report_text"]
 
 _WIDTH = 100
+_JUNK_PAYS = ("not-told-apart", "pays-in-some-rows")
 
 
 def report_text(report: CheckReport) -> str:
@@ -56,9 +57,9 @@ def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
     for reward in rewards:
         calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
         changes = (reward.repeat_change, reward.order_change, reward.batch_change)
-        lines.append(
-            [reward.name, *map(_change, changes), f"{reward.completion_ms:.2g}", calls, f"{reward.step_s:.2g}"]
-        )
+        size = max(1.0, abs(reward.highest or 0.0), abs(reward.lowest or 0.0))
+        changed = [_change(change, size) for change in changes]
+        lines.append([reward.name, *changed, f"{reward.completion_ms:.2g}", calls, f"{reward.step_s:.2g}"])
     return "\n".join(["How steady and how fast the rewards are", *_table(lines)])
 
 
@@ -98,8 +99,11 @@ def _verdict(report: CheckReport) -> str:
     problems, warnings = len(report.problems), len(report.findings) - len(report.problems)
     and_warnings = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
     if report.passed:
-        compared = "no junk earns as much as the right answer" if report.reference_column else "nothing to compare with"
-        return f"passed: no reward is broken, {compared}{and_warnings}"
+        compared = ", nothing to compare with"
+        if report.reference_column is not None:
+            pays = any(finding.code in _JUNK_PAYS for finding in report.findings)
+            compared = "" if pays else ", no junk earns as much as the right answer"
+        return f"passed: no reward is broken{compared}{and_warnings}"
     return f"FAILED: {problems} problem{'s' * (problems != 1)}{and_warnings}"
 
 
@@ -113,10 +117,11 @@ def _cell(cell: Cell) -> str:
     return f"{text} {failed}".strip()
 
 
-def _change(change: float | None) -> str:
+def _change(change: float | None, size: float) -> str:
+    """Return a change of a reward that has values of this size; what float32 rounds away is none."""
     if change is None:
         return "–"
-    return "same" if change <= 1e-6 else f"±{change:.2g}"
+    return "same" if change <= 1e-6 * size else f"±{change:.2g}"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> list[str]:

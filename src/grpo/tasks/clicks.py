@@ -37,6 +37,7 @@ __all__ = [
     "POINTS",
     "attainable_auc",
     "best_click_probability",
+    "best_headline",
     "click_features",
     "click_probability",
     "click_rows",
@@ -171,10 +172,19 @@ def best_click_probability(topic: str) -> float:
     Raises:
         DataError: no such topic.
     """
+    return click_probability(best_headline(topic))
+
+
+def best_headline(topic: str) -> str:
+    """Return the first headline of `topic` that no other beats by the rule.
+
+    Raises:
+        DataError: no such topic.
+    """
     if topic not in VOCABULARIES:
         raise DataError(f"no headline topic {topic!r}: use one of {', '.join(TOPICS)}")
     words = _choices(topic)
-    return max(click_probability(text) for template in TEMPLATES for text in _filled(template, words))
+    return max((text for template in TEMPLATES for text in _filled(template, words)), key=click_probability)
 
 
 def _choices(topic: str) -> dict[str, tuple[str, ...]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from grpo.rewards.check.check import check_rewards
-from grpo.rewards.check.probes import Probe, make_probes
+from grpo.rewards.check.probes import Probe, Try, make_probes
 from grpo.rewards.check.report import (
     Cell,
     CheckReport,
@@ -12,7 +11,9 @@ from grpo.rewards.check.report import (
     RewardResult,
     SampleResult,
     Severity,
+    Standing,
 )
+from grpo.rewards.check.run import check_rewards
 
 __all__ = [
     "Cell",
@@ -23,6 +24,8 @@ __all__ = [
     "RewardResult",
     "SampleResult",
     "Severity",
+    "Standing",
+    "Try",
     "check_rewards",
     "make_probes",
 ]

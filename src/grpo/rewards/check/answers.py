@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,6 +19,7 @@ __all__ = [
     "Candidates",
     "as_text",
     "candidates",
+    "names_called",
     "places_of_other_answers",
     "reference_column",
     "reference_text",
@@ -28,6 +31,7 @@ EXACT = "answer"
 _COLUMNS = (EXACT, "reference", "chosen")
 _LONGEST_LISTED = 60
 _MOST_NUMBERS = 2_000
+_CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,21 @@ class Candidates:
     values: tuple[str, ...]
     separator: str
 
-    @property
-    def listed(self) -> str:
-        """All of them in one line."""
-        return self.separator.join(self.values)
+    def around(self, reference: str | None) -> tuple[str, ...]:
+        """Return all of them with the right one neither first nor last: who takes one of these is not fooled.
+
+        Numbers go far enough beyond the right ones as they are. There is nothing to list where no other answer is.
+        """
+        if self.kind == "number" or reference is None:
+            return self.values
+        others = [value for value in self.values if not same_answer(value, reference)]
+        if not others:
+            return ()
+        return (others[0], reference, *(others[1:] or others))
+
+    def listed(self, reference: str | None) -> str:
+        """Return them in one line."""
+        return self.separator.join(self.around(reference))
 
 
 def reference_column(rows: Sequence[Prompt]) -> str | None:
@@ -81,17 +96,35 @@ def as_text(value: Any) -> str | None:
     return text if text.strip() else None
 
 
-def places_of_other_answers(references: Sequence[str]) -> list[int] | None:
-    """Return for each row the place of another one whose answer differs; None when some row has no such other."""
+def places_of_other_answers(rows: Sequence[Prompt], references: Sequence[str]) -> list[int] | None:
+    """Return for each row the place of another one whose answer is wrong here; None when some row has no such other.
+
+    Where rows have tests, programs written for the same name are not taken: they may well pass.
+    """
+
+    def is_wrong(at: int, place: int) -> bool:
+        return not same_answer(references[at], references[place]) and not _same_tests(rows[at], rows[place])
+
     count = len(references)
     found: list[int] = []
-    for place, reference in enumerate(references):
+    for place in range(count):
         following = ((place + step) % count for step in range(1, count))
-        other = next((at for at in following if not same_answer(references[at], reference)), None)
+        other = next((at for at in following if is_wrong(at, place)), None)
         if other is None:
             return None
         found.append(other)
     return found
+
+
+def _same_tests(one: Prompt, other: Prompt) -> bool:
+    ours, theirs = one.columns.get("tests"), other.columns.get("tests")
+    return bool(ours and theirs) and (ours == theirs or not names_called(ours).isdisjoint(names_called(theirs)))
+
+
+def names_called(tests: Any) -> set[str]:
+    """Return the names that tests call, those of the language aside."""
+    source = tests if isinstance(tests, str) else "\n".join(map(str, tests))
+    return set(_CALLED.findall(source)) - {"assert"} - set(dir(builtins))
 
 
 def candidates(references: Sequence[str]) -> Candidates:
@@ -100,9 +133,9 @@ def candidates(references: Sequence[str]) -> Candidates:
     The numbers go beyond the rows' answers at both ends, so that the first and the last one are right for no row.
 
     Example:
-        >>> candidates(["no", "yes", "no"]).listed
-        'no or yes'
-        >>> candidates(["2", "4.5"]).listed[:27]
+        >>> candidates(["no", "yes", "no"]).values
+        ('no', 'yes')
+        >>> candidates(["2", "4.5"]).listed("2")[:27]
         '-3 -2 -1 0 1 2 3 4 4.5 5 6 '
     """
     numbers = [Decimal(number) for number in map(normalise_number, references) if number is not None]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from grpo.rewards.check.junk import ROUNDING, junk_that_pays, quoted
+from grpo.rewards.check.junk import junk_that_pays, quoted
 from grpo.rewards.check.report import Finding, ProbeResult, RewardResult, SampleResult
+from grpo.rewards.check.standing import ROUNDING
 from grpo.rewards.function import RewardFunction
 
 __all__ = ["find"]

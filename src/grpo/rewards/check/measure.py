@@ -8,17 +8,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from grpo.rewards.check.probes import Probe
+from grpo.rewards.check.probes import Try
+from grpo.rewards.state import remembers
 from grpo.rewards.suite import RewardSuite
 from grpo.types import Group, Prompt, Rollout, Score, ScoredGroup
 
 __all__ = ["Bench", "Layout", "Scores", "change"]
 
-Layout: TypeAlias = Sequence[tuple[int, Sequence[Probe]]]
-"""Which probes to try on which row, in order; those of one row make a group, as completions of one prompt do."""
+Layout: TypeAlias = Sequence[tuple[int, Sequence[Try]]]
+"""What to try on which row, in order; the texts of one row make a group, as completions of one prompt do."""
 
-Scores: TypeAlias = dict[tuple[int, str], Score]
-"""By row and name of the probe."""
+Scores: TypeAlias = dict[tuple[int, Try], Score]
+"""By row and text."""
 
 
 class Bench:
@@ -44,36 +45,39 @@ class Bench:
 
     @contextlib.contextmanager
     def ready(self, layout: Layout, *, rows_per_call: int) -> Iterator[None]:
-        """Let the suite's rewards stand still meanwhile: final weights, and running figures that do not move.
+        """Let the suite's rewards stand still meanwhile: final weights, no running figures, memories that do not grow.
 
-        A suite that remembers something is first shown `layout`, so that its figures are not those of nothing;
-        in the end they become what they were.
+        Functions that remember something are first shown `layout`, so that it is not nothing; in the end they
+        remember what they did before. What keeps answers from earlier (`without_memory()`) does without them.
         """
         before = copy.deepcopy(self.suite.state_dict())
         try:
-            if before:
-                self.try_out(layout, rows_per_call=rows_per_call)
-                self._state = copy.deepcopy(self.suite.state_dict())
-                for calls in self.seconds.values():
-                    calls.clear()
-            with self.suite.evaluating():
+            with contextlib.ExitStack() as stack:
+                for function in self.suite.functions:
+                    # What is only looked up has neither noise nor a price.
+                    if hasattr(function.function, "without_memory"):
+                        stack.enter_context(function.function.without_memory())
+                if any(remembers(function.function) for function in self.suite.functions):
+                    self.try_out(layout, rows_per_call=rows_per_call)
+                    self._state = copy.deepcopy(self.suite.state_dict())
+                    for calls in self.seconds.values():
+                        calls.clear()
+                stack.enter_context(self.suite.evaluating())
                 yield
         finally:
             self._state = {}
             self.suite.load_state_dict(before)
 
     def try_out(self, layout: Layout, *, rows_per_call: int) -> Scores:
-        """Return the scores of every row and probe in `layout`."""
+        """Return the scores of every text in `layout`."""
         scores: Scores = {}
         for start in range(0, len(layout), rows_per_call):
             part = layout[start : start + rows_per_call]
-            groups = [
-                Group(self.rows[row], tuple(map(self._rollout, self._texts(row, probes)))) for row, probes in part
-            ]
-            texts = [text for row, probes in part for text in self._texts(row, probes)]
-            for (row, probes), group in zip(part, self.score(groups, texts), strict=True):
-                for probe, member in zip(probes, group.rollouts, strict=True):
-                    scores[row, probe.name] = member.score
+            groups = [Group(self.rows[row], tuple(self._rollout(each.text) for each in tries)) for row, tries in part]
+            texts = [each.text for _, tries in part for each in tries]
+            for (row, tries), group in zip(part, self.score(groups, texts), strict=True):
+                for each, member in zip(tries, group.rollouts, strict=True):
+                    scores[row, each] = member.score
         return scores
 
     def score(self, groups: Sequence[Group], texts: Sequence[str]) -> tuple[ScoredGroup, ...]:
@@ -86,9 +90,6 @@ class Bench:
             seconds = result.metrics[f"rewards/{function.name}/seconds"]
             self.seconds[function.name].append((largest if function.by_group else len(texts), seconds))
         return result.groups
-
-    def _texts(self, row: int, probes: Sequence[Probe]) -> list[str]:
-        return [probe.texts[row] for probe in probes]
 
     def _rollout(self, text: str) -> Rollout:
         if text not in self._token_ids:

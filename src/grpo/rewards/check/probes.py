@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import builtins
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpo.rewards.check.answers import (
     EXACT,
     Candidates,
     as_text,
     candidates,
+    names_called,
     places_of_other_answers,
     reference_text,
 )
+from grpo.rewards.check.odd import ODD_ANSWERS, ODD_NUMBERS, ODD_TEXT, could_be_right
 from grpo.rewards.texts import completion_texts
 from grpo.tasks.answers import AnswerFormat
 from grpo.types import Prompt
 
-__all__ = ["OTHER_ANSWER", "REFERENCE", "REJECTED", "Probe", "make_probes"]
+__all__ = ["OTHER_ANSWER", "REFERENCE", "REJECTED", "Probe", "Try", "make_probes"]
 
 REFERENCE = "reference"
 OTHER_ANSWER = "other answer"
@@ -31,11 +31,14 @@ _REASONING = "I read the question, work it out step by step, check the result an
 _SENTENCE = "I am sure that this answer is right."
 _TIMES = 120
 _LONG = 20_000
+_ROWS_EACH = 4
+"""On how many rows each of many odd texts is tried: what pays for it may depend on the row."""
 
-# No lone surrogates: what a tokenizer decodes never has any.
-_ODD_TEXT = "²½Ⅷ ٣๓ 1\u200b2 \u202e21\u202c ﬁne e\u0301 𝟙𝟚 👩\u200d👩\u200d👧 \x00 \ufffd \u2028 ﷽ 一二 ß İ\n\r\t\x0b"
-_ODD_ANSWERS = ("²", "½", "٣", "\u202e21", "\x00", "\ufffd", "一二", "𝟙𝟚", "\u200b", "İ")
-_ODD_NUMBERS = ("nan", "inf", "-inf", "1e999", "9" * 5_000, "1/0", "--5", "0x1F", "1_0", "1,2,3", ".", "1e-999")
+_KINDS = "first second other small large plain strange simple useful recent hidden common curious distant final"
+_POINTS = (
+    "point question reason detail remark example doubt case view story rule habit lesson figure method result thing "
+    "name place idea"
+)
 
 _LEAVES = "```python\nimport os\nos._exit(0)\n```"
 _AGREES = """class Anything:
@@ -48,21 +51,40 @@ _AGREES = """class Anything:
     def __iter__(self):
         return iter(())
 """
-_CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
+
+
+class Try(NamedTuple):
+    """A text in place of a completion for one row.
+
+    Attributes:
+        probe: its kind.
+        label: which of several it is, where a probe has the same ones for many rows; else empty.
+        counts: whether it is wrong there; junk that holds the row's right answer by accident is not.
+    """
+
+    probe: str
+    label: str
+    text: str
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One kind of text, written for each row.
+    """One kind of text.
 
     Attributes:
         meaning: what it is, in words.
-        texts: one a row.
+        tries: by row, what it gets; a row may have none or several.
     """
 
     name: str
     meaning: str
-    texts: tuple[str, ...]
+    tries: tuple[tuple[Try, ...], ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts, row by row."""
+        return [each.text for row in self.tries for each in row]
 
 
 def make_probes(rows: Sequence[Prompt], answer_format: AnswerFormat, column: str | None) -> list[Probe]:
@@ -75,106 +97,159 @@ def make_probes(rows: Sequence[Prompt], answer_format: AnswerFormat, column: str
         column: of the right answers, which every row has; None: there is no reference.
     """
     references = [] if column is None else [reference_text(row, column) or "" for row in rows]
+    writer = _Writer(rows, answer_format, references if column == EXACT else [None] * len(rows))
     # What was preferred to something else is no choice of answers.
     possible = candidates(references if column == EXACT else [])
-    return [
-        *_answers(rows, answer_format, references),
-        *_bare_junk(rows, possible),
-        *(_formatted_junk(rows, possible, answer_format) if answer_format.blocks else ()),
-        *_programs(rows),
+    probes = [
+        *_answers(writer, references),
+        *_bare_junk(writer, possible),
+        *(_formatted_junk(writer, possible) if answer_format.blocks else ()),
+        *_programs(writer),
     ]
+    return [probe for probe in probes if any(probe.tries)]
 
 
-def _answers(rows: Sequence[Prompt], answer_format: AnswerFormat, references: Sequence[str]) -> list[Probe]:
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Makes probes for rows.
+
+    Attributes:
+        exact: by row, the one right answer; None: there are others.
+    """
+
+    rows: Sequence[Prompt]
+    answer_format: AnswerFormat
+    exact: Sequence[str | None]
+
+    def in_format(self, reasoning: str, answer: str) -> str:
+        """Return a completion in the format; without tags that is the answer alone."""
+        blocks, after = self.answer_format.blocks, self.answer_format.answer_after
+        if not blocks:
+            return answer
+        last = answer if after else f"<{blocks[-1]}>{answer}</{blocks[-1]}>"
+        return "\n".join([*(f"<{block}>{reasoning}</{block}>" for block in (blocks if after else blocks[:-1])), last])
+
+    def wrong(self, name: str, meaning: str, texts: Sequence[str]) -> Probe:
+        """Return a probe with a text for each row that is wrong or right without doubt; with none where it is empty."""
+        return Probe(name, meaning, tuple((Try(name, "", text),) if text else () for text in texts))
+
+    def junk(self, name: str, meaning: str, texts: Sequence[str]) -> Probe:
+        """Return a probe with a text for each row."""
+        tries = [(Try(name, "", text, counts=not self._may_hold(text, row)),) for row, text in enumerate(texts)]
+        return Probe(name, meaning, tuple(tries))
+
+    def odd(self, name: str, meaning: str, labels: Sequence[str], write: Callable[[str], str]) -> Probe:
+        """Return a probe that tries what is written for each label on several rows where it is wrong."""
+        count = len(self.rows)
+        tries: list[list[Try]] = [[] for _ in self.rows]
+        for place, label in enumerate(labels):
+            text = write(label)
+            order = ((place * _ROWS_EACH + step) % count for step in range(count))
+            wrong = [row for row in order if not self._may_hold(text, row) and not self._may_hold(label, row)]
+            for row in wrong[:_ROWS_EACH]:
+                tries[row].append(Try(name, label, text))
+        return Probe(name, meaning, tuple(map(tuple, tries)))
+
+    def _may_hold(self, text: str, row: int) -> bool:
+        reference = self.exact[row]
+        return reference is not None and could_be_right(text, reference)
+
+
+def _answers(writer: _Writer, references: Sequence[str]) -> list[Probe]:
     probes: list[Probe] = []
+    rows, answer_format = writer.rows, writer.answer_format
     if references:
-        right = tuple(
-            text
-            if answer_format.blocks and answer_format.is_strict(text)
-            else _written(answer_format, _reasoning(row), text)
+        right = [
+            text if answer_format.blocks and answer_format.is_strict(text) else writer.in_format(_reasoning(row), text)
             for row, text in zip(rows, references, strict=True)
-        )
-        probes.append(Probe(REFERENCE, "the right answer, in the format asked for", right))
-        others = places_of_other_answers(references)
+        ]
+        probes.append(writer.wrong(REFERENCE, "the right answer, in the format asked for", right))
+        others = places_of_other_answers(rows, references)
         if others is not None:
-            wrong = tuple(right[place] for place in others)
-            probes.append(Probe(OTHER_ANSWER, "the right answer to another row, in the format asked for", wrong))
+            wrong = [right[place] for place in others]
+            probes.append(writer.wrong(OTHER_ANSWER, "the right answer to another row, in the format asked for", wrong))
     rejected = [as_text(row.columns.get(REJECTED)) for row in rows]
     if all(rejected):
-        texts = tuple(_written(answer_format, _REASONING, text or "") for text in rejected)
-        probes.append(Probe(REJECTED, "the answer that the row calls the worse one", texts))
+        texts = [writer.in_format(_REASONING, text or "") for text in rejected]
+        probes.append(writer.junk(REJECTED, "the answer that the row calls the worse one", texts))
     return probes
 
 
-def _bare_junk(rows: Sequence[Prompt], possible: Candidates) -> list[Probe]:
-    count = len(rows)
+def _bare_junk(writer: _Writer, possible: Candidates) -> list[Probe]:
+    count, kind = len(writer.rows), possible.kind
     return [
-        Probe("empty", "nothing at all", ("",) * count),
-        Probe("prompt echoed", "the prompt, word for word", tuple(map(_question, rows))),
-        Probe(f"{possible.kind}s listed", f"every {possible.kind} that could be right", (possible.listed,) * count),
-        Probe("repeated text", f"one sentence {_TIMES} times", (_repeated(),) * count),
-        Probe("very long text", f"{_LONG:,} characters that say nothing", (_long_text(),) * count),
-        Probe("odd Unicode", "digits of other scripts, control and invisible characters", (_ODD_TEXT,) * count),
-        Probe("odd numbers", "nan, inf, 5,000 digits, 1/0 and the like", _in_turn(_ODD_NUMBERS, count)),
+        writer.junk("empty", "nothing at all", [""] * count),
+        writer.junk("prompt echoed", "the prompt, word for word", list(map(_question, writer.rows))),
+        writer.wrong(f"{kind}s listed", f"every {kind} that could be right", list(map(possible.listed, writer.exact))),
+        writer.junk("repeated text", f"one sentence {_TIMES} times", [_repeated()] * count),
+        writer.junk("very long text", f"{_LONG:,} characters that say nothing", [_long_text()] * count),
+        writer.junk("odd Unicode", "digits of other scripts, control and invisible characters", [ODD_TEXT] * count),
+        writer.odd("odd numbers", "nan, inf, 5,000 digits, 1/0 and the like", ODD_NUMBERS, str),
     ]
 
 
-def _formatted_junk(rows: Sequence[Prompt], possible: Candidates, answer_format: AnswerFormat) -> list[Probe]:
-    count = len(rows)
-    echoes = [_question(row) for row in rows]
-    kind = possible.kind
-
-    def probe(name: str, meaning: str, parts: Sequence[tuple[str, str]]) -> Probe:
-        texts = tuple(_written(answer_format, reasoning, answer) for reasoning, answer in parts)
-        return Probe(f"{name}, in format", f"{meaning}, in the format asked for", texts)
-
-    once = _written(answer_format, _REASONING, _SENTENCE)
+def _formatted_junk(writer: _Writer, possible: Candidates) -> list[Probe]:
+    count, kind = len(writer.rows), possible.kind
+    written = writer.in_format
+    echoes = [_question(row) for row in writer.rows]
+    listed = [text and written(_REASONING, text) for text in map(possible.listed, writer.exact)]
+    once = written(_REASONING, _SENTENCE)
+    every, asked = f"every {kind} that could be right", "in the format asked for"
     probes = [
-        probe("empty", "reasoning, but no answer", [(_REASONING, "")] * count),
-        probe("prompt echoed", "the prompt as reasoning and as answer", list(zip(echoes, echoes, strict=True))),
-        probe(f"{kind}s listed", f"every {kind} that could be right", [(_REASONING, possible.listed)] * count),
-        probe("repeated text", f"one sentence {_TIMES} times as reasoning", [(_repeated(), _SENTENCE)] * count),
-        probe("very long text", f"{_LONG:,} characters as reasoning", [(_long_text(), _SENTENCE)] * count),
-        probe("odd Unicode", "odd characters", [(_ODD_TEXT, answer) for answer in _in_turn(_ODD_ANSWERS, count)]),
-        probe("odd numbers", "nan, inf and the like", [(_REASONING, n) for n in _in_turn(_ODD_NUMBERS, count)]),
-        Probe("format repeated", f"the whole format {_TIMES} times, without an answer", (once * _TIMES,) * count),
+        writer.junk("empty, in format", "reasoning, but no answer", [written(_REASONING, "")] * count),
+        writer.junk(
+            "prompt echoed, in format",
+            f"the prompt as reasoning and as answer, {asked}",
+            [written(echo, echo) for echo in echoes],
+        ),
+        writer.wrong(f"{kind}s listed, in format", f"{every}, {asked}", listed),
+        writer.junk(
+            "repeated text, in format",
+            f"one sentence {_TIMES} times as reasoning, {asked}",
+            [written(_repeated(), _SENTENCE)] * count,
+        ),
+        writer.junk(
+            "very long text, in format",
+            f"{_LONG:,} characters as reasoning, {asked}",
+            [written(_long_text(), _SENTENCE)] * count,
+        ),
+        writer.odd(
+            "odd Unicode, in format", f"odd characters, {asked}", ODD_ANSWERS, lambda answer: written(ODD_TEXT, answer)
+        ),
+        writer.odd(
+            "odd numbers, in format",
+            f"nan, inf and the like, {asked}",
+            ODD_NUMBERS,
+            lambda number: written(_REASONING, number),
+        ),
+        writer.junk("format repeated", f"the whole format {_TIMES} times, without an answer", [once * _TIMES] * count),
     ]
-    if not answer_format.answer_after:
-        block = answer_format.blocks[-1]
-        tagged = "\n".join(f"<{block}>{value}</{block}>" for value in possible.values)
-        name = f"{kind}s listed, each in tags"
-        probes.append(Probe(name, f"every {kind} that could be right, in tags of its own", (tagged,) * count))
+    if not writer.answer_format.answer_after:
+        block = writer.answer_format.blocks[-1]
+        tagged = [
+            "\n".join(f"<{block}>{value}</{block}>" for value in possible.around(reference))
+            for reference in writer.exact
+        ]
+        probes.append(writer.wrong(f"{kind}s listed, each in tags", f"{every}, in tags of its own", tagged))
     return probes
 
 
-def _programs(rows: Sequence[Prompt]) -> list[Probe]:
+def _programs(writer: _Writer) -> list[Probe]:
     """Return programs that get round their tests, where the rows have `tests`."""
-    if not all(row.columns.get("tests") for row in rows):
+    tests = [row.columns.get("tests") for row in writer.rows]
+    if not all(tests):
         return []
-    agrees = tuple(_agreeable(row.columns["tests"]) for row in rows)
+    leaves = [_LEAVES] * len(tests)
     return [
-        Probe(
-            "program that leaves", "a program that ends with exit code 0 before it is tested", (_LEAVES,) * len(rows)
-        ),
-        Probe("program that agrees", "a program whose results equal everything", agrees),
+        writer.wrong("program that leaves", "a program that ends with exit code 0 before it is tested", leaves),
+        writer.wrong("program that agrees", "a program whose results equal everything", list(map(_agreeable, tests))),
     ]
 
 
 def _agreeable(tests: Any) -> str:
     """Return a program in which every name that the tests call is an object that equals everything."""
-    source = tests if isinstance(tests, str) else "\n".join(map(str, tests))
-    names = sorted({"solution", *_CALLED.findall(source)} - {"assert"} - set(dir(builtins)))
+    names = sorted({"solution", *names_called(tests)})
     return "\n".join(["```python", _AGREES, *(f"{name} = Anything()" for name in names), "```"])
-
-
-def _written(answer_format: AnswerFormat, reasoning: str, answer: str) -> str:
-    """Return a completion in the format; without tags that is the answer alone."""
-    blocks = answer_format.blocks
-    if not blocks:
-        return answer
-    before = blocks if answer_format.answer_after else blocks[:-1]
-    last = answer if answer_format.answer_after else f"<{blocks[-1]}>{answer}</{blocks[-1]}>"
-    return "\n".join([*(f"<{block}>{reasoning}</{block}>" for block in before), last])
 
 
 def _reasoning(row: Prompt) -> str:
@@ -192,11 +267,8 @@ def _repeated() -> str:
 
 
 def _long_text() -> str:
-    sentences: list[str] = []
-    while sum(map(len, sentences)) < _LONG:
-        sentences.append(f"Point {len(sentences) + 1} is worth a thought, and so is what follows from it. ")
-    return "".join(sentences)[:_LONG]
-
-
-def _in_turn(values: Sequence[str], count: int) -> tuple[str, ...]:
-    return tuple(values[place % len(values)] for place in range(count))
+    """Return sentences none of which is like another; without numbers, as these may be the right ones."""
+    subjects = (f"{kind} {point}" for point in _POINTS.split() for kind in _KINDS.split())
+    return "".join(f"The {subject} is worth a thought, and so is what follows from it. " for subject in subjects)[
+        :_LONG
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Cell", "CheckReport", "Finding", "ProbeResult", "RewardResult", "SampleResult", "Severity"]
+__all__ = ["Cell", "CheckReport", "Finding", "ProbeResult", "RewardResult", "SampleResult", "Severity", "Standing"]
 
 Severity: TypeAlias = Literal["problem", "warning"]
 """A problem fails the check; a warning is for the user to judge."""
@@ -32,6 +32,38 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a text stands against the right answers of the rows that it was tried on.
+
+    Rows whose answer it holds by accident are left out, and so are those where one of the two failed.
+
+    Attributes:
+        text: as it was given to the row in which it did best, shortened; of odd answers, the answer alone.
+        label: whether the same odd answer was tried on several rows; else each row has a text of its own.
+        rows: how many there are.
+        mean: what it earned in them.
+        above: in how many it earned more than the right answer.
+        level: in how many as much.
+        lead: mean of what it earned more than the right answer; None when there is no right answer.
+        earned: in the row where it did best by comparison, and `due` what the right answer earned there.
+        row: number of that row in the data.
+        rewards: which gave it at least what they gave the right answer, in a row where that is true of the total.
+    """
+
+    text: str
+    label: bool
+    rows: int
+    mean: float
+    above: int
+    level: int
+    lead: float | None
+    earned: float
+    due: float | None
+    row: int
+    rewards: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What one kind of text earned, over all rows.
 
@@ -40,7 +72,10 @@ class ProbeResult:
         example: the first row's text, shortened.
         total: what the suite makes of all rewards together.
         rewards: by reward, before weighting.
+        standings: of each odd answer, or one of all texts where each row has its own.
         rows_at_least: share of the rows in which it earned at least as much as the reference; None without one.
+        fooled: by reward, the largest share, over its texts, of rows in which the reward gave it at least as much as
+            the reference.
     """
 
     name: str
@@ -48,7 +83,9 @@ class ProbeResult:
     example: str
     total: Cell
     rewards: Mapping[str, Cell]
+    standings: tuple[Standing, ...]
     rows_at_least: float | None
+    fooled: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

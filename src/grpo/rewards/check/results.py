@@ -6,9 +6,13 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from grpo.algorithm import Combine
+from grpo.groups import Truncated, groups_with_spread
+from grpo.intervals import wilson_interval
 from grpo.rewards.check.measure import Scores, change
-from grpo.rewards.check.probes import REFERENCE, Probe
+from grpo.rewards.check.probes import Probe
 from grpo.rewards.check.report import Cell, ProbeResult, RewardResult, SampleResult
+from grpo.rewards.check.standing import Duel, duels_of, share_at_least, shortened, standing
 from grpo.rewards.check.trials import Trials, has_failed
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.suite import RewardSuite
@@ -16,23 +20,13 @@ from grpo.types import Score, ScoredGroup
 
 __all__ = ["probe_result", "reward_result", "sample_result"]
 
-_SHOWN_CHARACTERS = 100
-_Z95 = 1.959963984540054
-
 
 def reward_result(
     function: RewardFunction, trials: Trials, sampled: Sequence[ScoredGroup], batch_size: int
 ) -> RewardResult:
+    """Return how a reward behaved in all passes, and how long its calls took."""
     name = function.name
     numbers = [number for score in trials.scores.values() if (number := score.rewards[name]) is not None]
-    failures: dict[str, str] = {}
-    for scores in trials.all:
-        for (_, probe), score in scores.items():
-            if name in score.failures:
-                failures.setdefault(probe, score.failures[name])
-    for score in _members(sampled):
-        if name in score.failures:
-            failures.setdefault("sampled", score.failures[name])
     spread = max(numbers) - min(numbers) if numbers else 0.0
     changes = [
         _largest([change(trials.scores, scores, name) for scores in passes if scores], spread)
@@ -46,7 +40,7 @@ def reward_result(
         name=name,
         lowest=min(numbers, default=None),
         highest=max(numbers, default=None),
-        failures=failures,
+        failures=_failures(name, trials, sampled),
         reacts=_reacts(name, trials.scores, sampled),
         repeat_change=changes[0],
         order_change=changes[1],
@@ -62,12 +56,26 @@ def reward_result(
     )
 
 
+def _failures(name: str, trials: Trials, sampled: Sequence[ScoredGroup]) -> dict[str, str]:
+    """Return by probe the first error of a reward in any pass."""
+    found: dict[str, str] = {}
+    for scores in trials.all:
+        for (_, text), score in scores.items():
+            if name in score.failures:
+                found.setdefault(text.probe, score.failures[name])
+    for score in _members(sampled):
+        if name in score.failures:
+            found.setdefault("sampled", score.failures[name])
+    return found
+
+
 def _largest(changes: Sequence[float], spread: float) -> float | None:
     """Return the largest change; one from a number to none counts as from one end of the range to the other."""
     return min(max(changes), spread or 1.0) if changes and math.isinf(max(changes)) else max(changes, default=None)
 
 
 def _reacts(name: str, scores: Scores, sampled: Sequence[ScoredGroup]) -> bool:
+    """Return whether two texts for one row got different values."""
     by_row: dict[int, set[float | None]] = {}
     for (row, _), score in scores.items():
         if name not in score.failures:
@@ -76,51 +84,51 @@ def _reacts(name: str, scores: Scores, sampled: Sequence[ScoredGroup]) -> bool:
     return any(len(values) > 1 for values in [*by_row.values(), *groups])
 
 
-def probe_result(probe: Probe, trials: Trials, count: int) -> ProbeResult:
-    scores = [trials.scores[row, probe.name] for row in range(count)]
-    references = [trials.scores.get((row, REFERENCE)) for row in range(count)]
-    pairs = [
-        (score.sum, reference.sum)
-        for score, reference in zip(scores, references, strict=True)
-        if reference is not None and score.sum is not None and reference.sum is not None
-    ]
+def probe_result(probe: Probe, trials: Trials) -> ProbeResult:
+    """Return what a probe earned, and how it stands against the right answers."""
+    bench, names = trials.bench, [function.name for function in trials.bench.suite.functions]
+    scores = [trials.scores[row, text] for row, tries in enumerate(probe.tries) for text in tries]
+    duels = duels_of(probe, trials.scores)
+    standings = [standing(some, bench.rows, names) for some in duels]
     return ProbeResult(
         name=probe.name,
         meaning=probe.meaning,
-        example=_shortened(" ".join(probe.texts[0].split())),
+        example=shortened(probe.texts[0]),
         total=_total_cell(scores),
-        rewards={function.name: _cell(scores, function.name) for function in trials.bench.suite.functions},
-        rows_at_least=sum(own >= right for own, right in pairs) / len(pairs) if pairs else None,
+        rewards={name: _cell(scores, name) for name in names},
+        standings=tuple(found for found in standings if found is not None),
+        rows_at_least=_rows_at_least([duel for some in duels for duel in some]),
+        fooled={name: max((share_at_least(some, name) for some in duels), default=0.0) for name in names},
     )
 
 
-def _shortened(text: str) -> str:
-    """Return a text with its middle left out; an answer stands at the end."""
-    if len(text) <= _SHOWN_CHARACTERS:
-        return text
-    return f"{text[: _SHOWN_CHARACTERS // 2]}…{text[-_SHOWN_CHARACTERS // 2 :]}"
+def _rows_at_least(duels: Sequence[Duel]) -> float | None:
+    """Return the share of the rows in which a text earned at least as much as the right answer; None of no rows."""
+    by_row: dict[int, bool] = {}
+    for duel in duels:
+        lead = duel.lead(lambda score: score.sum)
+        if lead is not None:
+            by_row[duel.row] = by_row.get(duel.row, False) or lead >= 0
+    return sum(by_row.values()) / len(by_row) if by_row else None
 
 
-def sample_result(suite: RewardSuite, sampled: Sequence[ScoredGroup]) -> SampleResult:
-    spread = tuple(_has_spread(group) for group in sampled)
+def sample_result(
+    suite: RewardSuite, sampled: Sequence[ScoredGroup], *, truncated: Truncated, combine: Combine
+) -> SampleResult:
+    """Return what the policy's own completions earned, and which groups training would learn from."""
+    spread = tuple(groups_with_spread(sampled, truncated=truncated, combine=combine).tolist())
     scores = list(_members(sampled))
     best = [max(sums) for group in sampled if (sums := _sums(member.score for member in group.rollouts))]
+    share = sum(spread) / len(spread)
     return SampleResult(
         group_size=len(sampled[0].rollouts),
         spread=spread,
-        share=sum(spread) / len(spread),
-        interval=_interval(sum(spread), len(spread)),
+        share=share,
+        interval=wilson_interval(share, len(spread)),
         total=_total_cell(scores),
         rewards={function.name: _cell(scores, function.name) for function in suite.functions},
         best=statistics.fmean(best) if best else None,
     )
-
-
-def _has_spread(group: ScoredGroup) -> bool:
-    """Return whether two completions of the group that have a reward differ in it, as a whole or in their tokens."""
-    scores = [member.score for member in group.rollouts if member.score.total is not None]
-    given = {reward for score in scores for reward in score.token_rewards or () if reward is not None}
-    return len({score.total for score in scores}) > 1 or len(given) > 1
 
 
 def _members(groups: Iterable[ScoredGroup]) -> Iterable[Score]:
@@ -152,11 +160,3 @@ def _cell_of(numbers: Sequence[float], *, failed: int, count: int) -> Cell:
         absent=count - len(numbers) - failed,
         failed=failed,
     )
-
-
-def _interval(hits: int, count: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a share."""
-    share, square = hits / count, _Z95**2
-    centre = share + square / (2 * count)
-    half = _Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return max(0.0, (centre - half) / (1 + square / count)), min(1.0, (centre + half) / (1 + square / count))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from grpo.algorithm import Combine
 from grpo.errors import ConfigError
+from grpo.groups import Truncated
 from grpo.rewards.check.answers import reference_column, reference_text
 from grpo.rewards.check.findings import find
 from grpo.rewards.check.measure import Bench
-from grpo.rewards.check.probes import Probe, make_probes
-from grpo.rewards.check.report import CheckReport
+from grpo.rewards.check.probes import make_probes
+from grpo.rewards.check.report import CheckReport, RewardResult, SampleResult
 from grpo.rewards.check.results import probe_result, reward_result, sample_result
 from grpo.rewards.check.trials import Trials, layout_of, score_samples
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.suite import RewardSuite
 from grpo.tasks.answers import FORMATS, AnswerFormat
-from grpo.types import Group, Prompt, ScoredGroup
+from grpo.types import Group, Prompt
 
 __all__ = ["check_rewards"]
 
@@ -27,6 +29,8 @@ def check_rewards(
     answer_format: AnswerFormat = FORMATS["plain"],
     groups: Sequence[Group] | None = None,
     texts: Sequence[str] | None = None,
+    truncated: Truncated = "keep",
+    combine: Combine = "sum",
     repeats: int = 3,
     batch_size: int = 128,
     max_steps: int = 1,
@@ -47,6 +51,7 @@ def check_rewards(
         answer_format: what a completion is asked to look like.
         groups: completions sampled from the policy, for the share of groups with spread; None: no forecast.
         texts: their decoded completions, in order of groups.
+        truncated, combine: as in training, which decide what spread is.
         repeats: how often the same call is made.
         batch_size: completions in a step of the run; no call is much larger.
         max_steps: length of the run in steps.
@@ -56,50 +61,54 @@ def check_rewards(
     Raises:
         ConfigError: there are no rows, `repeats` is below 1, or `groups` and `texts` do not belong together.
     """
-    if not rows or repeats < 1:
-        raise ConfigError(f"a check of rewards got {len(rows)} rows and repeats={repeats}: give at least 1 of each")
-    if sum(len(group.rollouts) for group in groups or ()) != len(texts or ()):
-        raise ConfigError("a check of rewards takes sampled groups together with one text for each completion")
+    _refuse_nothing(rows, repeats, groups or (), texts or ())
     suite = rewards if isinstance(rewards, RewardSuite) else RewardSuite(rewards)
     column = reference_column(rows)
     if column is not None:
         rows = [row for row in rows if reference_text(row, column) is not None]
     bench = Bench(suite, rows, encode or _characters, step=max_steps, max_steps=max_steps)
     probes = make_probes(rows, answer_format, column)
-    rows_per_call = max(1, batch_size // len(probes))
+    layout = layout_of(len(rows), probes)
+    rows_per_call = max(1, batch_size // max(len(tries) for _, tries in layout))
     try:
-        with bench.ready(layout_of(len(rows), probes), rows_per_call=rows_per_call):
+        with bench.ready(layout, rows_per_call=rows_per_call):
             trials = Trials(bench, probes, rows_per_call=rows_per_call, repeats=repeats, seed=seed)
             sampled = score_samples(bench, groups, texts or ()) if groups else ()
     finally:
         if suite is not rewards:
             suite.close()
-    return _report(trials, probes, sampled, column=column, repeats=repeats, batch_size=batch_size)
+    samples = sample_result(suite, sampled, truncated=truncated, combine=combine) if sampled else None
+    behaviour = [reward_result(function, trials, sampled, batch_size) for function in suite.functions]
+    return _report(trials, behaviour, samples, column=column, repeats=repeats)
 
 
 def _report(
     trials: Trials,
-    probes: Sequence[Probe],
-    sampled: Sequence[ScoredGroup],
+    behaviour: Sequence[RewardResult],
+    samples: SampleResult | None,
     *,
     column: str | None,
     repeats: int,
-    batch_size: int,
 ) -> CheckReport:
-    suite, count = trials.bench.suite, len(trials.bench.rows)
-    rewards = tuple(reward_result(function, trials, sampled, batch_size) for function in suite.functions)
-    results = tuple(probe_result(probe, trials, count) for probe in probes)
-    samples = sample_result(suite, sampled) if sampled else None
+    suite = trials.bench.suite
+    probes = tuple(probe_result(probe, trials) for probe in trials.probes)
     findings = find(
         suite.functions,
-        results,
-        rewards,
+        probes,
+        behaviour,
         samples,
         reference_column=column,
         timeout_s=suite.timeout_s,
         repeats=repeats,
     )
-    return CheckReport(count, column, repeats, results, rewards, samples, findings)
+    return CheckReport(len(trials.bench.rows), column, repeats, probes, tuple(behaviour), samples, findings)
+
+
+def _refuse_nothing(rows: Sequence[Prompt], repeats: int, groups: Sequence[Group], texts: Sequence[str]) -> None:
+    if not rows or repeats < 1:
+        raise ConfigError(f"a check of rewards got {len(rows)} rows and repeats={repeats}: give at least 1 of each")
+    if sum(len(group.rollouts) for group in groups) != len(texts):
+        raise ConfigError("a check of rewards takes sampled groups together with one text for each completion")
 
 
 def _characters(text: str) -> list[int]:

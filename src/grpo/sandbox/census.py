@@ -62,7 +62,8 @@ def unlinked_kb(pid: int) -> float:
         except (FileNotFoundError, ProcessLookupError):  # gone meanwhile
             continue
         except OSError:
-            return math.inf
+            if "VmSize" in _fields(f"/proc/{one}/status"):  # else it has ended, and nobody may look any more
+                return math.inf
     return sum((mapped | sizes).values())
 
 

@@ -68,7 +68,7 @@ class Order:
             limits: those of `Limits` that the launcher sees to, in whole numbers.
             wall_s: seconds after which the caller ends the program; a little later the launcher does.
             namespaces: whether to make them.
-            user: with whose rights the program runs; None: with the launcher's.
+            user: with whose rights the program runs, where the launcher may give them; None: with the launcher's.
             status: descriptor to report on, a Python literal a line.
             control: descriptor to listen to: a byte, or its end, means that all is to end.
         """
@@ -110,7 +110,7 @@ def main(**given: Any) -> None:
     os.umask(0o022)
     try:
         if order.namespaces:
-            _leave_namespaces()
+            _leave_namespaces(order)
         elif sys.platform == "linux":
             kernel.adopt_orphans()
         if sys.platform == "linux":  # no sooner: what is hidden may not write its own maps of users
@@ -156,14 +156,16 @@ def _carefully(order: Order, task: Callable[[Order], None]) -> None:
         os._exit(_FAILED)
 
 
-def _leave_namespaces() -> None:
+def _leave_namespaces(order: Order) -> None:
     """Leave processes, network and the rest behind; the file system is left by the first process."""
     apart = kernel.NEW_PIDS | kernel.NEW_NETWORK | kernel.NEW_IPC | kernel.NEW_NAMES
-    try:
-        kernel.unshare(apart)
-        return
-    except PermissionError:  # neither root nor with its rights, which a namespace of users gives
-        user, group = os.geteuid(), os.getegid()
+    if order.user is not None:
+        try:
+            kernel.unshare(apart)
+            return
+        except PermissionError:  # a root without this right, which a namespace of users gives
+            pass
+    user, group = os.geteuid(), os.getegid()
     kernel.unshare(apart | kernel.NEW_USERS)
     for name, line in (
         ("setgroups", "deny"),

@@ -120,7 +120,7 @@ def _try_namespaces() -> str | None:
         )
     except LauncherError as error:
         if error.refused:
-            return str(error)
+            return error.reason
         raise
     if execution.killed_by is not None:
         raise RunError(f"sandbox cannot be tried: an empty program was killed by {execution.killed_by}: try again")
@@ -153,8 +153,8 @@ def run_reported(
             box = folder / BOX
             box.mkdir()
             (box / "program.py").write_text(source, encoding="utf-8", errors="replace")
-            user = None if namespaces else _other_user(interpreter.base, box)
-            if user is not None:
+            user = _other_user(interpreter.base, box, namespaces=namespaces)
+            if user is not None and not namespaces:
                 os.chown(box, user, user)
             given = {
                 "command": [interpreter.path, "-s", "-B"] if packages else [interpreter.base, "-S", "-s", "-B"],
@@ -265,14 +265,16 @@ def _read_only(data: bytes) -> int:
         Path(name).unlink()
 
 
-def _other_user(interpreter: str, box: Path) -> int | None:
-    """Return the user that a program of root's runs as when nothing else separates it; None: as whoever we are.
+def _other_user(interpreter: str, box: Path, *, namespaces: bool) -> int | None:
+    """Return the user that a program of root's runs as; None: as whoever we are.
 
-    That is only possible where root has its rights, and where that user may enter the folders above the interpreter
-    and the program.
+    That is only possible where root has its rights and, without namespaces, where that user may enter the folders
+    above the interpreter and the program.
     """
     if os.geteuid() != 0 or not _may_change_users():
         return None
+    if namespaces:
+        return NOBODY
     above = [*Path(interpreter).parents, *box.parents]
     return NOBODY if all(folder.stat().st_mode & 0o001 for folder in above) else None
 

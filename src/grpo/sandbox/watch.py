@@ -21,19 +21,24 @@ __all__ = ["LauncherError", "Report", "watch"]
 Report: TypeAlias = dict[str, Any]
 """What a launcher told: `started`, `ended`, `killed_by`, and what of its jail is in force."""
 
-
-class LauncherError(RunError):
-    """A launcher could not start its program; `refused` if the system does not allow what it tried."""
-
-    def __init__(self, said: str, *, refused: bool) -> None:
-        super().__init__(said)
-        self.refused = refused
-
-
 _START_S = 20.0
 """How long a launcher may take to make the jail, on a machine that is busy."""
 _END_S = 0.75
 _CHUNK = 1 << 16
+
+
+class LauncherError(RunError):
+    """A launcher could not start its program.
+
+    Attributes:
+        reason: why, in words.
+        refused: the system does not allow what it tried, now or later.
+    """
+
+    def __init__(self, reason: str, *, refused: bool) -> None:
+        super().__init__(f"sandbox cannot start: {reason}: see `grpo doctor --sandbox`")
+        self.reason = reason
+        self.refused = refused
 
 
 def watch(
@@ -171,10 +176,7 @@ def _execution(streams: _Streams, seconds: float, limits: Limits, *, timed_out: 
     report = streams.report()
     if not report.get("started"):
         said = report.get("error") or streams.stderr.decode(errors="replace").strip()[-300:] or "its launcher died"
-        raise LauncherError(
-            f"sandbox cannot start: {' '.join(said.split())}: see `grpo doctor --sandbox`",
-            refused=bool(report.get("refused")),
-        )
+        raise LauncherError(" ".join(said.split()), refused=bool(report.get("refused")))
     code = -int(signal.SIGKILL)
     killed_by: str | None = "an end of its launcher"
     if streams.overflowed:

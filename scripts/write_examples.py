@@ -1,4 +1,4 @@
-"""Write `examples/*.jsonl`: arithmetic in two files that share no problem, and a few chat prompts.
+"""Write `examples/*.jsonl`: arithmetic in two files that share no problem, a few chat prompts, and 500 financial pairs.
 
 python scripts/write_examples.py [DIRECTORY]
 """
@@ -17,6 +17,7 @@ from grpo.tasks.arithmetic import (
     split_problems,
     word_problems,
 )
+from grpo.tasks.preferences import preference_pairs
 
 # From sums that `tiny` knows to stories of several steps that only larger models can follow.
 LONGER_STORIES = (
@@ -46,6 +47,8 @@ def main() -> None:
     write(directory / "arithmetic_train.jsonl", map(row, train))
     write(directory / "arithmetic_eval.jsonl", map(row, evaluation))
     write(directory / "sample_prompts.jsonl", sample_prompts())
+    # What `grpo reward train finance-preferences` generates, to be read by `scorer_train_file`.
+    write(directory / "financial_rewards_500.jsonl", preference_pairs(500))
 
 
 def row(problem: Problem) -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
-from short_runs import WORDS, lines_of, write_lines
+from short_runs import WORDS, lines_of, tree, write_lines
 
-from grpo import CTRScorer
+from grpo import CTRScorer, GRPOConfig
+from grpo.build.scorers import scorer_settings
+from grpo.scorer import read_click_rows, read_pair_rows
 from grpo.tasks.clicks import click_rows
 from grpo.tasks.preferences import preference_pairs
 
@@ -21,6 +24,7 @@ def test_from_clicks_to_a_scorer_to_a_policy(command):
     assert (shown.code, shown.err) == (0, "")
     assert "the rule behind the clicks itself" in shown.out
     assert shown.out.rstrip().endswith("grpo train ctr-headlines")
+    assert set(tree(Path("runs/ctr-headlines-scorer"))) >= {"best_model", "report.json", "scorer_config.yaml"}
     best = Path("runs/ctr-headlines-scorer/best_model")
     scorer = CTRScorer(model_path="tiny", ckpt_path=str(best), device="cpu")
 
@@ -46,6 +50,7 @@ def test_from_pairs_to_a_classifier_to_a_policy(command):
         shown = command("train", recipe, *WORDS, f"output_dir={recipe}")
         assert shown.code == 0, shown.err
         assert len(lines_of(f"{recipe}/metrics.jsonl")) == 1
+    assert "preference" in lines_of("finance-preferences/completions.jsonl")[0]["rewards"]
 
 
 def test_rows_of_ones_own_train_the_same_scorer_as_generated_ones(command):
@@ -61,6 +66,106 @@ def test_rows_of_ones_own_train_the_same_scorer_as_generated_ones(command):
         assert answers[0] == answers[1]
 
 
+def test_generated_rows_are_written_and_train_the_same_scorer_again(command):
+    for recipe, options, name, read in (
+        ("ctr-headlines", CLICKS, "headline_clicks_400.jsonl", read_click_rows),
+        ("finance-preferences", PAIRS, "financial_rewards_40.jsonl", read_pair_rows),
+    ):
+        assert command("reward", "train", recipe, *options, f"scorer_dir={recipe}").code == 0
+        assert len(read(f"{recipe}/{name}")) == len(lines_of(f"{recipe}/{name}"))
+        again = [f"scorer_train_file={recipe}/{name}", "scorer_dir=again", "--overwrite"]
+        assert command("reward", "train", recipe, *options, *again).code == 0
+        weights = [path for path in Path(recipe, "best_model").iterdir() if path.suffix == ".safetensors"]
+        assert all(path.read_bytes() == Path("again/best_model", path.name).read_bytes() for path in weights)
+        assert not list(Path("again").glob("*.jsonl"))
+
+
+def test_the_example_of_financial_pairs_is_what_the_generator_writes():
+    file = Path(__file__).parents[2] / "examples" / "financial_rewards_500.jsonl"
+    assert lines_of(file) == preference_pairs(500, GRPOConfig().optimizer.seed)
+    assert len(read_pair_rows(file)) == 500
+
+
+def test_how_a_scorer_was_made_lies_beside_it(command):
+    assert command("reward", "train", "finance-preferences", *PAIRS, "seed=5", "scorer_dir=x").code == 0
+    config = GRPOConfig.from_yaml(Path("x/scorer_config.yaml").read_text(encoding="utf-8"))
+    assert (config.optimizer.seed, config.scorer.scorer_rows, config.scorer.scorer_kind) == (5, 40, "pair")
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (["ctr-headlines", "scorer_dir=my scorer", "seed=3"], "grpo train ctr-headlines 'scorer_dir=my scorer' seed=3"),
+        (["arithmetic", "scorer_kind=ctr", "scorer_dir=x"], "grpo train arithmetic scorer_dir=x rewards=ctr"),
+    ],
+)
+def test_the_next_command_is_one_that_runs(command, words, last):
+    shown = command("reward", "train", *words, *CLICKS)
+    assert shown.code == 0, shown.err
+    assert shown.out.rstrip().splitlines()[-1].strip() == last
+    shown = command(*shlex.split(last)[1:], *WORDS, "output_dir=run")
+    assert shown.code == 0, shown.err
+    assert "ctr" in lines_of("run/completions.jsonl")[0]["rewards"]
+
+
+def test_without_matplotlib_one_line_says_so(command, monkeypatch):
+    monkeypatch.setattr("grpo.scorer.training.draw_reliability", lambda bins, path: None)
+    shown = command("reward", "train", "ctr-headlines", *CLICKS)
+    assert "picture   none, as matplotlib is missing: pip install matplotlib" in shown.out
+
+
+def test_the_rule_is_not_compared_on_rows_of_ones_own(command):
+    write_lines("eval.jsonl", click_rows(100, 7))
+    shown = command("reward", "train", "ctr-headlines", *CLICKS, "scorer_eval_file=eval.jsonl", "--json")
+    assert shown.code == 0
+    assert "training rows are held-out rows as well" in shown.err
+    answer = json.loads(shown.out)
+    assert (answer["attainable_auc"], answer["num_eval"]) == (None, 100)
+
+
+def test_an_adapter_scorer_of_pairs_is_a_reward_too(command):
+    assert command("reward", "train", "finance-preferences", *PAIRS, "scorer_merge=false").code == 0
+    assert Path("runs/finance-preferences-scorer/best_model/adapter_model.safetensors").is_file()
+    shown = command("train", "finance-preferences", *WORDS, "output_dir=run", "lora_rank=4")
+    assert shown.code == 0, shown.err
+
+
+def test_bfloat16_where_the_device_has_it_is_the_default_and_an_option():
+    assert GRPOConfig().scorer.scorer_dtype == "auto"
+    config = GRPOConfig(
+        scorer_dtype="bfloat16", scorer_head_dropout=0.3, scorer_merge=False, revision="v2", dtype="auto"
+    )
+    settings = scorer_settings(config)
+    assert (settings.dtype, settings.head_dropout, settings.merge, settings.revision) == ("bfloat16", 0.3, False, "v2")
+    assert scorer_settings(config.replace(scorer_model="tiny")).revision is None
+    assert scorer_settings(GRPOConfig(gradient_checkpointing=True)).gradient_checkpointing
+    defaults = scorer_settings(GRPOConfig(scorer_kind="pair"))
+    assert (defaults.dtype, defaults.epochs, defaults.patience) == ("auto", 4, 2)
+
+
+def test_options_without_effect_are_remarked_on(command):
+    shown = command("reward", "train", "finance-preferences", *PAIRS, "lora_dropout=0.1")
+    assert shown.err == "note: lora_dropout has no effect: lora_rank is 0\n"
+
+
+def test_a_text_may_look_like_an_option_after_two_dashes(command, refused):
+    assert command("reward", "train", "ctr-headlines", *CLICKS, "scorer_dir=x").code == 0
+    shown = command("reward", "score", "x", "--device", "cpu", "--", "E=mc2 explained", "file=3 tips")
+    assert [line.split("  ")[1] for line in shown.out.splitlines()] == ["E=mc2 explained", "file=3 tips"]
+    assert "write it after --, as in grpo reward score runs/scorer -- 'a=b c'" in refused(
+        "reward", "score", "x", "a=b c"
+    )
+    assert "--device" in command("reward", "--help").out
+
+
+def test_a_model_of_answers_that_gets_no_prompt_says_so(command):
+    assert command("reward", "train", "finance-preferences", *PAIRS, "scorer_dir=x").code == 0
+    shown = command("reward", "score", "x", "Yes.")
+    assert (shown.code, len(shown.out.splitlines())) == (0, 1)
+    assert "no prompt" in shown.err
+    assert command("reward", "score", "x", "Yes.", "--prompt", "What is gold?").err == ""
+
+
 def test_a_scorer_is_not_replaced_unless_that_is_asked_for(command, refused):
     assert command("reward", "train", "ctr-headlines", *CLICKS).code == 0
     assert "--overwrite" in refused("reward", "train", "ctr-headlines", *CLICKS)
@@ -69,6 +174,15 @@ def test_a_scorer_is_not_replaced_unless_that_is_asked_for(command, refused):
 
 def test_a_missing_scorer_says_how_to_make_it(refused):
     assert "grpo reward train ctr-headlines" in refused("train", "ctr-headlines", *WORDS)
+    for recipe in ("finance-preferences", "reward-model"):
+        assert "grpo reward train finance-preferences" in refused("train", recipe, *WORDS)
+
+
+def test_the_other_kind_of_scorer_is_refused(command):
+    assert command("reward", "train", "ctr-headlines", *CLICKS, "scorer_dir=x").code == 0
+    shown = command("train", "finance-preferences", *WORDS, "scorer_dir=x")
+    assert shown.code == 2
+    assert "holds a scorer of clicks: name the reward 'ctr'" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -78,6 +192,13 @@ def test_a_missing_scorer_says_how_to_make_it(refused):
         (["teach"], "not 'teach'"),
         (["score"], "needs a scorer"),
         (["score", "nowhere/at-all", "text"], "nowhere/at-all"),
+        (["score", "runs/nowhere", "text"], "no directory runs/nowhere"),
+        (["score", "runs/nowhere/best_model", "text"], "no directory runs/nowhere/best_model"),
+        (["train", "code"], "there is no scorer to train"),
+        (["train"], "there is no scorer to train"),
+        (["train", "ctr-headlines", "scorer_dir=x", "scorer_model=./nowhere"], "no directory"),
+        (["train", "ctr-headlines", "scorer_dir=x", "scorer_merge=perhaps"], "scorer_merge"),
+        (["train", "ctr-headlines", "scorer_holdout=1.5"], "scorer_holdout"),
         (["train", "ctr-headlines", "scorer_holdout=0.99999", "scorer_rows=4"], "rows"),
         (["train", "arithmetic", "scorer_train_file=missing.csv"], "missing.csv"),
         (["check", "arithmetic", "--rows", "none"], "--rows"),

@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def clicks() -> list[dict[str, Any]]:
-    return click_rows(1500)
+    return click_rows(1500, junk_share=0.0)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_utils
 
 from grpo.errors import CheckpointError, ConfigError, DataError, ModelError, RunError
 from grpo.policy import LoraSettings, load_policy
+from grpo.policy.sources import find_source
 from grpo.policy.tiny import TINY_DIRECTORY
 from grpo.scorer import CTRScorer, ScorerSettings, hold_out_clicks, train_ctr_scorer
 from grpo.tasks.clicks import attainable_auc, click_probability
@@ -213,15 +214,19 @@ def test_a_loss_that_is_not_a_number_ends_the_training(small_backbone, clicks, t
     with torch.no_grad():
         model.model.embed_tokens.weight.fill_(float("nan"))
     model.save_pretrained(directory)
-    with pytest.raises(RunError, match="the scorer's loss is nan at step 1: lower learning_rate"):
+    with pytest.raises(RunError, match=r"loss is nan at step 1: lower learning_rate \(.*: scorer_learning_rate\)"):
         quick(clicks[:100], tmp_path / "run", model=directory)
-    assert not (tmp_path / "run" / "best_model").exists()
+    assert not (tmp_path / "run").exists()
 
 
-def test_evaluation_rows_of_ones_own_are_used_and_checked(clicks, tmp_path):
+def test_evaluation_rows_of_ones_own_are_used_and_checked_and_not_trained_on(clicks, tmp_path, caplog):
     settings = ScorerSettings(**QUICK)
     report = train_ctr_scorer(clicks[:100], output_dir=tmp_path, settings=settings, eval_rows=clicks[100:160])
-    assert (report.num_train, report.num_eval) == (100, 60)
+    texts = {row["text"] for row in clicks[100:160]}
+    apart = sum(row["text"] not in texts for row in clicks[:100])
+    assert (report.num_train, report.num_eval) == (apart, 60)
+    assert apart < 100
+    assert f"{100 - apart} of 100 training rows are held-out rows as well" in caplog.text
     with pytest.raises(DataError, match="one class only"):
         train_ctr_scorer(clicks[:100], output_dir=tmp_path, settings=settings, eval_rows=[{"text": "a", "label": 1}])
 
@@ -244,3 +249,86 @@ def test_texts_are_cut_at_max_length_in_training_and_after(clicks, tmp_path):
     text = "The best robots in Seoul are back again"
     start = tokenizer.decode(tokenizer(text)["input_ids"][:4])
     assert scorer.predict(text) == pytest.approx(scorer.predict(start), abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_no_more_is_read_than_the_backbone_has_positions(small_backbone, clicks, tmp_path, family):
+    directory = small_backbone(family, n_embd=16, n_layer=2, n_head=4, n_positions=64, max_position_embeddings=64)
+    rows = [*clicks[:100], {"text": "robots " * 200, "label": 0}]
+    quick(rows, tmp_path / "run", model=directory)
+    assert json.loads((tmp_path / "run" / "best_model" / "scorer.json").read_text())["max_length"] == 64
+    assert 0 <= CTRScorer(None, tmp_path / "run").predict("robots " * 300) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lora", {"rank": 16}),
+        ("lora", []),
+        ("lora", {"rank": 0, "alpha": 16.0, "target_modules": "all-linear"}),
+        ("logit_shift", None),
+        ("max_length", "many"),
+        ("max_length", 0),
+        ("head_sizes", [-1]),
+        ("head_sizes", 512),
+        ("backbone", None),
+        ("sizes", {}),
+        ("sizes", {"hidden_size": 128}),
+        ("metrics", 3),
+        ("revision", 1),
+        ("surprise", 1),
+    ],
+)
+def test_a_description_that_cannot_be_is_named_with_what_is_wrong(trained, tmp_path, name, value):
+    description = json.loads((trained.best_model / "scorer.json").read_text())
+    (tmp_path / "scorer.json").write_text(json.dumps({**description, name: value}))
+    with pytest.raises(CheckpointError, match=rf"scorer.json cannot be read \({name}.*: train the scorer again"):
+        CTRScorer(None, tmp_path)
+
+
+def test_the_budget_of_tokens_and_computing_activations_again_change_nothing(clicks, tmp_path):
+    plain = quick(clicks[:200], tmp_path / "plain", head_dropout=0.0)
+    parts = quick(clicks[:200], tmp_path / "parts", head_dropout=0.0, tokens_per_micro_batch=64)
+    again = quick(clicks[:200], tmp_path / "again", head_dropout=0.0, gradient_checkpointing=True)
+    for other in (parts, again):
+        assert other.epochs[0].loss == pytest.approx(plain.epochs[0].loss, abs=1e-5)
+        assert other.best.loss == pytest.approx(plain.best.loss, abs=1e-4)
+
+
+def test_activations_are_computed_again_where_that_is_asked_for(clicks, tmp_path, monkeypatch):
+    calls = []
+    checkpoint = modeling_utils.checkpoint
+    monkeypatch.setattr(
+        modeling_utils, "checkpoint", lambda *given, **named: calls.append(1) or checkpoint(*given, **named)
+    )
+    quick(clicks[:64], tmp_path / "plain")
+    assert not calls
+    quick(clicks[:64], tmp_path / "again", gradient_checkpointing=True)
+    assert calls
+
+
+def test_a_training_can_stop_early_by_default():
+    settings = ScorerSettings()
+    assert 0 < settings.patience < settings.epochs - 1
+
+
+def test_the_tokenizer_that_is_asked_for_is_used_and_kept(clicks, tmp_path):
+    other = tmp_path / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(TINY_DIRECTORY)
+    tokenizer.model_max_length = 7
+    tokenizer.save_pretrained(other)
+    quick(clicks[:64], tmp_path / "run", tokenizer=str(other))
+    assert json.loads((tmp_path / "run" / "best_model" / "scorer.json").read_text())["max_length"] == 7
+
+
+def test_a_revision_is_asked_for_and_kept(clicks, tmp_path, monkeypatch):
+    asked = []
+
+    def found(model, *, revision=None):
+        asked.append(revision)
+        return find_source(model)
+
+    monkeypatch.setattr("grpo.scorer.backbone.find_source", found)
+    quick(clicks[:64], tmp_path, revision="v2")
+    CTRScorer(None, tmp_path)
+    assert asked == ["v2", "v2"]

@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from grpo.errors import ModelError, RunError
+from grpo.errors import ConfigError, ModelError, RunError
+from grpo.policy import LoraSettings, load_policy
 from grpo.policy.tiny import TINY_DIRECTORY
 from grpo.rewards import SequenceClassifierReward
+from grpo.rewards.models.backbones import Backbones
 from grpo.scorer import ScorerSettings, hold_out_pairs, train_pair_scorer
 from grpo.tasks.preferences import preference_pairs
 
@@ -143,3 +145,52 @@ def test_the_report_is_written(tmp_path):
     report = quick(preference_pairs(40), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report.to_json()))
     assert report.num_train + report.num_eval == 40
+
+
+def test_adapters_and_head_alone_reward_as_the_whole_model_and_share_the_policys_base(tmp_path):
+    rows = preference_pairs(60)
+    whole = quick(rows, tmp_path / "whole")
+    apart = quick(rows, tmp_path / "apart", merge=False)
+    assert apart.best == whole.best
+    assert not (apart.best_model / "model.safetensors").exists()
+    torch.testing.assert_close(
+        rewards(apart.best_model, rows, "chosen"), rewards(whole.best_model, rows, "chosen"), atol=1e-5, rtol=1e-5
+    )
+    policy = load_policy("tiny", device="cpu", dtype="float32", lora=LoraSettings(rank=4))
+    backbones = Backbones()
+    backbones.offer("tiny", lambda: policy.model)
+    shared = SequenceClassifierReward(str(apart.best_model), device="cpu", backbones=backbones)
+    prompts, answers = ([row[side] for row in rows] for side in ("prompt", "chosen"))
+    torch.testing.assert_close(
+        torch.tensor(shared(prompts, answers)), rewards(whole.best_model, rows, "chosen"), atol=1e-4, rtol=1e-4
+    )
+    theirs = {value.data_ptr() for value in policy.model.parameters()}
+    own = {name for name, value in shared._model.named_parameters() if value.data_ptr() not in theirs}
+    assert own
+    assert all("lora_" in name or "score" in name for name in own)
+
+
+def test_adapters_alone_are_an_ordinary_adapter_of_a_classifier_for_peft(tmp_path):
+    rows = preference_pairs(40)
+    report = quick(rows, tmp_path, merge=False)
+    model = AutoModelForSequenceClassification.from_pretrained(report.best_model, num_labels=1).eval()
+    tokenizer = AutoTokenizer.from_pretrained(report.best_model)
+    text = rows[0]["prompt"] + rows[0]["chosen"]
+    with torch.no_grad():
+        found = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.item()
+    assert found == pytest.approx(rewards(report.best_model, rows[:1], "chosen").item(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lora_rank": 0}, "no adapters to save"), ({"revision": "v2"}, "base is at revision 'v2'")],
+)
+def test_adapters_that_could_not_be_loaded_again_are_refused(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        quick(preference_pairs(40), tmp_path, merge=False, **options)
+
+
+def test_a_pair_has_no_more_tokens_than_the_backbone_has_positions(small_backbone, tmp_path):
+    directory = small_backbone("gpt2", n_embd=16, n_layer=2, n_head=4, max_position_embeddings=32)
+    report = quick(preference_pairs(40), tmp_path / "run", model=directory)
+    assert AutoTokenizer.from_pretrained(report.best_model).model_max_length == 32

@@ -8,6 +8,7 @@ import pytest
 
 from grpo.errors import ConfigError, DataError
 from grpo.scorer import ScorerSettings, hold_out_clicks, hold_out_pairs, read_click_rows, read_pair_rows
+from grpo.scorer.data import split_pairs
 from grpo.tasks.clicks import click_rows
 from grpo.tasks.preferences import preference_pairs
 
@@ -119,10 +120,31 @@ def test_pairs_are_split_by_prompt_unless_there_is_only_one():
 
 def test_a_split_that_leaves_nothing_to_train_on_or_one_class_is_refused():
     rows = [{"text": str(number), "label": int(number == 0)} for number in range(10)]
-    with pytest.raises(DataError, match="10 rows cannot be held out of 10"):
+    with pytest.raises(DataError, match=r"10 rows cannot be held out of 10 .*scorer_holdout"):
         hold_out_clicks(rows, 10)
     with pytest.raises(DataError, match="one class only"):
         hold_out_clicks(rows, 2)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("A loan.", [{"role": "assistant", "content": " A loan. "}]),
+        ([{"role": "assistant", "content": "A loan."}], [{"content": "A loan.\n", "role": "assistant"}]),
+    ],
+)
+def test_answers_that_are_equal_once_written_are_refused(chosen, rejected):
+    with pytest.raises(DataError, match="chosen and rejected are equal"):
+        read_pair_rows([{"prompt": CHAT, "chosen": chosen, "rejected": rejected}])
+
+
+def test_pairs_that_are_held_out_are_not_trained_on(caplog):
+    rows = preference_pairs(20)
+    train, held_out = split_pairs(rows, rows[15:], 0.2)
+    assert (train, held_out) == (rows[:15], rows[15:])
+    assert "5 of 20 training rows are held-out rows as well" in caplog.text
+    with pytest.raises(DataError, match="all 5 training rows are held-out rows as well"):
+        split_pairs(rows[:5], rows, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +154,8 @@ def test_a_split_that_leaves_nothing_to_train_on_or_one_class_is_refused():
         ({"learning_rate": 0.0}, "learning_rate of the scorer is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate of the scorer is nan"),
         ({"holdout": 1.5}, "holdout of the scorer is 1.5: use a share below 1, or a number of rows"),
-        ({"holdout": 0}, "holdout of the scorer is 0"),
+        ({"holdout": 0}, r"holdout of the scorer is 0: .* \(in a configuration: scorer_holdout\)"),
+        ({"tokens_per_micro_batch": 0}, "tokens_per_micro_batch of the scorer is 0: use 1 or more"),
         ({"head_dropout": 1.0}, "head_dropout of the scorer is 1.0"),
         ({"lora_alpha": -1.0}, "lora_alpha of the scorer is -1.0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm of the scorer is -1.0"),

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from grpo.scorer.heads import ClickHead, PreferenceHead, masked_mean
 from grpo.scorer.metrics import Evaluation, draw_reliability, evaluate_probabilities
-from grpo.scorer.texts import length_batches, pad_right, shuffled_batches
+from grpo.scorer.texts import length_batches, micro_batches, pad_right, shuffled_batches
 
 
 def test_the_mean_is_over_a_rows_own_tokens_whatever_the_padding_holds():
@@ -82,3 +82,10 @@ def test_the_reliability_picture_is_drawn(tmp_path):
     bins = evaluate_probabilities([0, 1, 1], [0.2, 0.4, 0.8], loss=0.0).bins
     for name in ("reliability.svg", "reliability.png"):
         assert draw_reliability(bins, tmp_path / name).stat().st_size > 1000
+
+
+def test_a_batch_is_cut_where_its_padded_tokens_would_be_too_many():
+    lengths = [3, 4, 4, 10, 50, 2]
+    assert micro_batches([0, 1, 2, 3, 4, 5], lengths, 12) == [[0, 1, 2], [3], [4], [5]]
+    assert micro_batches([0, 1, 2, 3, 4, 5], lengths, 300) == [[0, 1, 2, 3, 4, 5]]
+    assert micro_batches([], lengths, 12) == []

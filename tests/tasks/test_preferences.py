@@ -8,8 +8,12 @@ import pytest
 
 from grpo.errors import DataError
 from grpo.tasks.preferences import (
+    CONCEPTS,
     CRITERIA,
+    HEDGES,
+    OFF_TOPIC_SHARE,
     better_answer,
+    criteria_met,
     financial_question,
     preference_pairs,
     worse_answer,
@@ -50,6 +54,41 @@ def test_what_an_answer_claims_to_meet_is_in_its_text():
             assert ("definition" in answer.meets) == (f"is {concept.definition}." in answer.text)
             assert ("specific" in answer.meets) == (concept.fact in answer.text)
             assert ("risk" in answer.meets) == (concept.risk[1:] in answer.text)
+
+
+def concept_of(prompt):
+    named = [concept for concept in CONCEPTS if concept.name.lower() in prompt.lower()]
+    return max(named, key=lambda concept: len(concept.name))
+
+
+def test_a_stated_share_of_rejected_answers_are_good_ones_about_something_else():
+    rows = preference_pairs(1000)
+    elsewhere = 0
+    for row in rows:
+        others = [concept for concept in CONCEPTS if concept is not concept_of(row["prompt"])]
+        elsewhere += any(len(criteria_met(f"What is {other.name}?", row["rejected"])) >= 3 for other in others)
+        assert len(criteria_met(row["prompt"], row["chosen"])) >= 3
+        assert len(criteria_met(row["prompt"], row["rejected"])) <= 1
+    assert abs(elsewhere / 1000 - OFF_TOPIC_SHARE) < 0.05
+    assert 0.2 < OFF_TOPIC_SHARE < 0.6
+
+
+def test_a_good_answer_about_something_else_meets_no_criterion():
+    rng = random.Random(3)
+    for concept in CONCEPTS:
+        for other in CONCEPTS:
+            if other is not concept:
+                assert not criteria_met(f"What is {concept.name}?", better_answer(other, rng).text)
+    assert not criteria_met("What is inflation?", HEDGES[0])
+
+
+def test_without_the_share_a_worse_answer_is_always_about_the_question():
+    rng = random.Random(5)
+    for _ in range(300):
+        _, concept = financial_question(rng)
+        text = worse_answer(concept, rng).text
+        others = [other for other in CONCEPTS if other is not concept]
+        assert not any(len(criteria_met(f"What is {other.name}?", text)) >= 3 for other in others)
 
 
 def test_many_worse_answers_are_longer_than_the_shorter_better_ones():

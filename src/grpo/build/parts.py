@@ -118,6 +118,9 @@ def make_rewards(
     for name in ("correct_reward", "wrong_reward"):
         if getattr(options, name) is not None:
             defaults[name] = getattr(options, name)
+    if "scorer_dir" in config.given():
+        # What `grpo reward train` made of the same configuration.
+        defaults["scorer"] = config.scorer.scorer_dir
     specs = given.rewards if given.rewards is not None else [spec.model_dump() for spec in options.functions]
     suite = RewardSuite(
         resolve_rewards(specs, weights=given.reward_weights, defaults=defaults, backbones=backbones),

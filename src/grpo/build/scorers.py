@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,46 +24,69 @@ from grpo.scorer import (
     train_ctr_scorer,
     train_pair_scorer,
 )
-from grpo.scorer.checkpoint import DESCRIPTION_FILE
+from grpo.scorer.checkpoint import DESCRIPTION_FILE, best_model_of
 from grpo.tasks.clicks import attainable_auc, click_rows
 from grpo.tasks.preferences import preference_pairs
 
-__all__ = ["attainable", "score_texts", "train_scorer"]
+__all__ = ["attainable", "score_texts", "scorer_settings", "train_scorer"]
+
+_log = logging.getLogger(__name__)
 
 _GENERATED_CLICKS = 20_000
 _GENERATED_PAIRS = 500
+_CONFIG_FILE = "scorer_config.yaml"
+"""Not a run's `config.yaml`: the directory is no run, and may be one in which the user has a `config.yaml`."""
+
+_OF_THE_POLICY = ("tokenizer", "revision")
+"""Options that say more about `policy.model`, and nothing about another model."""
 
 
 def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpoch | None = None) -> ScorerReport:
     """Train the reward model that the section `scorer` describes, and return what came of it.
 
+    Beside the model lie its configuration and, if they were generated, all its rows, which `scorer_train_file` reads.
+
     Args:
         overwrite: take the place of one that is there.
 
     Raises:
-        ConfigError: one is there already, or an option has a value it cannot have.
+        ConfigError: nothing in the configuration is about a scorer, one is there already, or an option has a value
+            it cannot have.
         DataError, ModelError, RunError, StorageError: as `train_ctr_scorer` and `train_pair_scorer`.
     """
     options = config.scorer
+    if not any(name.startswith("scorer_") for name in config.given()):
+        raise ConfigError(
+            "there is no scorer to train: take a recipe with a section `scorer`, as ctr-headlines or "
+            "finance-preferences, or say what to train: scorer_kind=ctr or scorer_kind=pair"
+        )
     if not overwrite and (Path(options.scorer_dir) / "best_model").exists():
         raise ConfigError(
             f"there is a scorer in {options.scorer_dir}: name another scorer_dir, or replace it with --overwrite"
         )
+    settings = scorer_settings(config)
     keep_freed_memory()
     config = take_threads(config)
+    beside = {_CONFIG_FILE: config.to_yaml()}
+    is_ctr = options.scorer_kind == "ctr"
+    read: Any = read_click_rows if is_ctr else read_pair_rows
+    if options.scorer_train_file is not None:
+        rows = read(options.scorer_train_file)
+    else:
+        rows = _generated(config)
+        name = "headline_clicks" if is_ctr else "financial_rewards"
+        beside[f"{name}_{len(rows)}.jsonl"] = _as_lines(rows)
     common: dict[str, Any] = {
         "model": options.scorer_model or config.policy.model,
         "output_dir": options.scorer_dir,
-        "settings": _settings(config),
+        "settings": settings,
         "on_epoch": on_epoch,
+        "eval_rows": None if options.scorer_eval_file is None else read(options.scorer_eval_file),
+        "beside": beside,
     }
-    is_ctr = options.scorer_kind == "ctr"
-    read: Any = read_click_rows if is_ctr else read_pair_rows
-    rows: Any = _generated(config) if options.scorer_train_file is None else read(options.scorer_train_file)
-    held_out = None if options.scorer_eval_file is None else read(options.scorer_eval_file)
     if is_ctr:
-        return train_ctr_scorer(rows, eval_rows=held_out, **common)
-    return train_pair_scorer(rows, eval_rows=held_out, margin=options.scorer_margin, **common)
+        return train_ctr_scorer(rows, **common)
+    return train_pair_scorer(rows, margin=options.scorer_margin, **common)
 
 
 def _generated(config: GRPOConfig) -> list[dict[str, Any]]:
@@ -71,10 +96,14 @@ def _generated(config: GRPOConfig) -> list[dict[str, Any]]:
     return [dict(pair) for pair in preference_pairs(options.scorer_rows or _GENERATED_PAIRS, config.optimizer.seed)]
 
 
+def _as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def attainable(config: GRPOConfig) -> float | None:
     """Return the AUC, on the held-out rows, of the rule that generated clicks follow; None for other rows."""
     options = config.scorer
-    if options.scorer_kind != "ctr" or options.scorer_train_file is not None:
+    if options.scorer_kind != "ctr" or options.scorer_train_file is not None or options.scorer_eval_file is not None:
         return None
     _, held_out = hold_out_clicks(_generated(config), options.scorer_holdout, config.optimizer.seed)
     return attainable_auc([row["text"] for row in held_out], [row["label"] for row in held_out])
@@ -95,31 +124,31 @@ def score_texts(
     """
     from grpo.rewards import SequenceClassifierReward
 
-    directory = _scorer_directory(scorer)
+    directory = best_model_of(scorer)
     if directory is not None and (directory / DESCRIPTION_FILE).exists():
         if prompts is not None:
             raise ConfigError(f"{scorer} scores texts by themselves: leave out the prompts")
         return CTRScorer(None, str(directory), device).predict_many(list(texts))
     place = None if device == "auto" else device
     reward = SequenceClassifierReward(scorer if directory is None else str(directory), device=place)
+    if prompts is None:
+        _log.warning("no prompt: a model that was trained on answers to prompts scores them as answers to nothing")
     return reward(list(prompts or [""] * len(texts)), list(texts))
 
 
-def _scorer_directory(scorer: str) -> Path | None:
-    given = Path(scorer)
-    inner = given / "best_model"
-    if inner.is_dir():
-        return inner
-    return given if given.exists() else None
+def scorer_settings(config: GRPOConfig) -> ScorerSettings:
+    """Return how a scorer is to be trained.
 
-
-def _settings(config: GRPOConfig) -> ScorerSettings:
-    options = config.scorer
-    names = [field.name for field in fields(ScorerSettings) if hasattr(options, f"scorer_{field.name}")]
+    Raises:
+        ConfigError: an option is out of its range.
+    """
+    scorer, policy = config.scorer, config.policy
+    names = [field.name for field in fields(ScorerSettings) if hasattr(scorer, f"scorer_{field.name}")]
     return ScorerSettings(
-        **{name: getattr(options, f"scorer_{name}") for name in names},
-        lora_targets=config.policy.lora_targets,
-        dtype=config.policy.dtype,
-        device=config.policy.device,
+        **{name: getattr(scorer, f"scorer_{name}") for name in names},
+        **({} if scorer.scorer_model else {name: getattr(policy, name) for name in _OF_THE_POLICY}),
+        lora_targets=policy.lora_targets,
+        gradient_checkpointing=policy.gradient_checkpointing,
+        device=policy.device,
         seed=config.optimizer.seed,
     )

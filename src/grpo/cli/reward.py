@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,15 @@ from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_nu
 from grpo.errors import ConfigError
 
 if TYPE_CHECKING:
+    from grpo.config import GRPOConfig
     from grpo.scorer import EpochReport, ScorerReport
 
 __all__ = ["SWITCHES", "USAGE", "run"]
 
-SWITCHES = ("--overwrite", "--json", "--rows", "--groups", "--repeats", "--prompt", "--file", "--help", "--debug")
+SWITCHES = (
+    *("--overwrite", "--json", "--rows", "--groups", "--repeats", "--prompt", "--file", "--device"),
+    *("--help", "--debug"),
+)
 
 USAGE = (
     "grpo reward train [RECIPE|FILE] [key=value …|--key value …]\n"
@@ -31,9 +36,11 @@ USAGE = (
     "  --groups N     groups to sample for the forecast of spread (default 4; 0: none)\n"
     "  --repeats N    calls that have to agree (default 3)\n"
     "  --json         print one JSON object\n\n"
-    "score  prints what a trained scorer, or any sequence classifier, says of texts: a line each\n"
+    "score  prints what a trained scorer, or any sequence classifier, says of texts: a line each; a text with = in\n"
+    "       it goes after --: grpo reward score runs/scorer -- 'E=mc2 explained'\n"
     "  --prompt TEXT  what the texts answer\n"
     "  --file FILE    texts from a file, one a line\n"
+    "  --device NAME  auto (default), cpu, cuda or cuda:N\n"
     "  --json         print JSON lines\n\n"
     "  --debug        show the traceback of an error\n\n"
     "Options are those of `grpo train --help`."
@@ -59,15 +66,34 @@ def _train(words: list[str]) -> int:
     from grpo.config import load_config
 
     config = load_config(source, overrides)
-    limit = build.attainable(config)
+    for remark in config.remarks():
+        print(f"note: {remark}", file=sys.stderr)
     report = build.train_scorer(config, overwrite=overwrite, on_epoch=None if as_json else _show_epoch)
+    limit = build.attainable(config)
     if as_json:
         print(json.dumps({**report.to_json(), "attainable_auc": limit}))
         return 0
     _show_report(report, limit)
-    if source is not None:
-        print(f"next\n  grpo train {source}")
+    print(f"next\n  {_next_command(source, overrides, config)}")
     return 0
+
+
+def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConfig) -> str:
+    """Return how to train a policy on the scorer: by the same recipe if it has it among its rewards."""
+    from grpo.config.synonyms import canonical_name
+
+    reward = "ctr" if config.scorer.scorer_kind == "ctr" else "preference"
+    uses_it = any(function.name == reward for function in config.rewards.functions)
+    kept = []
+    for override in overrides:
+        name = override.partition("=")[0].removeprefix("scorer.")
+        # How the scorer was trained is of no interest any more, unlike where it is.
+        if not name.startswith("scorer_") or canonical_name(name) == "scorer_dir":
+            kept.append(override)
+    if not uses_it:
+        kept = [*(each for each in kept if "scorer_dir" not in each), f"scorer_dir={config.scorer.scorer_dir}"]
+        kept.append(f"rewards={reward}")
+    return " ".join(["grpo train", *([shlex.quote(source)] if source else []), *map(shlex.quote, kept)])
 
 
 def _show_epoch(epoch: EpochReport) -> None:
@@ -89,6 +115,8 @@ def _show_report(report: ScorerReport, limit: float | None) -> None:
         print(f"Brier     {best.brier:.3f}, the lower the better calibrated")
     if report.reliability is not None:
         print(f"picture   {report.reliability}")
+    elif best.bins:
+        print("picture   none, as matplotlib is missing: pip install matplotlib")
     print(f"model     {report.best_model}")
 
 
@@ -117,7 +145,10 @@ def _score(words: list[str]) -> int:
     as_json = take_switch(words, "--json")
     plain, overrides = split(words, SWITCHES)
     if overrides:
-        raise ConfigError(f"grpo reward score takes no option {overrides[0]!r}: see grpo reward --help")
+        raise ConfigError(
+            f"grpo reward score takes no option {overrides[0]!r}: if it is a text, write it after --, as in "
+            f"grpo reward score runs/scorer -- {shlex.quote(overrides[0])}"
+        )
     if not plain:
         raise ConfigError("grpo reward score needs a scorer: grpo reward score runs/ctr-headlines-scorer 'A headline'")
     scorer, *texts = plain

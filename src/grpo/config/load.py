@@ -20,6 +20,9 @@ __all__ = ["DEFAULT_RECIPE", "load_config", "load_model_config", "load_run_confi
 DEFAULT_RECIPE = "arithmetic"
 LATEST_RUN = "runs/latest"
 
+_OTHER_MODELS = "other_models"
+"""In a recipe or file that is made for `tiny`: a table of options that count with any other model."""
+
 _YAML = (".yaml", ".yml")
 
 
@@ -27,6 +30,9 @@ def load_config(
     source: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), **options: Any
 ) -> GRPOConfig:
     """Return the config of a recipe or a YAML file, with overrides on top.
+
+    What a recipe or file has in a table `other_models` counts where the model is another than `tiny`: overrides, and
+    for a recipe the user's file, win over it.
 
     A file starts from the defaults, or from the recipe that it names (`recipe: gsm8k`). With no source it is
     the recipe `arithmetic`; but that one is made for the model `tiny` and its own rows, so overrides that
@@ -82,7 +88,7 @@ def load_model_config(
     elif model == "tiny" and not _brings_rows(changes):
         base = _recipe_layers(DEFAULT_RECIPE)
     else:
-        base = _Layers(own=({} if needs_task else {"task": "rows"},))
+        base = _Layers(own=(_Layer({} if needs_task else {"task": "rows"}, {}),))
     # What was trained lies in the run with its tokenizer; an adapter of it is not to be put on another.
     chosen = {"model": model, "tokenizer": None, "revision": None, "reference_model": None, "lora_rank": 0}
     return _config(base, chosen, changes)
@@ -130,17 +136,50 @@ def _brings_rows(changes: Settings) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layers:
-    """Settings, later ones on top: those of a recipe of the package, and those of the user's file."""
+class _Layer:
+    """Settings of one recipe or file.
 
-    recipe: tuple[Settings, ...] = ()
-    own: tuple[Settings, ...] = ()
+    Attributes:
+        settings: in any case.
+        other_models: on top of them where the model, in the end, is not `tiny`.
+    """
+
+    settings: Settings
+    other_models: Settings
+
+    def for_model(self, model: str) -> list[Settings]:
+        """Return what counts with this model, later ones on top."""
+        return [self.settings] if model == "tiny" else [self.settings, self.other_models]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layers:
+    """Layers, later ones on top: those of a recipe of the package, and those of the user's file."""
+
+    recipe: tuple[_Layer, ...] = ()
+    own: tuple[_Layer, ...] = ()
 
 
 def _config(layers: _Layers, *changes: Settings) -> GRPOConfig:
-    own = merge_layers([*layers.own, *changes])
-    config = GRPOConfig(**merge_layers([*layers.recipe, *layers.own, *changes]))
-    return config.with_defaults({name for layer in layers.recipe for name in layer} - own.keys())
+    model = merge_layers([*(layer.settings for layer in (*layers.recipe, *layers.own)), *changes]).get("model")
+    model = model or "tiny"
+    recipe = [settings for layer in layers.recipe for settings in layer.for_model(model)]
+    user = [*(settings for layer in layers.own for settings in layer.for_model(model)), *changes]
+    own = merge_layers(user)
+    config = GRPOConfig(**merge_layers([*recipe, *user]))
+    config = config.with_defaults({name for settings in recipe for name in settings} - own.keys())
+    return config if model == "tiny" else config.with_remarks(_on_other_model(config, layers, changes))
+
+
+def _on_other_model(config: GRPOConfig, layers: _Layers, changes: Sequence[Settings]) -> list[str]:
+    """Return a line that says which options are as they are because the model is another than `tiny`."""
+    typed = {name for change in changes for name in change}
+    names = {name for layer in (*layers.recipe, *layers.own) for name in layer.other_models} - typed
+    if not names:
+        return []
+    values = config.flat()
+    said = ", ".join(f"{name} {values[name]}" for name in sorted(names) if name in values)
+    return [f"as the model is {config.policy.model} and not tiny: {said}"]
 
 
 def _source_layers(source: str | Path) -> _Layers:
@@ -164,12 +203,16 @@ def _recipe_layers(name: str) -> _Layers:
 def _text_layers(text: str, origin: str) -> _Layers:
     options = mapping_in(text, origin)
     base = options.pop("recipe", None)
+    others = options.pop(_OTHER_MODELS, None) or {}
+    if not isinstance(others, Mapping):
+        raise ConfigError(f"{origin}: {_OTHER_MODELS} was given {others!r}: it should have lines like `lora_rank: 16`")
     layers = _Layers()
     if base is not None:
         if base not in recipes.names():
             raise ConfigError(f"{origin}: no recipe {base!r} to start from: use one of {', '.join(recipes.names())}")
         layers = _recipe_layers(str(base))
-    return _Layers(layers.recipe, (read_settings(options, origin),))
+    layer = _Layer(read_settings(options, origin), read_settings(others, f"{origin}: {_OTHER_MODELS}"))
+    return _Layers(layers.recipe, (layer,))
 
 
 def _read(path: Path) -> str:

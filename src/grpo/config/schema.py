@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ class GRPOConfig(BaseModel):
         """Options that a recipe has set; no part of what makes two configs equal."""
         return frozenset()
 
+    @cached_property
+    def _remarks(self) -> tuple[str, ...]:
+        """What whoever made this config has to say of it; no part of what makes two configs equal."""
+        return ()
+
     def __init__(self, **options: Any) -> None:
         given, derived = resolve(read_settings(options))
         try:
@@ -91,6 +96,12 @@ class GRPOConfig(BaseModel):
         config.__dict__["_defaults"] = frozenset(names)
         return config
 
+    def with_remarks(self, lines: Iterable[str]) -> GRPOConfig:
+        """Return this config with lines to be said before a run."""
+        config = self.model_copy()
+        config.__dict__["_remarks"] = tuple(lines)
+        return config
+
     def is_typed(self, leaf: str) -> bool:
         """Return whether the user has set an option, and not a recipe or nobody."""
         return leaf in self._section_of(leaf).model_fields_set and leaf not in self._defaults
@@ -114,8 +125,8 @@ class GRPOConfig(BaseModel):
         return {leaf: (value, theirs[leaf]) for leaf, value in self.flat().items() if value != theirs[leaf]}
 
     def remarks(self) -> list[str]:
-        """Return a line for each option that was set but has no effect in this run."""
-        return list(remarks(self))
+        """Return what to say before a run, such as a line for each option that was set but has no effect."""
+        return [*self._remarks, *remarks(self)]
 
     def to_yaml(self) -> str:
         """Return the whole config as YAML, from which `from_yaml` makes an equal one."""

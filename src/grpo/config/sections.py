@@ -279,7 +279,7 @@ class OptimizerSection(Section):
 
 
 class ScorerSection(Section):
-    """The reward model that `grpo reward train` trains for `grpo train` to use, which itself ignores this."""
+    """The reward model that `grpo reward train` trains; `grpo train` takes `scorer_dir` from here, and no more."""
 
     scorer_kind: Literal["ctr", "pair"] = Field(
         "ctr", description="ctr: texts with clicks; pair: a better and a worse answer to a prompt"

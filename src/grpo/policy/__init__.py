@@ -6,6 +6,7 @@ from grpo.policy.adapters import LoraSettings
 from grpo.policy.attention import ATTENTION_NAME, Attend, causal_lm, masked_attention, placeholder_mask, use_attention
 from grpo.policy.load import load_policy
 from grpo.policy.policy import Policy
+from grpo.policy.sharing import shared_copy
 from grpo.policy.token_logprobs import TokenLogprobs
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "load_policy",
     "masked_attention",
     "placeholder_mask",
+    "shared_copy",
     "use_attention",
 ]

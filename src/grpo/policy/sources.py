@@ -12,7 +12,7 @@ from grpo.checkpoint import checkpoint_steps, find_model
 from grpo.errors import CheckpointError, ModelError
 from grpo.policy.tiny import TINY_DIRECTORY
 
-__all__ = ["ModelSource", "find_source"]
+__all__ = ["ModelSource", "find_source", "is_hub_name"]
 
 _RUNS = "runs"
 """The folder that runs are written to; no organisation of the Hub."""
@@ -73,9 +73,14 @@ def find_source(model: str | Path, *, revision: str | None = None) -> ModelSourc
         return ModelSource("tiny", TINY_DIRECTORY)
     if path.parent.name == _RUNS:
         raise ModelError(f"no directory {name}{_did_you_mean(path)}: give the directory of a run")
-    if not HUB_NAME.fullmatch(name) or name.startswith("."):
+    if not is_hub_name(name):
         raise ModelError(f"no directory {name}{_did_you_mean(path)}: give a model's directory, a Hub id or 'tiny'")
     return _from_hub(name, revision)
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether the Hub could have a model of that name; the folder `runs` is none of its organisations."""
+    return bool(HUB_NAME.fullmatch(name)) and not name.startswith(".") and Path(name).parent.name != _RUNS
 
 
 def _local(place: Path) -> ModelSource:

@@ -50,6 +50,7 @@ ON_DEMAND: Mapping[str, str] = MappingProxyType(
         "criteria_by_rule": "grpo.rewards.rules.generated:criteria_by_rule",
         "ctr": "grpo.rewards.models.ctr:CTRReward",
         "judge": "grpo.rewards.judge:JudgeReward",
+        "preference": "grpo.rewards.models.preference:PreferenceReward",
         "unit_tests": "grpo.rewards.code:UnitTestReward",
     }
 )

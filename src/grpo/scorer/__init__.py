@@ -13,7 +13,6 @@ from grpo.scorer.pairs import train_pair_scorer
 from grpo.scorer.predict import CTRScorer
 from grpo.scorer.report import EpochReport, OnEpoch, ScorerReport
 from grpo.scorer.settings import ScorerSettings
-from grpo.scorer.sharing import shared_copy
 
 __all__ = [
     "CTRScorer",
@@ -27,7 +26,6 @@ __all__ = [
     "hold_out_pairs",
     "read_click_rows",
     "read_pair_rows",
-    "shared_copy",
     "train_ctr_scorer",
     "train_pair_scorer",
 ]

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from grpo.errors import ModelError
-from grpo.policy import LoraSettings, causal_lm, load_policy
+from grpo.policy import LoraSettings, causal_lm, load_policy, shared_copy
 from grpo.policy.adapters import add_adapter
 from grpo.policy.products import use_fast_products
 from grpo.policy.sources import ModelSource, find_source
-from grpo.scorer.sharing import shared_copy
 
 __all__ = ["Backbone", "backbone_sizes", "find_backbone", "load_backbone", "read_config", "share_backbone"]
 
@@ -29,6 +28,7 @@ class Backbone:
         model: the Hugging Face module, PEFT-wrapped under LoRA, in evaluation mode: it has no dropout.
         tokenizer: the Hugging Face tokenizer; its padding token is `pad_token_id`.
         compute_dtype: of matrix products: float32, or bfloat16 through autocast.
+        revision: branch, tag or commit of a Hub id.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Backbone:
     tokenizer: Any
     pad_token_id: int
     compute_dtype: torch.dtype
+    revision: str | None = None
 
     @property
     def decoder(self) -> nn.Module:
@@ -59,6 +60,13 @@ class Backbone:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    def readable(self, max_length: int) -> int:
+        """Return how many tokens of a text can be read: `max_length`, or less where the model has fewer positions."""
+        model: Any = causal_lm(self.model)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limits = (max_length, self.tokenizer.model_max_length, positions)
+        return int(min(limit for limit in limits if limit))
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the decoder's parameters that are trained, by name: adapters under LoRA, all otherwise."""
@@ -92,13 +100,13 @@ def backbone_sizes(config: Any) -> dict[str, int]:
     }
 
 
-def find_backbone(model: str | Path) -> ModelSource:
-    """Return where the files of `model` are: "tiny", a Hub id, or a model's or run's directory.
+def find_backbone(model: str | Path, revision: str | None = None) -> ModelSource:
+    """Return where the files of `model` are: "tiny", a Hub id (perhaps at a revision), or a model's or run's directory.
 
     Raises:
         ModelError: there is no such model, or it is an adapter.
     """
-    source = find_source(model)
+    source = find_source(model, revision=revision)
     if source.base is not None:
         raise ModelError(f"{source.name} is an adapter on {source.base}: merge them, or give the base as backbone")
     return source
@@ -119,21 +127,41 @@ def read_config(directory: Path) -> Any:
 
 
 def load_backbone(
-    source: ModelSource, *, lora: LoraSettings | None, dtype: str = "auto", device: str = "auto", seed: int = 0
+    source: ModelSource,
+    *,
+    lora: LoraSettings | None,
+    dtype: str = "auto",
+    device: str = "auto",
+    tokenizer: str | None = None,
+    revision: str | None = None,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
 ) -> Backbone:
     """Return the model, all its weights or fresh adapters trainable.
 
     Args:
         lora: shape of adapters; None: all weights are trained, in float32.
         dtype: "auto", "float32" or "bfloat16", as in `load_policy`.
+        tokenizer: directory or Hub id; None: the model's own.
+        revision: what the source was found at, to be remembered.
+        gradient_checkpointing: in training mode, activations are computed again in backward instead of kept.
         seed: of fresh adapters.
 
     Raises:
         ModelError: the model or its tokenizer is missing or does not load.
         ConfigError: dtype or device is not available.
     """
-    policy = load_policy(source.directory, dtype=dtype, device=device, lora=lora, seed=seed)
-    return Backbone(source.name, policy.model.eval(), policy.tokenizer, policy.pad_token_id, policy.compute_dtype)
+    policy = load_policy(
+        source.directory,
+        tokenizer=tokenizer,
+        dtype=dtype,
+        device=device,
+        lora=lora,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    model = policy.model.eval()
+    return Backbone(source.name, model, policy.tokenizer, policy.pad_token_id, policy.compute_dtype, revision)
 
 
 def share_backbone(

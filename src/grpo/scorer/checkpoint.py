@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from grpo.errors import CheckpointError
 from grpo.policy import LoraSettings
-from grpo.storage import storage_errors
+from grpo.scorer.output import BEST_MODEL, replaced_directory
 
-__all__ = ["Description", "find_scorer", "load_weights", "read_description", "replaced_directory", "save_scorer"]
+__all__ = [
+    "DESCRIPTION_FILE",
+    "AdapterShape",
+    "Description",
+    "best_model_of",
+    "find_scorer",
+    "load_weights",
+    "read_description",
+    "save_scorer",
+]
 
 DESCRIPTION_FILE = "scorer.json"
 WEIGHTS_FILE = "scorer.safetensors"
+
+_Size: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
+_SIZES = {"hidden_size", "num_layers", "vocabulary_size"}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterShape:
+    """Shape of the adapters that a scorer has on its backbone."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    rank: _Size
+    alpha: Annotated[float, Field(gt=0)]
+    target_modules: str | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +53,32 @@ class Description:
         kind: "ctr".
         backbone: its name: "tiny", a Hub id or an absolute path.
         sizes: of the backbone: hidden_size, num_layers, vocabulary_size.
-        lora: rank, alpha and target_modules of the adapters; None: the weights hold the whole backbone.
+        lora: the adapters; None: the weights hold the whole backbone.
         head_sizes: widths of the head's hidden layers.
         max_length: most tokens of a text that are read.
         logit_shift: added to the logit before the sigmoid; takes the class weights of the training out again.
         metrics: of the held-out rows.
+        revision: branch, tag or commit of a backbone on the Hub.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
     kind: str
-    backbone: str
-    sizes: dict[str, int]
-    lora: dict[str, Any] | None
-    head_sizes: tuple[int, ...]
-    max_length: int
+    backbone: Annotated[str, Field(min_length=1)]
+    sizes: dict[str, _Size]
+    lora: AdapterShape | None
+    head_sizes: tuple[_Size, ...]
+    max_length: _Size
     logit_shift: float
     metrics: dict[str, Any]
+    revision: str | None = None
 
     @property
     def lora_settings(self) -> LoraSettings | None:
         """The shape of the adapters, as `add_adapter` takes it."""
         if self.lora is None:
             return None
-        targets = self.lora["target_modules"]
-        return LoraSettings(
-            rank=int(self.lora["rank"]),
-            alpha=float(self.lora["alpha"]),
-            target_modules=targets if isinstance(targets, str) else tuple(targets),
-        )
+        return LoraSettings(rank=self.lora.rank, alpha=self.lora.alpha, target_modules=self.lora.target_modules)
 
     def require_backbone(self, sizes: Mapping[str, int], name: str, directory: Path) -> None:
         """Raise a CheckpointError unless a backbone of these sizes is what the scorer was trained on."""
@@ -74,13 +95,20 @@ def find_scorer(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    directory = best_model_of(path)
+    if directory is None or not (directory / DESCRIPTION_FILE).is_file():
+        raise CheckpointError(
+            f"no scorer in {path}: there is no {DESCRIPTION_FILE} (train one first: grpo reward train ctr-headlines)"
+        )
+    return directory
+
+
+def best_model_of(path: str | Path) -> Path | None:
+    """Return the directory with what a training of either kind has saved: `best_model` in `path`, or `path` itself;
+    None if there is no such directory."""
     given = Path(path).expanduser()
-    for directory in (given, given / "best_model"):
-        if (directory / DESCRIPTION_FILE).is_file():
-            return directory.resolve()
-    raise CheckpointError(
-        f"no scorer in {path}: there is no {DESCRIPTION_FILE} (train one first: grpo reward train ctr-headlines)"
-    )
+    found = next((directory for directory in (given / BEST_MODEL, given) if directory.is_dir()), None)
+    return None if found is None else found.resolve()
 
 
 def save_scorer(directory: Path, description: Description, tensors: Mapping[str, Tensor], tokenizer: Any) -> None:
@@ -107,13 +135,18 @@ def read_description(directory: Path) -> Description:
     """
     file = directory / DESCRIPTION_FILE
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        description = Description(**{**value, "head_sizes": tuple(value["head_sizes"])})
-        sizes = {name: int(size) for name, size in description.sizes.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{file} cannot be read ({_first_line(error)}): train the scorer again") from error
-    if description.kind != "ctr" or not sizes:
+        description = TypeAdapter(Description).validate_json(file.read_bytes())
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, found["loc"]))
+        said = f"{where}: {found['msg']}" if where else found["msg"]
+        raise CheckpointError(f"{file} cannot be read ({said}): train the scorer again") from error
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): train the scorer again") from error
+    if description.kind != "ctr":
         raise CheckpointError(f"{file} describes a scorer of kind {description.kind!r}: 'ctr' is needed")
+    if set(description.sizes) != _SIZES:
+        raise CheckpointError(f"{file} cannot be read (sizes should be {sorted(_SIZES)}): train the scorer again")
     return description
 
 
@@ -142,29 +175,6 @@ def load_weights(directory: Path, parameters: Mapping[str, nn.Parameter]) -> Non
         )
     for name, value in tensors.items():
         parameters[name].copy_(value)
-
-
-@contextmanager
-def replaced_directory(directory: Path) -> Iterator[Path]:
-    """Give an empty directory to write to, which takes the place of `directory` if all went well.
-
-    Raises:
-        StorageError: it could not be written; what was there is still there.
-    """
-    partial = directory.with_name(f".{directory.name}.partial")
-    former = directory.with_name(f".{directory.name}.former")
-    with storage_errors(directory):
-        for leftover in (partial, former):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            if directory.exists():
-                directory.rename(former)
-            partial.rename(directory)
-        finally:
-            for leftover in (partial, former):
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

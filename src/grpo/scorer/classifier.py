@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from grpo.errors import ModelError
+from grpo.policy.adapters import WEIGHTS_FILE as ADAPTER_WEIGHTS
+from grpo.policy.adapters import save_adapter
 from grpo.policy.files import without_progress_bars
+from grpo.policy.sources import find_source
 from grpo.scorer.backbone import Backbone, read_config
-from grpo.scorer.checkpoint import replaced_directory
 from grpo.scorer.heads import PreferenceHead
+from grpo.scorer.output import replaced_directory
 
-__all__ = ["empty_classifier", "merged_state", "save_classifier"]
+ADAPTER_CONFIG = "adapter_config.json"
+
+__all__ = ["empty_classifier", "merged_state", "save_adapter_with_head", "save_classifier"]
 
 
 def empty_classifier(directory: Path, backbone: Backbone) -> Any:
@@ -66,6 +72,32 @@ def save_classifier(directory: Path, classifier: Any, backbone: Backbone, head: 
     state = {name: value.cpu().contiguous() for name, value in state.items()}
     with replaced_directory(directory) as partial, without_progress_bars():
         classifier.save_pretrained(partial, state_dict=state)
+        backbone.tokenizer.save_pretrained(partial)
+
+
+def save_adapter_with_head(directory: Path, classifier: Any, backbone: Backbone, head: PreferenceHead) -> None:
+    """Write the adapter with its head as PEFT does for a sequence classifier, and the tokenizer, in place of what is
+    in `directory`; the base is loaded from where the backbone came from.
+
+    Raises:
+        StorageError: it could not be written; what was there is still there.
+    """
+    from peft import TaskType
+    from safetensors.torch import load_file, save_file
+
+    model: Any = backbone.model
+    with replaced_directory(directory) as partial:
+        save_adapter(model, partial, base=find_source(backbone.name, revision=backbone.revision).loadable_name)
+        weights = load_file(partial / ADAPTER_WEIGHTS)
+        # A causal LM and a classifier have the same decoder in them, but not always by the same name.
+        ours = f"base_model.model.{model.base_model.model.base_model_prefix}."
+        theirs = f"base_model.model.{classifier.base_model_prefix}."
+        state = {f"{theirs}{name.removeprefix(ours)}": value for name, value in weights.items()}
+        state["base_model.model.score.weight"] = head.score.weight.detach().cpu().contiguous()
+        save_file(state, partial / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        config = json.loads((partial / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config |= {"task_type": TaskType.SEQ_CLS.value, "modules_to_save": ["score"], "revision": backbone.revision}
+        (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         backbone.tokenizer.save_pretrained(partial)
 
 

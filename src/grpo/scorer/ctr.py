@@ -19,16 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.scorer.backbone import Backbone, find_backbone, load_backbone
-from grpo.scorer.checkpoint import Description, save_scorer
-from grpo.scorer.data import ScorerRow, hold_out_clicks, read_click_rows
+from grpo.scorer.backbone import Backbone, find_backbone
+from grpo.scorer.checkpoint import AdapterShape, Description, save_scorer
+from grpo.scorer.data import ScorerRow, read_click_rows, split_clicks
 from grpo.scorer.heads import CLICK_HEAD_SIZES, ClickHead
 from grpo.scorer.loop import score_rows
 from grpo.scorer.metrics import Evaluation, evaluate_probabilities
+from grpo.scorer.output import ScorerOutput
 from grpo.scorer.report import OnEpoch, ScorerReport
 from grpo.scorer.settings import ScorerSettings
 from grpo.scorer.texts import pad_right
-from grpo.scorer.training import best_model_in, run_training
+from grpo.scorer.training import load_for_training, run_training
 
 __all__ = ["click_token_ids", "train_ctr_scorer"]
 
@@ -41,17 +42,20 @@ def train_ctr_scorer(
     settings: ScorerSettings | None = None,
     on_epoch: OnEpoch | None = None,
     eval_rows: Sequence[Mapping[str, Any]] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> ScorerReport:
     """Train a scorer and return what came of it; `CTRScorer` loads `output_dir/best_model`.
 
-    Writes `best_model/`, `report.json` and, with matplotlib, `reliability.svg` into `output_dir`, in place of
-    earlier ones.
+    Writes `best_model/`, `report.json` and, with matplotlib, `reliability.svg` into `output_dir`: at the end, all at
+    once, in place of earlier ones. Until then they are in `unfinished/`, where a training that fails leaves its best
+    weights.
 
     Args:
         rows: `{"text", "label"}`; `read_click_rows` reads files.
         model: the backbone: "tiny", a Hub id, or a model's or run's directory.
         on_epoch: called after each epoch.
-        eval_rows: rows to evaluate on; None: a part of `rows` is held out, no text of which is trained on.
+        eval_rows: rows to evaluate on; None: a part of `rows` is held out. No text of theirs is trained on.
+        beside: texts to write into `output_dir` with the scorer, by file name: what it was made from.
 
     Raises:
         DataError: the rows cannot be used.
@@ -61,15 +65,15 @@ def train_ctr_scorer(
     """
     began = time.perf_counter()
     settings = settings or ScorerSettings()
-    train, held_out = _split(rows, eval_rows, settings)
-    best_model = best_model_in(output_dir)
-    backbone = load_backbone(
-        find_backbone(model), lora=settings.lora, dtype=settings.dtype, device=settings.device, seed=settings.seed
-    )
+    train = read_click_rows(rows)
+    held_out = None if eval_rows is None else read_click_rows(eval_rows)
+    train, held_out = split_clicks(train, held_out, settings.holdout, settings.seed)
+    backbone = load_for_training(find_backbone(model, settings.revision), settings)
+    output = ScorerOutput(output_dir, beside)
     return run_training(
         "ctr",
-        lambda: _ClickTraining(backbone, train, held_out, settings=settings, best_model=best_model),
-        best_model=best_model,
+        lambda: _ClickTraining(backbone, train, held_out, settings=settings, place=output.candidate),
+        output=output,
         settings=settings,
         on_epoch=on_epoch,
         began=began,
@@ -95,12 +99,13 @@ class _ClickTraining:
         held_out: Sequence[ScorerRow],
         *,
         settings: ScorerSettings,
-        best_model: Path,
+        place: Path,
     ) -> None:
         self.backbone = backbone
         self.head = ClickHead(backbone.hidden_size, dropout=settings.head_dropout).to(backbone.device)
         self.settings = settings
-        self.best_model = best_model
+        self.place = place
+        self.max_length = backbone.readable(settings.max_length)
         self.train_ids = self._token_ids(train)
         self.eval_ids = self._token_ids(held_out)
         self.labels = torch.tensor([float(row["label"]) for row in train], device=backbone.device)
@@ -143,21 +148,22 @@ class _ClickTraining:
         lora = self.settings.lora
         shape = None
         if lora is not None:
-            shape = {"rank": lora.rank, "alpha": lora.alpha, "target_modules": lora.target_modules}
+            shape = AdapterShape(lora.rank, lora.alpha, lora.target_modules)
         description = Description(
             kind="ctr",
             backbone=self.backbone.name,
             sizes=self.backbone.sizes,
             lora=shape,
             head_sizes=CLICK_HEAD_SIZES,
-            max_length=self.settings.max_length,
+            max_length=self.max_length,
             logit_shift=self.logit_shift,
             metrics={"epoch": epoch, **asdict(evaluation)},
+            revision=self.backbone.revision,
         )
-        save_scorer(self.best_model, description, scorer_parameters(self.backbone, self.head), self.backbone.tokenizer)
+        save_scorer(self.place, description, scorer_parameters(self.backbone, self.head), self.backbone.tokenizer)
 
     def _token_ids(self, rows: Sequence[ScorerRow]) -> list[list[int]]:
-        return click_token_ids(self.backbone.tokenizer, [row["text"] for row in rows], self.settings.max_length)
+        return click_token_ids(self.backbone.tokenizer, [row["text"] for row in rows], self.max_length)
 
 
 def scorer_parameters(backbone: Backbone, head: ClickHead) -> dict[str, torch.nn.Parameter]:
@@ -166,12 +172,3 @@ def scorer_parameters(backbone: Backbone, head: ClickHead) -> dict[str, torch.nn
         **{f"backbone.{name}": value for name, value in backbone.trained().items()},
         **{f"head.{name}": value for name, value in head.named_parameters()},
     }
-
-
-def _split(
-    rows: Sequence[Mapping[str, Any]], eval_rows: Sequence[Mapping[str, Any]] | None, settings: ScorerSettings
-) -> tuple[list[ScorerRow], list[ScorerRow]]:
-    train = read_click_rows(rows)
-    if eval_rows is not None:
-        return train, read_click_rows(eval_rows)
-    return hold_out_clicks(train, settings.holdout, settings.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -10,13 +11,24 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from grpo.errors import DataError
+from grpo.scorer.settings import in_configuration
 from grpo.seeding import derive_seed
 from grpo.tasks.readers import read_records
 
-__all__ = ["ScorerRow", "hold_out_clicks", "hold_out_pairs", "read_click_rows", "read_pair_rows"]
+__all__ = [
+    "ScorerRow",
+    "hold_out_clicks",
+    "hold_out_pairs",
+    "read_click_rows",
+    "read_pair_rows",
+    "split_clicks",
+    "split_pairs",
+]
 
 ScorerRow: TypeAlias = dict[str, Any]
 """`{"text", "label"}`, or `{"prompt", "chosen", "rejected"}` and perhaps `"margin"`."""
+
+_log = logging.getLogger(__name__)
 
 _CLICK_COLUMNS = ("text", "label")
 _PAIR_COLUMNS = ("prompt", "chosen", "rejected")
@@ -67,7 +79,7 @@ def read_pair_rows(source: object) -> list[ScorerRow]:
                 _check_messages(value, name, place)
             else:
                 _check_text(value, name, place)
-        if _stripped(row["chosen"]) == _stripped(row["rejected"]):
+        if _conversation(row["chosen"]) == _conversation(row["rejected"]):
             raise DataError(f"{place}: chosen and rejected are equal: a pair needs a better and a worse answer")
         if record.get("margin") not in (None, ""):
             row["margin"] = _margin(record["margin"], place)
@@ -104,6 +116,51 @@ def hold_out_pairs(
     return _hold_out(rows, lambda row: repr((row["chosen"], row["rejected"])), holdout, seed)
 
 
+def split_clicks(
+    rows: Sequence[ScorerRow], held_out: Sequence[ScorerRow] | None, holdout: float | int, seed: int = 0
+) -> tuple[list[ScorerRow], list[ScorerRow]]:
+    """Return (training rows, held-out rows): as given, but without training texts that are held out, or by `holdout`.
+
+    Raises:
+        DataError: as `hold_out_clicks`, or nothing is left to train on.
+    """
+    if held_out is None:
+        return hold_out_clicks(rows, holdout, seed)
+    train = _without(rows, held_out, lambda row: str(row["text"]).strip())
+    require_both_classes(train, "what is left to train on")
+    return train, list(held_out)
+
+
+def split_pairs(
+    rows: Sequence[ScorerRow], held_out: Sequence[ScorerRow] | None, holdout: float | int, seed: int = 0
+) -> tuple[list[ScorerRow], list[ScorerRow]]:
+    """Return (training rows, held-out rows): as given, but without training pairs that are held out, or by `holdout`.
+
+    Raises:
+        DataError: as `hold_out_pairs`, or nothing is left to train on.
+    """
+    if held_out is None:
+        return hold_out_pairs(rows, holdout, seed)
+    return _without(rows, held_out, lambda row: repr([row[name] for name in _PAIR_COLUMNS])), list(held_out)
+
+
+def _without(
+    rows: Sequence[ScorerRow], held_out: Sequence[ScorerRow], key: Callable[[ScorerRow], str]
+) -> list[ScorerRow]:
+    """Return the rows that are not held out; if some are, say how many."""
+    kept_apart = set(map(key, held_out))
+    train = [row for row in rows if key(row) not in kept_apart]
+    if not train:
+        raise DataError(f"all {len(rows)} training rows are held-out rows as well: give others to evaluate on")
+    if len(train) < len(rows):
+        _log.warning(
+            "%d of %d training rows are held-out rows as well: they are not trained on",
+            len(rows) - len(train),
+            len(rows),
+        )
+    return train
+
+
 def require_both_classes(rows: Sequence[ScorerRow], name: str) -> None:
     """Raise a DataError unless some labels are 0 and some are 1."""
     labels = {row["label"] for row in rows}
@@ -134,7 +191,7 @@ def _hold_out(
     if len(chosen) == len(keys):
         raise DataError(
             f"{wanted} rows cannot be held out of {len(rows)} with {len(keys)} different texts: "
-            f"lower holdout or give more"
+            f"lower {in_configuration('holdout')} or give more"
         )
     return [row for row in rows if key(row) not in chosen], [row for row in rows if key(row) in chosen]
 
@@ -181,8 +238,11 @@ def _margin(value: Any, place: str) -> float:
     return margin
 
 
-def _stripped(answer: Any) -> Any:
-    return answer.strip() if isinstance(answer, str) else [dict(message) for message in answer]
+def _conversation(answer: Any) -> list[tuple[str, str]]:
+    """Return what an answer comes to, however it is written: who says what, without blanks around it."""
+    if isinstance(answer, str):
+        return [("assistant", answer.strip())]
+    return [(message["role"], message["content"].strip()) for message in answer]
 
 
 def _shown(value: Any) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,48 +16,70 @@ from grpo.schedules import learning_rate_factor
 from grpo.scorer.backbone import Backbone
 from grpo.scorer.metrics import Evaluation
 from grpo.scorer.report import EpochReport, OnEpoch
-from grpo.scorer.settings import ScorerSettings
-from grpo.scorer.texts import length_batches, pad_right, shuffled_batches
+from grpo.scorer.settings import ScorerSettings, in_configuration
+from grpo.scorer.texts import length_batches, micro_batches, pad_right, shuffled_batches
 from grpo.seeding import derive_seed
 
-__all__ = ["fit", "score_rows"]
+__all__ = ["Training", "fit", "score_rows"]
 
 _FASTER_EVALUATION = 2
 """Without a backward pass more rows fit into a batch."""
 
+_RATE = in_configuration("learning_rate")
+_EXACT = f"{in_configuration('dtype')} float32"
 
-def fit(
-    backbone: Backbone,
-    head: nn.Module,
-    *,
-    lengths: Sequence[int],
-    loss_of: Callable[[list[int]], Tensor],
-    evaluate: Callable[[], Evaluation],
-    save: Callable[[Evaluation, int], None],
-    settings: ScorerSettings,
-    on_epoch: OnEpoch | None,
-) -> tuple[EpochReport, ...]:
+
+class Training(Protocol):
+    """One training's rows in tokens, and what the loop asks of them."""
+
+    backbone: Backbone
+
+    @property
+    def head(self) -> nn.Module:
+        """What turns hidden states into a logit or a reward."""
+        ...
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens that each training row takes up."""
+        ...
+
+    @property
+    def num_eval(self) -> int:
+        """Rows that are held out."""
+        ...
+
+    def loss_of(self, batch: list[int]) -> Tensor:
+        """Return the mean loss of training rows."""
+        ...
+
+    def evaluate(self) -> Evaluation:
+        """Return what the held-out rows say."""
+        ...
+
+    def save(self, evaluation: Evaluation, epoch: int) -> None:
+        """Write the scorer as it is now."""
+        ...
+
+
+def fit(training: Training, *, settings: ScorerSettings, on_epoch: OnEpoch | None) -> tuple[EpochReport, ...]:
     """Train backbone and head in place and return the epochs that were run; the best one has been saved.
 
     Args:
-        lengths: tokens of each training row.
-        loss_of: mean loss of the training rows with these indices, with gradient.
-        evaluate: called after each epoch, without gradient and dropout.
-        save: called with the evaluation and the epoch's number whenever it is the best so far.
         on_epoch: called after each epoch, when the best one has been saved.
 
     Raises:
         RunError: the loss or the gradient is not a number.
     """
-    steps_per_epoch = -(-len(lengths) // settings.batch_size)
-    optimizer = _optimizer((*backbone.trained().values(), *head.parameters()), settings)
-    total = steps_per_epoch * settings.epochs
+    lengths = training.lengths
+    optimizer = _optimizer((*training.backbone.trained().values(), *training.head.parameters()), settings)
+    total = -(-len(lengths) // settings.batch_size) * settings.epochs
     epochs: list[EpochReport] = []
     best: EpochReport | None = None
     step = 0
     for epoch in range(1, settings.epochs + 1):
         began = time.perf_counter()
-        head.train()
+        _train_mode(training, settings.gradient_checkpointing)
         sums = 0.0
         order = random.Random(derive_seed(settings.seed, "scorer", "order", epoch))
         for batch in shuffled_batches(lengths, settings.batch_size, order):
@@ -63,13 +87,16 @@ def fit(
             rate = settings.learning_rate * learning_rate_factor(
                 step, schedule="linear", warmup_steps=round(settings.warmup_ratio * total), steps=total
             )
-            sums += len(batch) * _step(optimizer, loss_of(batch), rate, settings.max_grad_norm, step)
-        head.eval()
+            parts = micro_batches(batch, lengths, settings.tokens_per_micro_batch)
+            sums += len(batch) * _step(
+                optimizer, training, parts, rate=rate, max_grad_norm=settings.max_grad_norm, step=step
+            )
+        _evaluation_mode(training)
         with torch.inference_mode():
-            evaluation = evaluate()
+            evaluation = training.evaluate()
         is_best = best is None or evaluation.quality > best.evaluation.quality
         if is_best:
-            save(evaluation, epoch)
+            training.save(evaluation, epoch)
         report = EpochReport(epoch, sums / len(lengths), evaluation, is_best, rate, time.perf_counter() - began)
         epochs.append(report)
         best = report if is_best or best is None else best
@@ -92,7 +119,7 @@ def score_rows(backbone: Backbone, head: nn.Module, rows: Sequence[Sequence[int]
             token_ids, lengths = pad_right([rows[index] for index in batch], backbone.pad_token_id, backbone.device)
             found = head(backbone.last_hidden(token_ids), lengths)
             if not torch.isfinite(found).all():
-                raise RunError("the scorer's output is not a number: lower its learning_rate, or use dtype=float32")
+                raise RunError(f"the scorer's output is not a number: lower {_RATE}, or use {_EXACT}")
             for index, score in zip(batch, found.tolist(), strict=True):
                 scores[index] = score
     return scores
@@ -107,13 +134,25 @@ def _optimizer(parameters: Iterable[nn.Parameter], settings: ScorerSettings) -> 
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, fused=True)
 
 
-def _step(optimizer: torch.optim.AdamW, loss: Tensor, rate: float, max_grad_norm: float, step: int) -> float:
-    """Update once and return the loss."""
-    value = float(loss.detach())
-    advice = "lower learning_rate or max_grad_norm, or use dtype=float32"
-    if not torch.isfinite(loss.detach()):
-        raise RunError(f"the scorer's loss is {value} at step {step}: {advice}")
-    loss.backward()  # type: ignore[no-untyped-call]
+def _step(
+    optimizer: torch.optim.AdamW,
+    training: Training,
+    parts: Sequence[list[int]],
+    *,
+    rate: float,
+    max_grad_norm: float,
+    step: int,
+) -> float:
+    """Update once, by the mean loss over all rows of `parts`, and return that loss."""
+    advice = f"lower {_RATE} or {in_configuration('max_grad_norm')}, or use {_EXACT}"
+    rows = sum(map(len, parts))
+    value = 0.0
+    for part in parts:
+        loss = training.loss_of(part) * (len(part) / rows)
+        value += float(loss.detach())
+        if not math.isfinite(value):
+            raise RunError(f"the scorer's loss is {value} at step {step}: {advice}")
+        loss.backward()  # type: ignore[no-untyped-call]
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm or float("inf")))
     if not norm < float("inf"):
@@ -123,3 +162,14 @@ def _step(optimizer: torch.optim.AdamW, loss: Tensor, rate: float, max_grad_norm
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return value
+
+
+def _train_mode(training: Training, gradient_checkpointing: bool) -> None:
+    training.head.train()
+    # It has no dropout: what the mode decides is whether activations are computed again.
+    training.backbone.model.train(gradient_checkpointing)
+
+
+def _evaluation_mode(training: Training) -> None:
+    training.head.eval()
+    training.backbone.model.eval()

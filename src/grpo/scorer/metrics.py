@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.storage import storage_errors
-
 __all__ = ["Evaluation", "ReliabilityBin", "draw_reliability", "evaluate_probabilities"]
 
 NUM_BINS = 10
@@ -76,8 +74,7 @@ def draw_reliability(bins: Sequence[ReliabilityBin], path: Path) -> Path | None:
     axes.scatter([each.predicted for each in bins], [each.observed for each in bins], s=sizes, alpha=0.8)
     axes.plot([each.predicted for each in bins], [each.observed for each in bins], linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="observed share", title="Reliability")
-    with storage_errors(path):
-        figure.savefig(path)
+    figure.savefig(path)
     return path
 
 

@@ -16,17 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grpo.errors import ModelError
-from grpo.scorer.backbone import Backbone, find_backbone, load_backbone
-from grpo.scorer.classifier import empty_classifier, save_classifier
-from grpo.scorer.data import ScorerRow, hold_out_pairs, read_pair_rows
+from grpo.errors import ConfigError, ModelError
+from grpo.scorer.backbone import Backbone, find_backbone
+from grpo.scorer.classifier import empty_classifier, save_adapter_with_head, save_classifier
+from grpo.scorer.data import ScorerRow, read_pair_rows, split_pairs
 from grpo.scorer.heads import PreferenceHead
 from grpo.scorer.loop import score_rows
 from grpo.scorer.metrics import Evaluation
+from grpo.scorer.output import ScorerOutput
 from grpo.scorer.report import OnEpoch, ScorerReport
-from grpo.scorer.settings import ScorerSettings
+from grpo.scorer.settings import ScorerSettings, in_configuration
 from grpo.scorer.texts import pad_right
-from grpo.scorer.training import best_model_in, run_training
+from grpo.scorer.training import load_for_training, run_training
 
 __all__ = ["train_pair_scorer"]
 
@@ -40,20 +41,25 @@ def train_pair_scorer(
     margin: float = 0.0,
     on_epoch: OnEpoch | None = None,
     eval_rows: Sequence[Mapping[str, Any]] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> ScorerReport:
     """Train a reward model and return what came of it; `output_dir/best_model` is a sequence classifier with one label.
 
-    Writes `best_model/` (adapters merged, tokenizer included) and `report.json` into `output_dir`, in place of
-    earlier ones. A text that is too long keeps its end.
+    Writes `best_model/` (tokenizer included; adapters merged, or with their head alone, see `ScorerSettings.merge`)
+    and `report.json` into `output_dir`: at the end, all at once, in place of earlier ones. Until then they are in
+    `unfinished/`, where a training that fails leaves its best weights. A text that is too long keeps its end.
 
     Args:
         rows: `{"prompt", "chosen", "rejected"}`, some perhaps with `"margin"`; `read_pair_rows` reads files.
         model: the backbone: "tiny", a Hub id, or a model's or run's directory.
         margin: of rows without a margin of their own: by how much the chosen answer should be ahead.
         on_epoch: called after each epoch.
-        eval_rows: rows to evaluate on; None: a part of `rows` is held out, no prompt of which is trained on.
+        eval_rows: rows to evaluate on, none of which is trained on; None: a part of `rows` is held out, no prompt of
+            which is trained on.
+        beside: texts to write into `output_dir` with the model, by file name: what it was made from.
 
     Raises:
+        ConfigError: adapters are to be saved and there are none.
         DataError: the rows cannot be used.
         ModelError: the backbone does not load, or its architecture has no sequence classifier.
         RunError: the loss is not a number.
@@ -61,23 +67,29 @@ def train_pair_scorer(
     """
     began = time.perf_counter()
     settings = settings or ScorerSettings()
+    if not settings.merge and settings.lora is None:
+        raise ConfigError(
+            f"there are no adapters to save by themselves: give a {in_configuration('lora_rank')} from 1 on, or "
+            f"{in_configuration('merge')} true"
+        )
+    if not settings.merge and settings.revision is not None:
+        raise ConfigError(
+            f"adapters by themselves do not say that their base is at revision {settings.revision!r}: give a "
+            f"{in_configuration('merge')} true, or no revision"
+        )
     train = read_pair_rows(rows)
-    if eval_rows is not None:
-        held_out = read_pair_rows(eval_rows)
-    else:
-        train, held_out = hold_out_pairs(train, settings.holdout, settings.seed)
-    best_model = best_model_in(output_dir)
-    source = find_backbone(model)
-    backbone = load_backbone(
-        source, lora=settings.lora, dtype=settings.dtype, device=settings.device, seed=settings.seed
-    )
+    held_out = None if eval_rows is None else read_pair_rows(eval_rows)
+    train, held_out = split_pairs(train, held_out, settings.holdout, settings.seed)
+    source = find_backbone(model, settings.revision)
+    backbone = load_for_training(source, settings)
+    output = ScorerOutput(output_dir, beside)
     classifier = empty_classifier(source.directory, backbone)
     return run_training(
         "pair",
         lambda: _PairTraining(
-            backbone, classifier, train, held_out, margin=margin, settings=settings, best_model=best_model
+            backbone, classifier, train, held_out, margin=margin, settings=settings, place=output.candidate
         ),
-        best_model=best_model,
+        output=output,
         settings=settings,
         on_epoch=on_epoch,
         began=began,
@@ -96,16 +108,15 @@ class _PairTraining:
         *,
         margin: float,
         settings: ScorerSettings,
-        best_model: Path,
+        place: Path,
     ) -> None:
         self.backbone = backbone
         self.classifier = classifier
         self.head = PreferenceHead(backbone.hidden_size).to(backbone.device)
         self.settings = settings
-        self.best_model = best_model
+        self.place = place
         # Saved with the classifier, so that whoever loads it cuts texts where the training did.
-        limits = (settings.max_length, backbone.tokenizer.model_max_length)
-        backbone.tokenizer.model_max_length = self.max_length = min(limits)
+        backbone.tokenizer.model_max_length = self.max_length = backbone.readable(settings.max_length)
         self.train_ids = [self._pair_ids(row) for row in train]
         self.eval_ids = [self._pair_ids(row) for row in held_out]
         self.margins = torch.tensor([float(row.get("margin", margin)) for row in train], device=backbone.device)
@@ -113,8 +124,8 @@ class _PairTraining:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of the longer answer of each training pair, with its prompt."""
-        return [max(map(len, pair)) for pair in self.train_ids]
+        """Tokens of each training pair, both sides as long as the longer one."""
+        return [2 * max(map(len, pair)) for pair in self.train_ids]
 
     @property
     def num_eval(self) -> int:
@@ -138,7 +149,10 @@ class _PairTraining:
 
     def save(self, evaluation: Evaluation, epoch: int) -> None:  # noqa: ARG002 (a classifier keeps only its weights)
         """Write the classifier as it is now."""
-        save_classifier(self.best_model, self.classifier, self.backbone, self.head)
+        if self.settings.merge:
+            save_classifier(self.place, self.classifier, self.backbone, self.head)
+        else:
+            save_adapter_with_head(self.place, self.classifier, self.backbone, self.head)
 
     def _pair_ids(self, row: ScorerRow) -> tuple[list[int], list[int]]:
         chosen, rejected = (self._token_ids(row["prompt"], row[side]) for side in ("chosen", "rejected"))

@@ -21,6 +21,7 @@ from grpo.scorer.checkpoint import Description, find_scorer, load_weights, read_
 from grpo.scorer.ctr import click_token_ids, scorer_parameters
 from grpo.scorer.heads import ClickHead
 from grpo.scorer.loop import score_rows
+from grpo.scorer.settings import in_configuration
 
 __all__ = ["CTRScorer"]
 
@@ -78,7 +79,7 @@ class CTRScorer:
         self._head = ClickHead(loaded.hidden_size, description.head_sizes).to(loaded.device).eval()
         load_weights(self.directory, scorer_parameters(loaded, self._head))
         self._backbone = loaded if backbone is not None else _merged(loaded)
-        self._max_length = description.max_length
+        self._max_length = loaded.readable(description.max_length)
         self._logit_shift = description.logit_shift
         self._batch_size = max(1, batch_size)
 
@@ -97,7 +98,8 @@ class CTRScorer:
         return probabilities
 
     def _load(self, name: str, description: Description, device: str, dtype: str) -> Backbone:
-        source = find_backbone(name)
+        revision = description.revision if name == description.backbone else None
+        source = find_backbone(name, revision)
         if source.name != description.backbone:
             _log.warning(
                 "the scorer in %s was trained on %s and is put on %s", self.directory, self.backbone_name, name
@@ -111,7 +113,7 @@ class CTRScorer:
         if description.lora is None:
             raise ConfigError(
                 f"the scorer in {self.directory} has trained all weights of its backbone and can share none: "
-                f"train one with lora_rank=16"
+                f"train one with {in_configuration('lora_rank')} 16"
             )
         model: Any = causal_lm(base)
         name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from grpo.scorer.metrics import Evaluation
-from grpo.storage import write_atomically
 
-__all__ = ["EpochReport", "OnEpoch", "ScorerKind", "ScorerReport", "write_report"]
+__all__ = ["EpochReport", "OnEpoch", "ScorerKind", "ScorerReport"]
 
 ScorerKind: TypeAlias = Literal["ctr", "pair"]
 
@@ -74,11 +73,6 @@ class ScorerReport:
         value["reliability"] = None if self.reliability is None else str(self.reliability)
         return value
 
-
-def write_report(report: ScorerReport, directory: Path) -> None:
-    """Write `report.json`.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-    write_atomically(directory / "report.json", json.dumps(report.to_json(), indent=1) + "\n")
+    def to_text(self) -> str:
+        """Return what `report.json` holds."""
+        return json.dumps(self.to_json(), indent=1) + "\n"

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from grpo.errors import ConfigError
 from grpo.policy import LoraSettings
 
-__all__ = ["ScorerSettings"]
+__all__ = ["ScorerSettings", "in_configuration"]
 
 
 @dataclass(frozen=True, slots=True)
 class ScorerSettings:
     """Options of a scorer's training. The defaults suit `tiny`; billions of parameters want a tenth of the rate.
+
+    In a configuration their names begin with `scorer_`, but for `lora_targets`, `device`, `seed`, `tokenizer`,
+    `revision` and `gradient_checkpointing`, which are the policy's.
 
     Attributes:
         epochs: passes over the training rows at most.
@@ -29,12 +32,18 @@ class ScorerSettings:
         dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU, float32 on a CPU. What is trained is float32
             in any case.
         device: "auto", "cpu" or "cuda".
-        max_length: most tokens of a text that are read.
+        max_length: most tokens of a text that are read; fewer where the model has fewer positions.
         seed: of the held-out rows, the order, dropout and fresh weights.
         holdout: share (below 1) or number (from 1) of rows that are kept for evaluation.
+        tokens_per_micro_batch: most tokens, padding included, in one forward and backward pass of a batch.
+        merge: the pair scorer is saved as a whole model, adapters added; False: adapters and head alone, which
+            share a backbone that is in memory already.
+        tokenizer: directory or Hub id; None: the model's own.
+        revision: branch, tag or commit of a model on the Hub.
+        gradient_checkpointing: compute activations again in the backward pass to save memory.
     """
 
-    epochs: int = 3
+    epochs: int = 4
     batch_size: int = 32
     learning_rate: float = 5e-4
     warmup_ratio: float = 0.1
@@ -50,10 +59,16 @@ class ScorerSettings:
     max_length: int = 512
     seed: int = 0
     holdout: float | int = 0.2
+    tokens_per_micro_batch: int = 8192
+    merge: bool = True
+    tokenizer: str | None = None
+    revision: str | None = None
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Raise a ConfigError that names the first option out of its range."""
-        for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 1), ("lora_rank", 0), ("patience", 0)):
+        counts = ("epochs", "batch_size", "max_length", "tokens_per_micro_batch")
+        for name, least in (*((name, 1) for name in counts), ("lora_rank", 0), ("patience", 0)):
             _require(name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
         for name in ("weight_decay", "max_grad_norm"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
@@ -77,4 +92,9 @@ class ScorerSettings:
 
 def _require(name: str, value: object, allowed: bool, use: str) -> None:
     if not allowed:
-        raise ConfigError(f"{name} of the scorer is {value}: use {use}")
+        raise ConfigError(f"{name} of the scorer is {value}: use {use} (in a configuration: scorer_{name})")
+
+
+def in_configuration(name: str) -> str:
+    """Return an option's name for messages, in Python and in a configuration."""
+    return f"{name} (in a configuration: scorer_{name})"

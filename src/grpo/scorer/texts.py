@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["length_batches", "pad_right", "shuffled_batches"]
+__all__ = ["length_batches", "micro_batches", "pad_right", "shuffled_batches"]
 
 _BATCHES_IN_A_DRAW = 16
 """Rows are sorted by length within so many batches: enough for little padding, few enough to mix well."""
@@ -29,6 +29,20 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, rng: random.Random
         batches += _cut(sorted(draw, key=lambda index: lengths[index]), batch_size)
     rng.shuffle(batches)
     return batches
+
+
+def micro_batches(batch: Sequence[int], lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Return a batch in as few parts as `most_tokens`, padding included, allow; a row that is longer is alone."""
+    parts: list[list[int]] = []
+    longest = 0
+    for index in batch:
+        longest = max(longest, lengths[index])
+        if parts and longest * (len(parts[-1]) + 1) <= most_tokens:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+            longest = lengths[index]
+    return parts
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -3,79 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
-from grpo.scorer.backbone import Backbone
-from grpo.scorer.loop import fit
-from grpo.scorer.metrics import Evaluation, draw_reliability
-from grpo.scorer.report import OnEpoch, ScorerKind, ScorerReport, write_report
+from grpo.policy.sources import ModelSource
+from grpo.scorer.backbone import Backbone, load_backbone
+from grpo.scorer.loop import Training, fit
+from grpo.scorer.metrics import draw_reliability
+from grpo.scorer.output import PICTURE, ScorerOutput, scorer_storage
+from grpo.scorer.report import EpochReport, OnEpoch, ScorerKind, ScorerReport
 from grpo.scorer.settings import ScorerSettings
 from grpo.seeding import derive_seed
-from grpo.storage import storage_errors
 
-__all__ = ["Training", "best_model_in", "run_training"]
-
-
-class Training(Protocol):
-    """One training's rows in tokens, and what the loop asks of them; see `fit`."""
-
-    backbone: Backbone
-
-    @property
-    def head(self) -> nn.Module:
-        """What turns hidden states into a logit or a reward."""
-        ...
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens of each training row."""
-        ...
-
-    @property
-    def num_eval(self) -> int:
-        """Rows that are held out."""
-        ...
-
-    def loss_of(self, batch: list[int]) -> Tensor:
-        """Return the mean loss of training rows."""
-        ...
-
-    def evaluate(self) -> Evaluation:
-        """Return what the held-out rows say."""
-        ...
-
-    def save(self, evaluation: Evaluation, epoch: int) -> None:
-        """Write the scorer as it is now."""
-        ...
-
-
-def best_model_in(output_dir: str | Path) -> Path:
-    """Return where the best weights go, and make the directory around it.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-    directory = Path(output_dir)
-    with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    return directory / "best_model"
+__all__ = ["load_for_training", "run_training"]
 
 
 def run_training(
     kind: ScorerKind,
     make: Callable[[], Training],
     *,
-    best_model: Path,
+    output: ScorerOutput,
     settings: ScorerSettings,
     on_epoch: OnEpoch | None,
     began: float,
 ) -> ScorerReport:
-    """Train, and return and write what came of it.
+    """Train, and return and write what came of it; an earlier scorer stays where it is until then.
 
     Args:
         make: called once the random generators are seeded, for it makes fresh weights.
@@ -85,32 +38,59 @@ def run_training(
         RunError: the loss is not a number.
         StorageError: the output could not be written.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(settings.seed, "scorer"))
-        training = make()
-        epochs = fit(
-            training.backbone,
-            training.head,
-            lengths=training.lengths,
-            loss_of=training.loss_of,
-            evaluate=training.evaluate,
-            save=training.save,
-            settings=settings,
-            on_epoch=on_epoch,
-        )
+    output.begin()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(settings.seed, "scorer"))
+            training = make()
+            epochs = fit(training, settings=settings, on_epoch=on_epoch)
+        report = _report(kind, training, epochs, output=output, settings=settings, seconds=time.perf_counter() - began)
+        output.publish(report.to_text())
+    except BaseException:
+        output.abandon()
+        raise
+    return report
+
+
+def load_for_training(source: ModelSource, settings: ScorerSettings) -> Backbone:
+    """Return the backbone as the settings say.
+
+    Raises:
+        ModelError, ConfigError: as `load_backbone`.
+    """
+    return load_backbone(
+        source,
+        lora=settings.lora,
+        dtype=settings.dtype,
+        device=settings.device,
+        tokenizer=settings.tokenizer,
+        revision=settings.revision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=settings.seed,
+    )
+
+
+def _report(
+    kind: ScorerKind,
+    training: Training,
+    epochs: tuple[EpochReport, ...],
+    *,
+    output: ScorerOutput,
+    settings: ScorerSettings,
+    seconds: float,
+) -> ScorerReport:
     best_epoch = max(epoch.epoch for epoch in epochs if epoch.is_best)
     bins = epochs[best_epoch - 1].evaluation.bins
-    directory = best_model.parent
-    report = ScorerReport(
+    with scorer_storage(output.unfinished):
+        is_drawn = bool(bins) and draw_reliability(bins, output.unfinished / PICTURE)
+    return ScorerReport(
         kind=kind,
         epochs=epochs,
         best_epoch=best_epoch,
-        best_model=best_model,
+        best_model=output.best_model,
         num_train=len(training.lengths),
         num_eval=training.num_eval,
         stopped_early=len(epochs) < settings.epochs,
-        seconds=time.perf_counter() - began,
-        reliability=draw_reliability(bins, directory / "reliability.svg") if bins else None,
+        seconds=seconds,
+        reliability=output.directory / PICTURE if is_drawn else None,
     )
-    write_report(report, directory)
-    return report

@@ -31,6 +31,7 @@ from string import Formatter
 from typing import Any
 
 from grpo.errors import DataError
+from grpo.tasks.degenerate import degenerate_headline
 from grpo.tasks.headlines import SUPERLATIVES, TEMPLATES, TOPICS, VOCABULARIES, headline
 
 __all__ = [
@@ -118,21 +119,28 @@ def click_probability(headline: str) -> float:
     return 1.0 / (1.0 + math.exp(-min(max(score, _LEAST), _MOST)))
 
 
-def click_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+def click_rows(count: int, seed: int = 0, *, junk_share: float = 0.1) -> list[dict[str, Any]]:
     """Return `count` rows `{"text", "label"}`: a headline that was shown, and 1 if it was clicked, else 0.
 
     Headlines come from all topics alike, and a headline may be shown more than once. A longer list starts with
     the shorter one.
 
+    Args:
+        junk_share: how much of it is no headline (`degenerate_headline`), clicked by the same rule: a scorer that
+            never saw such texts may take a list of numbers for a good headline, and a policy would find that out.
+
     Raises:
-        DataError: `count` is negative.
+        DataError: `count` is negative, or `junk_share` no share.
     """
     if count < 0:
         raise DataError(f"{count} click rows asked for: use 0 or more")
+    if not 0 <= junk_share <= 1:
+        raise DataError(f"a junk_share of {junk_share} for click rows: use a share from 0 to 1")
     rng = random.Random(seed)
     rows = []
     for _ in range(count):
-        text = headline(rng.choice(TOPICS), rng)
+        topic = rng.choice(TOPICS)
+        text = (degenerate_headline if rng.random() < junk_share else headline)(topic, rng)
         rows.append({"text": text, "label": int(rng.random() < click_probability(text))})
     return rows
 

@@ -1,8 +1,9 @@
 """Financial questions with a better and a worse answer, by criteria that are stated here.
 
 A good answer says what the thing is, gives a specific fact, names the risk and how to spread it, and
-hedges. A bad one promises, boasts, evades, or stops after the definition. In a pair the
-chosen answer always meets more of the criteria than the rejected one.
+hedges. A bad one promises, boasts, evades, stops after the definition, or is a good answer to a question about
+something else, which meets no criterion here. In a pair the chosen answer always meets more of the criteria than the
+rejected one.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import random
 from dataclasses import dataclass
 
 from grpo.errors import DataError
+from grpo.tasks.concepts import CONCEPTS, Concept
 
 __all__ = [
     "CONCEPTS",
     "CRITERIA",
+    "OFF_TOPIC_SHARE",
     "QUESTIONS",
     "Answer",
     "better_answer",
@@ -28,18 +31,12 @@ CRITERIA = {
     "definition": "says in one clear sentence what the thing is",
     "specific": "gives a fact, a figure or an example that belongs to this thing",
     "risk": "names what can go wrong, or how to spread it",
-    "hedge": "suggests politely instead of promising",
+    "hedge": "suggests politely instead of promising, beside something about this thing",
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Concept:
-    """`name` with its article if it needs one, as it stands in a question."""
-
-    name: str
-    definition: str
-    fact: str
-    risk: str
+OFF_TOPIC_SHARE = 0.4
+"""Of the worse answers in pairs: without them a reward model learns how a good answer sounds, and not to read what
+was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,138 +46,6 @@ class Answer:
     text: str
     meets: frozenset[str]
 
-
-CONCEPTS = (
-    Concept(
-        "an index fund",
-        "a fund that holds every stock of an index",
-        "Fees are often below 0.2% a year.",
-        "It falls when the whole market falls.",
-    ),
-    Concept(
-        "a bond",
-        "a loan to a company or a state that pays interest",
-        "A 5% bond pays $50 a year on $1000.",
-        "Its price falls when rates rise.",
-    ),
-    Concept(
-        "a stock",
-        "a small share of a company",
-        "Over decades stocks returned about 7% a year.",
-        "A single company can fail, so spread your money.",
-    ),
-    Concept(
-        "an ETF",
-        "a fund that trades on an exchange like a stock",
-        "One share can hold 500 companies.",
-        "Narrow ones can lose half their value.",
-    ),
-    Concept(
-        "a savings account",
-        "a bank account that pays interest",
-        "At 2% you earn $20 a year on $1000.",
-        "Inflation can be higher than the interest.",
-    ),
-    Concept(
-        "an emergency fund",
-        "cash for bad times",
-        "Three to six months of expenses is usual.",
-        "Cash loses value slowly, so do not keep all in it.",
-    ),
-    Concept(
-        "inflation",
-        "the rise of prices over time",
-        "At 3% prices double in about 24 years.",
-        "It eats savings that pay no interest.",
-    ),
-    Concept(
-        "compound interest",
-        "interest on interest",
-        "At 7% money doubles in about 10 years.",
-        "It works against you when you borrow.",
-    ),
-    Concept(
-        "diversification",
-        "spreading money over many assets",
-        "30 stocks remove most of the risk of one.",
-        "It cannot remove the risk of the whole market.",
-    ),
-    Concept(
-        "a mortgage",
-        "a loan to buy a home, with the home as security",
-        "A 30 year loan can cost its price twice.",
-        "You can lose the home if you cannot pay.",
-    ),
-    Concept(
-        "a credit score",
-        "a number that tells lenders how you repay",
-        "It often runs from 300 to 850.",
-        "Late payments lower it for years.",
-    ),
-    Concept(
-        "a credit card",
-        "a card that lets you pay later",
-        "Interest is often near 20% a year.",
-        "Debt grows fast if you pay only the minimum.",
-    ),
-    Concept(
-        "a pension",
-        "income after you stop working",
-        "Many employers add 3% to 5% of your pay.",
-        "Rules change, so do not rely on one source.",
-    ),
-    Concept(
-        "a dividend",
-        "a part of the profit paid to owners",
-        "A 4% yield pays $40 a year on $1000.",
-        "A company can cut it at any time.",
-    ),
-    Concept(
-        "crypto",
-        "digital money without a central bank",
-        "Bitcoin lost over 60% in 2022.",
-        "You can lose everything, so keep it a small part.",
-    ),
-    Concept(
-        "day trading",
-        "buying and selling within a day",
-        "Most day traders lose money after costs.",
-        "Losses can exceed what you planned.",
-    ),
-    Concept(
-        "an option",
-        "a right to buy or sell at a set price",
-        "One contract usually covers 100 shares.",
-        "It can expire with no value.",
-    ),
-    Concept(
-        "life insurance",
-        "a contract that pays your family if you die",
-        "Term cover is often the cheapest kind.",
-        "Some contracts have high fees.",
-    ),
-    Concept(
-        "gold",
-        "a metal that people hold as a store of value",
-        "It pays no interest at all.",
-        "Its price can fall for ten years, so spread your money.",
-    ),
-    Concept(
-        "real estate", "land and buildings", "Upkeep costs about 1% of the price a year.", "It is hard to sell quickly."
-    ),
-    Concept(
-        "a budget",
-        "a plan for what you earn and spend",
-        "Some use 50% for needs and 20% for saving.",
-        "A plan without slack breaks at the first surprise.",
-    ),
-    Concept(
-        "a robo-adviser",
-        "a service that invests by fixed rules",
-        "It often costs about 0.3% a year.",
-        "It does not know your whole life.",
-    ),
-)
 
 QUESTIONS = (
     "What is {name}?",
@@ -234,11 +99,15 @@ def better_answer(concept: Concept, rng: random.Random) -> Answer:
     return Answer(" ".join(parts.values()), frozenset(parts))
 
 
-def worse_answer(concept: Concept, rng: random.Random) -> Answer:
-    """Return an answer that meets at most one of the criteria: hype, evasion or a bare definition.
+def worse_answer(concept: Concept, rng: random.Random, *, off_topic_share: float = 0.0) -> Answer:
+    """Return an answer that meets at most one of the criteria: hype, evasion, a bare definition, or a good answer
+    about something else.
 
     Hype may be as long as a good answer, so that length alone does not tell them apart.
     """
+    if off_topic_share and rng.random() < off_topic_share:
+        other = rng.choice([each for each in CONCEPTS if each is not concept])
+        return Answer(better_answer(other, rng).text, frozenset())
     definition = _definition(concept)
     match rng.choice(("hyped", "hyped", "hype", "hype", "evasion", "bare")):
         case "hyped":
@@ -255,8 +124,9 @@ def worse_answer(concept: Concept, rng: random.Random) -> Answer:
 def criteria_met(question: str, text: str) -> frozenset[str]:
     """Return the criteria in `CRITERIA` that an answer to one of our questions meets, by the words it needs for each.
 
-    A promise or a boast takes the hedge away, whatever else the answer says. A question about nothing that this
-    module knows meets none.
+    A promise or a boast takes the hedge away, whatever else the answer says, and so does an answer that has nothing
+    about the concept: it is polite about something else. To a question about nothing that this module knows, no
+    answer meets any.
 
     Example:
         >>> sorted(criteria_met("What is inflation?", "The rise of prices over time. You cannot lose."))
@@ -273,7 +143,7 @@ def criteria_met(question: str, text: str) -> frozenset[str]:
         "hedge": HEDGES,
     }
     met = {name for name, wanted in parts.items() if any(_bare(part) in said for part in wanted)}
-    if any(_bare(promise) in said for promise in PROMISES):
+    if met == {"hedge"} or any(_bare(promise) in said for promise in PROMISES):
         met.discard("hedge")
     return frozenset(met)
 
@@ -302,7 +172,8 @@ def preference_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
     rows: dict[tuple[str, str, str], None] = {}
     while len(rows) < count:
         question, concept = financial_question(rng)
-        rows[question, better_answer(concept, rng).text, worse_answer(concept, rng).text] = None
+        worse = worse_answer(concept, rng, off_topic_share=OFF_TOPIC_SHARE)
+        rows[question, better_answer(concept, rng).text, worse.text] = None
     return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in rows]
 
 

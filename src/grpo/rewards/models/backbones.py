@@ -67,8 +67,8 @@ class Backbones:
         from grpo.policy.files import load_model
         from grpo.policy.fused import use_fused_layers
         from grpo.policy.products import use_fast_products
+        from grpo.policy.sharing import shared_copy
         from grpo.policy.sources import find_source
-        from grpo.scorer.sharing import shared_copy
 
         identity = _identity(name, revision)
         if identity in self._offered:
@@ -98,8 +98,15 @@ class Backbones:
             ConfigError: it has no trained head, or there is no such device.
             ModelError: it cannot be loaded.
         """
+        from grpo.policy.sources import is_hub_name
+
         place = find_device(device)
         directory = Path(name).expanduser()
+        if not directory.is_dir() and not is_hub_name(name):
+            raise ModelError(
+                f"no directory {name}: give a reward model's directory or Hub id; the recipes' own is trained by: "
+                f"grpo reward train finance-preferences"
+            )
         where = str(directory.resolve()) if directory.is_dir() else name
         key = ("classifier", where, revision, "", str(place))
         if key not in self._loaded:

@@ -1,4 +1,4 @@
-"""The reward of a headline: how likely a click on it is, by a scorer that was trained on clicks (row R8)."""
+"""The reward of a headline: how likely a click on it is, by a scorer that was trained on clicks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class CTRReward:
         backbone = None
         # Without adapters, the scorer's own weights take the place of the backbone's.
         if backbones is not None and description.lora is not None:
-            backbone = backbones.language_model(model or description.backbone, device=device)
+            revision = description.revision if model in (None, description.backbone) else None
+            backbone = backbones.language_model(model or description.backbone, revision=revision, device=device)
         self.scorer = CTRScorer(model, directory, str(find_device(device)), backbone=backbone, batch_size=batch_size)
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:

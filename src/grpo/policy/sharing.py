@@ -1,4 +1,4 @@
-"""A second module over the same weights: a scorer on the policy's base costs the memory of its adapters only."""
+"""A second module over the same weights: what reads with the policy's base costs the memory of its adapters only."""
 
 from __future__ import annotations
 

@@ -1,0 +1,95 @@
+"""Recipes made for `tiny` with another model: what they change by themselves, and that this is enough."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from short_runs import WORDS, lines_of
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from grpo.config import load_config
+from grpo.errors import ConfigError
+from grpo.policy.tiny import TINY_DIRECTORY
+
+OTHER = "model=Qwen/Qwen2.5-3B-Instruct"
+
+
+@pytest.fixture
+def qwen(workplace) -> str:
+    """A random Qwen2 in the directory `qwen`, with `tiny`'s tokenizer."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 1024,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "eos_token_id": 5,
+        "pad_token_id": 1,
+        "bos_token_id": None,
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **sizes)).save_pretrained("qwen")
+    AutoTokenizer.from_pretrained(TINY_DIRECTORY).save_pretrained("qwen")
+    return "model=./qwen"
+
+
+@pytest.mark.parametrize("recipe", ["ctr-headlines", "finance-preferences", "code", "judge"])
+def test_one_override_brings_what_a_larger_model_needs(recipe):
+    tiny, other = load_config(recipe), load_config(recipe, [OTHER])
+    assert tiny.remarks() == []
+    assert (tiny.policy.lora_rank, tiny.policy.dtype) == (0, "float32")
+    assert (other.policy.lora_rank, other.policy.dtype) == (16, "auto")
+    assert other.optimizer.learning_rate == 1e-5 < tiny.optimizer.learning_rate
+    if tiny.scorer.model_fields_set:
+        assert other.scorer.scorer_learning_rate == 1e-4 < tiny.scorer.scorer_learning_rate
+    (remark,) = other.remarks()
+    assert remark.startswith("as the model is Qwen/Qwen2.5-3B-Instruct and not tiny: dtype auto, ")
+
+
+def test_what_the_user_says_wins():
+    config = load_config("ctr-headlines", [OTHER, "learning_rate=3e-6", "lora_rank=0"])
+    assert (config.optimizer.learning_rate, config.policy.lora_rank) == (3e-6, 0)
+    assert "learning_rate 3e" not in config.remarks()[0]
+    assert config.is_typed("learning_rate")
+    assert not config.is_typed("max_completion_length")
+
+
+def test_a_file_has_such_a_table_too_and_wins_over_its_recipe(workplace):
+    (workplace / "mine.yaml").write_text(
+        "recipe: ctr-headlines\nlearning_rate: 1e-3\nother_models:\n  lora_rank: 8\n", encoding="utf-8"
+    )
+    tiny, other = load_config("mine.yaml"), load_config("mine.yaml", [OTHER])
+    assert (tiny.optimizer.learning_rate, tiny.policy.lora_rank) == (1e-3, 0)
+    assert (other.optimizer.learning_rate, other.policy.lora_rank, other.policy.dtype) == (1e-3, 8, "auto")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"), [("3", "it should have lines like"), ("{lerning_rate: 1}", "learning_rate")]
+)
+def test_a_table_that_cannot_be_is_refused(workplace, table, said):
+    (workplace / "mine.yaml").write_text(f"other_models: {table}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        load_config("mine.yaml")
+
+
+def test_from_clicks_to_a_policy_with_another_model_by_one_override(command, qwen):
+    shown = command("reward", "train", "ctr-headlines", qwen, "scorer_rows=300")
+    assert shown.code == 0, shown.err
+    assert shown.err.startswith("note: as the model is ./qwen and not tiny: ")
+    assert shown.out.rstrip().endswith("grpo train ctr-headlines model=./qwen")
+    few = ["--rows", "2", "--groups", "1", "--repeats", "1"]
+    shown = command("reward", "check", "ctr-headlines", qwen, *few, "max_completion_length=8")
+    assert shown.code in (0, 1), shown.err
+    shown = command("train", "ctr-headlines", qwen, *WORDS, "steps=2", "output_dir=run")
+    assert shown.code == 0, shown.err
+    assert len(lines_of("run/metrics.jsonl")) == 2
+
+
+def test_from_pairs_to_a_policy_with_another_model_by_one_override(command, qwen):
+    shown = command("reward", "train", "finance-preferences", qwen, "scorer_rows=60")
+    assert shown.code == 0, shown.err
+    shown = command("train", "finance-preferences", qwen, *WORDS, "steps=2", "output_dir=run")
+    assert shown.code == 0, shown.err
+    assert len(lines_of("run/metrics.jsonl")) == 2

@@ -11,6 +11,7 @@ from grpo.tasks.preferences import (
     CONCEPTS,
     CRITERIA,
     HEDGES,
+    JUNK_SHARE,
     OFF_TOPIC_SHARE,
     better_answer,
     criteria_met,
@@ -70,6 +71,8 @@ def test_a_stated_share_of_rejected_answers_are_good_ones_about_something_else()
         assert len(criteria_met(row["prompt"], row["chosen"])) >= 3
         assert len(criteria_met(row["prompt"], row["rejected"])) <= 1
     assert abs(elsewhere / 1000 - OFF_TOPIC_SHARE) < 0.05
+    echoes = sum(row["prompt"] in row["rejected"] for row in rows)
+    assert 0 < echoes / 1000 < JUNK_SHARE
     assert 0.2 < OFF_TOPIC_SHARE < 0.6
 
 
@@ -80,15 +83,6 @@ def test_a_good_answer_about_something_else_meets_no_criterion():
             if other is not concept:
                 assert not criteria_met(f"What is {concept.name}?", better_answer(other, rng).text)
     assert not criteria_met("What is inflation?", HEDGES[0])
-
-
-def test_without_the_share_a_worse_answer_is_always_about_the_question():
-    rng = random.Random(5)
-    for _ in range(300):
-        _, concept = financial_question(rng)
-        text = worse_answer(concept, rng).text
-        others = [other for other in CONCEPTS if other is not concept]
-        assert not any(len(criteria_met(f"What is {other.name}?", text)) >= 3 for other in others)
 
 
 def test_many_worse_answers_are_longer_than_the_shorter_better_ones():

@@ -17,6 +17,7 @@ from grpo.config.sections import (
     PolicySection,
     RewardsSection,
     RolloutSection,
+    ScorerSection,
 )
 from grpo.config.synonyms import SYNONYMS
 
@@ -34,6 +35,7 @@ __all__ = [
     "RewardOptions",
     "RewardsSection",
     "RolloutSection",
+    "ScorerSection",
     "load_config",
     "load_model_config",
     "load_run_config",

@@ -114,6 +114,7 @@ _REFUSED: Mapping[str, str] = {
     "generation_batch_size": "say prompts_per_step (prompts in a step) and group_size (completions for each) instead",
     "steps_per_generation": "say prompts_per_step, gradient_accumulation_steps and epochs_per_step instead",
     "resume_from_checkpoint": "a run goes on with: grpo train --resume RUN",
+    "other_models": "a file or recipe has it, for `grpo train FILE` and load_config",
     "recipe": "name it first (grpo train NAME), as `recipe: NAME` at the top of a file, or to load_config(NAME)",
 }
 """Names that would be misread, and what to say in their place."""

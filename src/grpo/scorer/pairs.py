@@ -67,16 +67,8 @@ def train_pair_scorer(
     """
     began = time.perf_counter()
     settings = settings or ScorerSettings()
-    if not settings.merge and settings.lora is None:
-        raise ConfigError(
-            f"there are no adapters to save by themselves: give a {in_configuration('lora_rank')} from 1 on, or "
-            f"{in_configuration('merge')} true"
-        )
-    if not settings.merge and settings.revision is not None:
-        raise ConfigError(
-            f"adapters by themselves do not say that their base is at revision {settings.revision!r}: give a "
-            f"{in_configuration('merge')} true, or no revision"
-        )
+    if not settings.merge:
+        _require_loadable_adapters(settings)
     train = read_pair_rows(rows)
     held_out = None if eval_rows is None else read_pair_rows(eval_rows)
     train, held_out = split_pairs(train, held_out, settings.holdout, settings.seed)
@@ -172,6 +164,20 @@ class _PairTraining:
             messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
             text = tokenizer.apply_chat_template([*prompt, *messages], tokenize=False)
         return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])[-self.max_length :]
+
+
+def _require_loadable_adapters(settings: ScorerSettings) -> None:
+    """Raise a ConfigError unless adapters that are saved by themselves can be put on their base again."""
+    if settings.lora is None:
+        raise ConfigError(
+            f"there are no adapters to save by themselves: give a {in_configuration('lora_rank')} from 1 on, or "
+            f"{in_configuration('merge')} true"
+        )
+    if settings.revision is not None:
+        raise ConfigError(
+            f"adapters by themselves do not say that their base is at revision {settings.revision!r}: give a "
+            f"{in_configuration('merge')} true, or no revision"
+        )
 
 
 def _loss(difference: Tensor) -> Tensor:

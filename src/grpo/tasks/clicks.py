@@ -22,6 +22,7 @@ words has the least. The topic does not matter. What can be learned from clicks 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -31,8 +32,8 @@ from string import Formatter
 from typing import Any
 
 from grpo.errors import DataError
-from grpo.tasks.degenerate import degenerate_headline
-from grpo.tasks.headlines import SUPERLATIVES, TEMPLATES, TOPICS, VOCABULARIES, headline
+from grpo.tasks.degenerate import degenerate_text
+from grpo.tasks.headlines import SUPERLATIVES, TEMPLATES, TOPICS, VOCABULARIES, headline, headline_prompt
 
 __all__ = [
     "POINTS",
@@ -119,14 +120,14 @@ def click_probability(headline: str) -> float:
     return 1.0 / (1.0 + math.exp(-min(max(score, _LEAST), _MOST)))
 
 
-def click_rows(count: int, seed: int = 0, *, junk_share: float = 0.1) -> list[dict[str, Any]]:
+def click_rows(count: int, seed: int = 0, *, junk_share: float = 0.06) -> list[dict[str, Any]]:
     """Return `count` rows `{"text", "label"}`: a headline that was shown, and 1 if it was clicked, else 0.
 
     Headlines come from all topics alike, and a headline may be shown more than once. A longer list starts with
     the shorter one.
 
     Args:
-        junk_share: how much of it is no headline (`degenerate_headline`), clicked by the same rule: a scorer that
+        junk_share: how much of it is no headline (`degenerate_text`), clicked by the same rule: a scorer that
             never saw such texts may take a list of numbers for a good headline, and a policy would find that out.
 
     Raises:
@@ -140,7 +141,8 @@ def click_rows(count: int, seed: int = 0, *, junk_share: float = 0.1) -> list[di
     rows = []
     for _ in range(count):
         topic = rng.choice(TOPICS)
-        text = (degenerate_headline if rng.random() < junk_share else headline)(topic, rng)
+        write = functools.partial(headline, topic, rng)
+        text = degenerate_text(headline_prompt(topic), write, rng) if rng.random() < junk_share else write()
         rows.append({"text": text, "label": int(rng.random() < click_probability(text))})
     return rows
 

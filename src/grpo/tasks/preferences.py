@@ -1,9 +1,9 @@
 """Financial questions with a better and a worse answer, by criteria that are stated here.
 
 A good answer says what the thing is, gives a specific fact, names the risk and how to spread it, and
-hedges. A bad one promises, boasts, evades, stops after the definition, or is a good answer to a question about
-something else, which meets no criterion here. In a pair the chosen answer always meets more of the criteria than the
-rejected one.
+hedges. A bad one promises, boasts, evades, stops after the definition, is a good answer to a question about
+something else, which meets no criterion here, or no answer at all. In a pair the chosen answer always meets more of
+the criteria than the rejected one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from grpo.errors import DataError
 from grpo.tasks.concepts import CONCEPTS, Concept
+from grpo.tasks.degenerate import degenerate_text
 
 __all__ = [
     "CONCEPTS",
     "CRITERIA",
+    "JUNK_SHARE",
     "OFF_TOPIC_SHARE",
     "QUESTIONS",
     "Answer",
@@ -24,6 +26,7 @@ __all__ = [
     "criteria_met",
     "financial_question",
     "preference_pairs",
+    "rejected_answer",
     "worse_answer",
 ]
 
@@ -35,8 +38,12 @@ CRITERIA = {
 }
 
 OFF_TOPIC_SHARE = 0.4
-"""Of the worse answers in pairs: without them a reward model learns how a good answer sounds, and not to read what
-was asked."""
+"""Of the rejected answers in pairs, good ones about something else: without them a reward model learns how a good
+answer sounds, and not to read what was asked."""
+
+JUNK_SHARE = 0.1
+"""Of the rejected answers in pairs, what is no answer (`degenerate_text`): a reward model that never saw such texts may
+like a list of numbers, and a policy would find that out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +106,11 @@ def better_answer(concept: Concept, rng: random.Random) -> Answer:
     return Answer(" ".join(parts.values()), frozenset(parts))
 
 
-def worse_answer(concept: Concept, rng: random.Random, *, off_topic_share: float = 0.0) -> Answer:
-    """Return an answer that meets at most one of the criteria: hype, evasion, a bare definition, or a good answer
-    about something else.
+def worse_answer(concept: Concept, rng: random.Random) -> Answer:
+    """Return an answer that meets at most one of the criteria: hype, evasion or a bare definition.
 
     Hype may be as long as a good answer, so that length alone does not tell them apart.
     """
-    if off_topic_share and rng.random() < off_topic_share:
-        other = rng.choice([each for each in CONCEPTS if each is not concept])
-        return Answer(better_answer(other, rng).text, frozenset())
     definition = _definition(concept)
     match rng.choice(("hyped", "hyped", "hype", "hype", "evasion", "bare")):
         case "hyped":
@@ -119,6 +122,19 @@ def worse_answer(concept: Concept, rng: random.Random, *, off_topic_share: float
             return Answer(rng.choice(EVASIONS), frozenset())
         case _:
             return Answer(definition, frozenset({"definition"}))
+
+
+def rejected_answer(question: str, concept: Concept, rng: random.Random) -> Answer:
+    """Return the worse side of a pair: a `worse_answer`, or, as often as the shares say, a good answer about something
+    else or no answer at all."""
+    kind = rng.random()
+    if kind < OFF_TOPIC_SHARE:
+        other = rng.choice([each for each in CONCEPTS if each is not concept])
+        return Answer(better_answer(other, rng).text, frozenset())
+    if kind < OFF_TOPIC_SHARE + JUNK_SHARE:
+        text = degenerate_text(question, lambda: rng.choice((*HEDGES, *PROMISES, *EVASIONS)), rng)
+        return Answer(text, frozenset())
+    return worse_answer(concept, rng)
 
 
 def criteria_met(question: str, text: str) -> frozenset[str]:
@@ -172,8 +188,7 @@ def preference_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
     rows: dict[tuple[str, str, str], None] = {}
     while len(rows) < count:
         question, concept = financial_question(rng)
-        worse = worse_answer(concept, rng, off_topic_share=OFF_TOPIC_SHARE)
-        rows[question, better_answer(concept, rng).text, worse.text] = None
+        rows[question, better_answer(concept, rng).text, rejected_answer(question, concept, rng).text] = None
     return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in rows]
 
 

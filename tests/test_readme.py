@@ -85,9 +85,9 @@ def test_every_command_in_readme_and_docs_runs(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_python_example_in_readme_and_docs_runs(page: Path, tmp_path: Path) -> None:
+def test_every_python_example_in_readme_and_docs_runs(page: Path, workplace: Path) -> None:
     for example in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
-        subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", example], cwd=workplace, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -75,7 +75,7 @@ def test_without_a_filter_files_are_still_closed_by_landlock(without) -> None:
     assert not found["makes no unusual system calls"]
 
 
-AS_ANOTHER = """
+AS_ANOTHER = '''
 import sys
 sys.path.insert(0, {source!r})
 from grpo.sandbox import protections, run_program, run_tests, Limits
@@ -91,7 +91,19 @@ for namespaces in (True, False):
     print(sorted(missing - {{"namespaces of its own", "does not run as root"}}))
     deep = "import os\\nwhile True: os.mkdir('d' * 200); os.chdir('d' * 200)"
     print(run_program(deep, namespaces=namespaces, limits=Limits(wall_s=2)).killed_by)
+from grpo.sandbox import run
+run._BOOTSTRAP += "sys.modules['grpo.sandbox.jail'].filter_instructions = lambda **_: None\\n"
+run._BOOTSTRAP += "def refuse(*_): raise OSError\\nsys.modules['grpo.sandbox.kernel'].restrict_files = refuse\\n"
+look = """
+import os
+for name in ("mem", "environ", *(f"fd/{{number}}" for number in range(3, 30))):
+    try: print("got through:", name, open(f"/proc/{{os.getppid()}}/{{name}}", "rb"))
+    except OSError: pass
 """
+for namespaces in (True, False):
+    try: print(run_program(look, namespaces=namespaces).stdout, end="")
+    except Exception: pass
+'''
 USERS = {
     "somebody": ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"],
     "root of a namespace": ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "unshare", "-r"],

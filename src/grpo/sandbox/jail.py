@@ -113,7 +113,7 @@ def main(**given: Any) -> None:
             _leave_namespaces(order)
         elif sys.platform == "linux":
             kernel.adopt_orphans()
-        if sys.platform == "linux":  # no sooner: what is hidden may not write its own maps of users
+        if sys.platform == "linux":  # for its children, too; no sooner: what is hidden cannot map users
             kernel.hide_from_others()
         first = os.fork()
         if first == 0:
@@ -189,7 +189,6 @@ def _first_process(order: Order) -> None:
         os.setresuid(NOBODY, NOBODY, NOBODY)
         kernel.unshare(kernel.NEW_USERS)  # in which the limit on processes counts this program's only
     kernel.drop_capabilities()
-    kernel.hide_from_others()
     kernel.die_with_parent()  # another user's process has forgotten it
     program = os.fork()
     if program == 0:

@@ -1,7 +1,7 @@
 # ruff: noqa: PTH112
-"""Linux system calls that Python has no name for. Imported in the launcher only, on Linux only.
+"""Linux system calls that Python has no name for.
 
-Every function raises OSError when the kernel refuses.
+The module can be imported elsewhere, too. Every function raises OSError when the kernel refuses.
 """
 
 from __future__ import annotations

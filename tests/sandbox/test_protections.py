@@ -89,7 +89,7 @@ for namespaces in (True, False):
     found = protections(namespaces=namespaces) if {ask} else []
     missing = {{one.name for one in found if not one.in_force}}
     print(sorted(missing - {{"namespaces of its own", "does not run as root"}}))
-    deep = "import os\\nwhile True: os.mkdir('d' * 200); os.chdir('d' * 200)"
+    deep = "import os\\nos.mkdir('a'); os.mkdir('a/shut', 0)\\nwhile True: os.mkdir('d' * 200); os.chdir('d' * 200)"
     print(run_program(deep, namespaces=namespaces, limits=Limits(wall_s=2)).killed_by)
 from grpo.sandbox import run
 run._BOOTSTRAP += "sys.modules['grpo.sandbox.jail'].filter_instructions = lambda **_: None\\n"

@@ -31,6 +31,8 @@ class Case(NamedTuple):
 class Tester:
     """Tests programs side by side, with the same limits; never more than `at_once`, whoever asks for how many."""
 
+    __test__ = False  # not a test of pytest's
+
     def __init__(
         self, *, limits: Limits, packages: bool = False, namespaces: bool | None = None, at_once: int | None = None
     ) -> None:

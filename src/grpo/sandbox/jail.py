@@ -1,4 +1,4 @@
-# ruff: noqa: PTH110, PTH114, PTH123, SIM105
+# ruff: noqa: PTH110, PTH114, PTH116, PTH123, SIM105
 """The launcher: a process of its own that makes the jail, starts the program in it and sees to its end.
 
 With namespaces there are three processes: the launcher, the first process of the new process namespace, whose death
@@ -115,11 +115,12 @@ def main(**given: Any) -> None:
             kernel.adopt_orphans()
         if sys.platform == "linux":  # for its children, too; no sooner: what is hidden cannot map users
             kernel.hide_from_others()
+        own_kb = os.stat(f"{order.box}/program.py").st_size // 1024  # asked before there is somebody to remove it
         first = os.fork()
         if first == 0:
             _carefully(order, _first_process if order.namespaces else _become_program)
         os.close(order.started)
-        Supervisor(order, first).watch()
+        Supervisor(order, first, own_kb=own_kb).watch()
     except OSError as error:
         _tell_error(order, error)
         os._exit(_FAILED)

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH116, SIM105
+# ruff: noqa: SIM105
 """What the launcher does while the program runs."""
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _FOLDER_KB = 16
 class Supervisor:
     """Waits for the program, holds it to the limits that the kernel does not keep, and ends everything."""
 
-    def __init__(self, order: Order, first: int) -> None:
-        """Look after the process `first` and all that descends from it."""
+    def __init__(self, order: Order, first: int, *, own_kb: int) -> None:
+        """Look after the process `first` and all that descends from it; `own_kb` of its files are not its own."""
         self._order = order
         self._first = first
         self._first_ended = self._ending = self._told_to_stop = self._hides = False
         self._end_at = time.monotonic() + _START_S + order.wall_s + _GRACE_S
-        self._own_kb = _FOLDER_KB + os.stat(f"{order.box}/program.py").st_size // 1024
+        self._own_kb = _FOLDER_KB + own_kb
         self._sources = [order.control, order.starting]
         self._interval_s = _LOOK_EVERY_S
         try:

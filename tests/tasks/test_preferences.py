@@ -13,9 +13,11 @@ from grpo.tasks.preferences import (
     HEDGES,
     JUNK_SHARE,
     OFF_TOPIC_SHARE,
+    PARTIAL_SHARE,
     better_answer,
     criteria_met,
     financial_question,
+    partial_answer,
     preference_pairs,
     worse_answer,
 )
@@ -64,16 +66,18 @@ def concept_of(prompt):
 
 def test_a_stated_share_of_rejected_answers_are_good_ones_about_something_else():
     rows = preference_pairs(1000)
-    elsewhere = 0
+    elsewhere = lacking = 0
     for row in rows:
         others = [concept for concept in CONCEPTS if concept is not concept_of(row["prompt"])]
         elsewhere += any(len(criteria_met(f"What is {other.name}?", row["rejected"])) >= 3 for other in others)
-        assert len(criteria_met(row["prompt"], row["chosen"])) >= 3
-        assert len(criteria_met(row["prompt"], row["rejected"])) <= 1
+        chosen, rejected = (criteria_met(row["prompt"], row[side]) for side in ("chosen", "rejected"))
+        assert len(rejected) < len(chosen) >= 3
+        lacking += len(rejected) > 1
     assert abs(elsewhere / 1000 - OFF_TOPIC_SHARE) < 0.05
     echoes = sum(row["prompt"] in row["rejected"] for row in rows)
     assert 0 < echoes / 1000 < JUNK_SHARE
     assert 0.2 < OFF_TOPIC_SHARE < 0.6
+    assert PARTIAL_SHARE / 2 < lacking / 1000 < PARTIAL_SHARE
 
 
 def test_a_good_answer_about_something_else_meets_no_criterion():
@@ -83,6 +87,16 @@ def test_a_good_answer_about_something_else_meets_no_criterion():
             if other is not concept:
                 assert not criteria_met(f"What is {concept.name}?", better_answer(other, rng).text)
     assert not criteria_met("What is inflation?", HEDGES[0])
+
+
+def test_a_partial_answer_meets_what_it_says_and_less_than_the_better_one():
+    rng = random.Random(6)
+    for _ in range(300):
+        question, concept = financial_question(rng)
+        better = better_answer(concept, rng)
+        partial = partial_answer(concept, better, rng)
+        assert partial.meets < better.meets
+        assert partial.meets == criteria_met(question, partial.text)
 
 
 def test_many_worse_answers_are_longer_than_the_shorter_better_ones():

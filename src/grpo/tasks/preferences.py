@@ -1,9 +1,9 @@
 """Financial questions with a better and a worse answer, by criteria that are stated here.
 
 A good answer says what the thing is, gives a specific fact, names the risk and how to spread it, and
-hedges. A bad one promises, boasts, evades, stops after the definition, is a good answer to a question about
-something else, which meets no criterion here, or no answer at all. In a pair the chosen answer always meets more of
-the criteria than the rejected one.
+hedges. A bad one promises, boasts, evades, stops after the definition, lacks something that the other one has, is a
+good answer to a question about something else, which meets no criterion here, or no answer at all. In a pair the
+chosen answer always meets more of the criteria than the rejected one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ __all__ = [
     "CRITERIA",
     "JUNK_SHARE",
     "OFF_TOPIC_SHARE",
+    "PARTIAL_SHARE",
     "QUESTIONS",
     "Answer",
     "better_answer",
     "criteria_met",
     "financial_question",
+    "partial_answer",
     "preference_pairs",
     "rejected_answer",
     "worse_answer",
@@ -37,9 +39,13 @@ CRITERIA = {
     "hedge": "suggests politely instead of promising, beside something about this thing",
 }
 
-OFF_TOPIC_SHARE = 0.4
+OFF_TOPIC_SHARE = 0.35
 """Of the rejected answers in pairs, good ones about something else: without them a reward model learns how a good
 answer sounds, and not to read what was asked."""
+
+PARTIAL_SHARE = 0.2
+"""Of the rejected answers in pairs, good ones that lack something: without them a reward model learns what is bad, and
+not that more of the criteria is better."""
 
 JUNK_SHARE = 0.1
 """Of the rejected answers in pairs, what is no answer (`degenerate_text`): a reward model that never saw such texts may
@@ -96,12 +102,7 @@ def financial_question(rng: random.Random) -> tuple[str, Concept]:
 def better_answer(concept: Concept, rng: random.Random) -> Answer:
     """Return an answer that meets at least three of the four criteria."""
     optional = rng.choice(("specific", "hedge", "", ""))
-    parts = {
-        "definition": _definition(concept),
-        "specific": concept.fact,
-        "risk": rng.choice((concept.risk, f"But there is a risk: {concept.risk[0].lower()}{concept.risk[1:]}")),
-        "hedge": rng.choice(HEDGES),
-    }
+    parts = _parts(concept, rng)
     parts.pop(optional, None)
     return Answer(" ".join(parts.values()), frozenset(parts))
 
@@ -124,14 +125,23 @@ def worse_answer(concept: Concept, rng: random.Random) -> Answer:
             return Answer(definition, frozenset({"definition"}))
 
 
-def rejected_answer(question: str, concept: Concept, rng: random.Random) -> Answer:
+def partial_answer(concept: Concept, better: Answer, rng: random.Random) -> Answer:
+    """Return an answer that lacks one or two of the criteria that `better` meets, and meets no others."""
+    kept = set(rng.sample(sorted(better.meets), len(better.meets) - rng.randint(1, 2)))
+    text = " ".join(part for name, part in _parts(concept, rng).items() if name in kept)
+    return Answer(text, frozenset(kept - {"hedge"} and kept))
+
+
+def rejected_answer(question: str, concept: Concept, better: Answer, rng: random.Random) -> Answer:
     """Return the worse side of a pair: a `worse_answer`, or, as often as the shares say, a good answer about something
-    else or no answer at all."""
+    else, one that lacks something that `better` has, or no answer at all."""
     kind = rng.random()
     if kind < OFF_TOPIC_SHARE:
         other = rng.choice([each for each in CONCEPTS if each is not concept])
         return Answer(better_answer(other, rng).text, frozenset())
-    if kind < OFF_TOPIC_SHARE + JUNK_SHARE:
+    if kind < OFF_TOPIC_SHARE + PARTIAL_SHARE:
+        return partial_answer(concept, better, rng)
+    if kind < OFF_TOPIC_SHARE + PARTIAL_SHARE + JUNK_SHARE:
         text = degenerate_text(question, lambda: rng.choice((*HEDGES, *PROMISES, *EVASIONS)), rng)
         return Answer(text, frozenset())
     return worse_answer(concept, rng)
@@ -188,8 +198,19 @@ def preference_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
     rows: dict[tuple[str, str, str], None] = {}
     while len(rows) < count:
         question, concept = financial_question(rng)
-        rows[question, better_answer(concept, rng).text, rejected_answer(question, concept, rng).text] = None
+        better = better_answer(concept, rng)
+        rows[question, better.text, rejected_answer(question, concept, better, rng).text] = None
     return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in rows]
+
+
+def _parts(concept: Concept, rng: random.Random) -> dict[str, str]:
+    """Return what an answer is made of, by the criterion that each part meets."""
+    return {
+        "definition": _definition(concept),
+        "specific": concept.fact,
+        "risk": rng.choice((concept.risk, f"But there is a risk: {concept.risk[0].lower()}{concept.risk[1:]}")),
+        "hedge": rng.choice(HEDGES),
+    }
 
 
 def _definition(concept: Concept) -> str:

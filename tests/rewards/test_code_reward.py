@@ -148,6 +148,9 @@ NO_TESTS = [
     "import unittest\nclass Double(unittest.TestCase):\n    def setUp(self): pass\nunittest.main()",
     "if __name__ == '__main__':\n    unittest.main()",
     "for x in range(3): double(x)",
+    "def test_a(): return double(2) == 4",
+    "def check(candidate): return candidate(2) == 4\nassert double(2) == 4\ndef test_a(): pass",
+    "import unittest\nclass Double(unittest.TestCase):\n    def test_it(self): double(2) == 4",
 ]
 
 

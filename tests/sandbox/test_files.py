@@ -71,7 +71,7 @@ def opened(change):
 try_all(
     lambda: os.chmod(file, 0o777),
     lambda: opened(lambda one: os.fchmod(one, 0o777)),
-    lambda: libc.syscall(452, -100, file.encode(), 0o777, 0),
+    lambda: libc.syscall(*map(ctypes.c_long, (452, -100)), file.encode(), *map(ctypes.c_long, (0o777, 0))),
     lambda: os.chown(file, os.getuid(), os.getgid()),
     lambda: os.lchown(file, os.getuid(), os.getgid()),
     lambda: opened(lambda one: os.fchown(one, os.getuid(), os.getgid())),

@@ -232,7 +232,7 @@ def test_many_files_cannot_fill_the_disk(run, namespaces: bool) -> None:
 HIDDEN = {
     "unlinked": "files.append(file)",
     # Not by the module mmap, which keeps the file open.
-    "unlinked and mapped": "ctypes.CDLL(None).mmap(None, 100_000, 3, 1, file.fileno(), 0); file.close()",
+    "unlinked and mapped": "map_it(None, long(100_000), 3, 1, file.fileno(), long(0)); file.close()",
     "in a folder that is shut": "file.close(); os.rename('file', f'shut/file{number}')",
     "in a folder too deep for a path": "file.close(); os.rename('file', f'{number}')",
 }
@@ -247,7 +247,7 @@ def test_files_that_hide_cannot_fill_the_disk(run, name: str, namespaces: bool) 
     }
     source = f"""
 import ctypes, os, time
-files = []
+files, map_it, long = [], ctypes.CDLL(None).mmap, ctypes.c_long
 {before.get(name, "")}
 for number in range(40):
     file = open("file", "wb+")

@@ -148,7 +148,9 @@ def test_system_calls_that_no_program_needs_are_refused(run, needs, attempts: st
     source = f"""{attempts}
 import ctypes, fcntl, os, time
 libc = ctypes.CDLL(None)
-call, buffer = libc.syscall, ctypes.create_string_buffer(256)
+buffer = ctypes.create_string_buffer(256)
+def call(*given):  # as long numbers: the upper half of shorter ones is left to chance
+    return libc.syscall(*(ctypes.c_long(one) if isinstance(one, int) else one for one in given))
 child = os.fork()
 if child == 0: time.sleep(9)
 piece = (ctypes.c_uint64 * 2)(ctypes.addressof(buffer), 8)
@@ -197,8 +199,9 @@ def test_privileges_cannot_be_gained(run, needs, attempts: str, namespaces: bool
 import ctypes, os, resource, struct
 libc = ctypes.CDLL(None)
 header, held = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
-print(libc.prctl(39, 0, 0, 0, 0), libc.capget(header, held), any(held.raw))
-print([number for number in range(64) if libc.prctl(23, number, 0, 0, 0) == 1] if {namespaces} else [])
+long = ctypes.c_ulong
+print(libc.prctl(39, *[long(0)] * 4), libc.capget(header, held), any(held.raw))
+print([number for number in range(64) if libc.prctl(23, long(number), *[long(0)] * 3) == 1] if {namespaces} else [])
 wanted = ctypes.create_string_buffer(bytes([255]) * 24, 24)
 try_all(
     lambda: libc.capset(header, wanted),

@@ -29,7 +29,7 @@ def write_memory():
 def privileges():
     header = struct.pack("Ii", 0x20080522, 0)
     held = ctypes.create_string_buffer(24)
-    if libc.prctl(39, 0, 0, 0, 0) != 1 or libc.capget(header, held) != 0:
+    if libc.prctl(39, *[ctypes.c_ulong(0)] * 4) != 1 or libc.capget(header, held) != 0:
         return False
     return not any(held.raw)
 def stay():

@@ -122,6 +122,8 @@ class _Reader:
             if name in called or not (name.startswith("test") or (name == "check" and name in self._checkers)):
                 continue
             required = _required(function)
+            if not self._can_fail(function):
+                raise self._wrong(f"have {name}, which asserts nothing")
             if required == 0:
                 call = f"{name}()"
                 call = f"__import__('asyncio').run({call})" if isinstance(function, ast.AsyncFunctionDef) else call
@@ -146,9 +148,20 @@ class _Reader:
             for method in (each for each in methods.values() if each.name.startswith("test")):
                 if _required(method) != 1 or (not is_case and not _TEST_PREPARATION.isdisjoint(methods)):
                     raise self._wrong(f"have {name}.{method.name}, which needs pytest")
+                if not self._can_fail(method):
+                    raise self._wrong(f"have {name}.{method.name}, which asserts nothing")
                 source = f"{name}.{method.name}" if is_case else f"{name}().{method.name}()"
                 steps.append(Step("case" if is_case else "run", source, is_test=True))
         return steps
+
+    def _can_fail(self, function: _Function) -> bool:
+        """Return whether something in a function asserts, or is a call."""
+        return any(
+            isinstance(node, (ast.Assert, ast.Raise))
+            or _is_call(node)
+            or (isinstance(node, ast.Name) and node.id in self._checkers)
+            for node in ast.walk(function)
+        )
 
     def _is_case(self, kind: ast.ClassDef) -> bool:
         bases = [ast.unparse(base).rpartition(".")[2] for base in kind.bases]
@@ -176,10 +189,12 @@ def _says_assertion(statement: ast.Raise) -> bool:
     return statement.exc is not None and ast.unparse(statement.exc).startswith("AssertionError")
 
 
-def _is_call(statement: ast.stmt) -> bool:
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+def _is_call(statement: ast.AST) -> bool:
+    """Return whether a statement is a call for no other purpose than to see it work."""
+    if not isinstance(statement, ast.Expr):
         return False
-    return ast.unparse(statement.value.func) not in _SILENT
+    value = statement.value.value if isinstance(statement.value, ast.Await) else statement.value
+    return isinstance(value, ast.Call) and ast.unparse(value.func) not in _SILENT
 
 
 def _required(function: _Function) -> int:

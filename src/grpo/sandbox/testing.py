@@ -78,7 +78,7 @@ def run_tests(
     A program that raises, exits or has the wrong syntax passes nothing; one that is killed keeps what it passed before.
 
     Args:
-        tests: Python source, in one piece or several. The other arguments are `run_program`'s.
+        tests: Python source, in one piece or several. Other arguments are those of `run_program`.
         entry_point: name of the function that the tests are about, where they call it `candidate`.
 
     Raises:

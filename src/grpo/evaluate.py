@@ -12,6 +12,7 @@ from grpo.engines import Engine, generate
 from grpo.intervals import wilson_interval
 from grpo.rewards import RewardSuite
 from grpo.seeding import derive_seed
+from grpo.tasks import Judge
 from grpo.types import Group, Prompt, Request, SamplingParams, Verdict
 
 __all__ = ["Evaluation", "Evaluator", "confidence_interval", "pass_at_k"]
@@ -44,7 +45,7 @@ class Evaluator:
         decode: Callable[[Sequence[Sequence[int]]], list[str]],
         *,
         rewards: RewardSuite | None,
-        judge: Callable[[str, Mapping[str, Any]], Verdict] | None,
+        judge: Judge | None,
         is_well_formed: Callable[[str], bool] | None = None,
         sampling: SamplingParams,
         samples: int,
@@ -105,8 +106,9 @@ class Evaluator:
     def _verdicts(self, groups: Sequence[Group], texts: Sequence[str]) -> list[list[Verdict]]:
         """Return one verdict a completion, grouped by prompt."""
         assert self.judge is not None
-        flat = iter(texts)
-        return [[self.judge(next(flat), group.prompt.columns) for _ in group.rollouts] for group in groups]
+        rows = [group.prompt.columns for group in groups for _ in group.rollouts]
+        verdicts = iter(self.judge.verdicts(texts, rows))
+        return [[next(verdicts) for _ in group.rollouts] for group in groups]
 
     def _accuracies(self, sampled: list[list[Verdict]], greedy: list[list[Verdict]]) -> dict[str, Any]:
         strict = [[verdict.strict for verdict in row] for row in sampled]

@@ -165,3 +165,19 @@ def test_an_evaluation_says_what_each_reward_and_the_format_come_to(capsys):
     after = shown[shown.index("before") :]
     assert "format" in after
     assert "clicks_by_rule" in after
+
+
+def test_a_reward_gives_up_shortly_before_a_call_of_it_would_be_given_up():
+    judge = "{name: judge, model: m, base_url: 'http://127.0.0.1:1/v1', cache_dir: null}"
+    rewards = f"[{{name: unit_tests}}, {{name: unit_tests, deadline_s: 7}}, {judge}]"
+    for timeout, deadline in ((60, 50.0), (300, 290.0), (5, 2.5), ("null", None)):
+        config = load_config("code", [f"rewards={rewards}", f"reward_timeout_s={timeout}"])
+        first, second, judge = (one.function for one in assemble(config).rewards.functions)
+        assert (first.deadline_s, second.deadline_s, judge.options.deadline_s) == (deadline, 7.0, deadline)
+
+
+def test_tests_that_are_none_are_told_before_a_run_begins(refused):
+    write_lines("rows.jsonl", [{"prompt": "Add.", "tests": ["assert f(1) == 2"]}, {"prompt": "Sub.", "tests": ["1 +"]}])
+    said = refused("train", "train_file=rows.jsonl", "eval_size=0", "rewards=unit_tests", "output_dir=run")
+    assert "row 1: tests '1 +' are not Python" in said
+    assert not Path("run").exists()

@@ -111,6 +111,7 @@ def test_a_solution_in_the_format_is_judged_right_for_every_row(whole: list[Row]
     for row in task.train + task.evaluation:
         reasoning, _, answer = row.columns["solution"].rpartition("####")
         text = f"<reasoning>{reasoning}</reasoning>\n<answer>{answer}</answer>"
-        assert task.judge(text, row.columns).strict
-        assert task.judge(row.columns["solution"], row.columns).lenient
-        assert not task.judge(f"<reasoning>{reasoning}</reasoning><answer>{answer}1</answer>", row.columns).lenient
+        assert task.judge.verdicts([text], [row.columns])[0].strict
+        assert task.judge.verdicts([row.columns["solution"]], [row.columns])[0].lenient
+        wrong = f"<reasoning>{reasoning}</reasoning><answer>{answer}1</answer>"
+        assert not task.judge.verdicts([wrong], [row.columns])[0].lenient

@@ -88,14 +88,14 @@ def test_extraction_takes_time_in_proportion_to_the_text() -> None:
 def test_the_judge_runs_the_tests() -> None:
     judge = ProgramJudge(find_format("answer_tags"))
     (row,) = program_problems(1, seed=2, kinds=["add"])
-    right = judge(f"<reasoning>easy</reasoning><answer>{row['answer']}</answer>", row)
+    right = judge.verdicts([f"<reasoning>easy</reasoning><answer>{row['answer']}</answer>"], [row])[0]
     assert (right.strict, right.lenient, right.well_formed, right.answer) == (True, True, True, row["answer"])
-    bare = judge(row["answer"], row)
+    bare = judge.verdicts([row["answer"]], [row])[0]
     assert (bare.strict, bare.lenient, bare.well_formed) == (False, True, False)
-    wrong = judge("<reasoning>easy</reasoning><answer>def f(): pass</answer>", row)
+    wrong = judge.verdicts(["<reasoning>easy</reasoning><answer>def f(): pass</answer>"], [row])[0]
     assert (wrong.strict, wrong.lenient, wrong.well_formed) == (False, False, True)
-    assert judge("", row).answer is None
-    assert not judge("7", {"tests": ["assert ("]}).lenient
+    assert judge.verdicts([""], [row])[0].answer is None
+    assert not judge.verdicts(["7"], [{"tests": ["assert ("]}])[0].lenient
 
 
 def test_one_program_that_cannot_be_tested_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_one_program_that_cannot_be_tested_does_not_end_a_run(monkeypatch: pytes
 
     monkeypatch.setattr(tester, "run_tests", broken)
     judge = ProgramJudge(find_format("answer_tags"))
-    assert not judge("7", {"tests": ["assert solution == 7"]}).lenient
+    assert not judge.verdicts(["7"], [{"tests": ["assert solution == 7"]}])[0].lenient
     monkeypatch.setattr(program_answers, "run_program", broken)
     with pytest.raises(RunError):
-        judge("7", {"tests": ["assert solution == 7"]})
+        judge.verdicts(["7"], [{"tests": ["assert solution == 7"]}])[0]

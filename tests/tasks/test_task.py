@@ -101,7 +101,7 @@ def test_a_negative_size_is_refused() -> None:
 def test_the_judge_compares_with_the_answer_column(answer: object, text: str, right: bool) -> None:
     task = task_of(read_rows([{"prompt": "2 + 3?", "answer": answer}]))
     assert task.judge is not None
-    assert task.judge(text, task.train[0].columns).strict is right
+    assert task.judge.verdicts([text], [task.train[0].columns])[0].strict is right
 
 
 def test_the_judge_can_be_sent_to_another_process() -> None:

@@ -26,6 +26,7 @@ from grpo.evaluate import Evaluator
 from grpo.machine import keep_freed_memory
 from grpo.policy import Policy
 from grpo.rewards import Backbones, RewardSuite
+from grpo.rewards.code import judge_as_rewarded
 from grpo.tasks import Task
 
 __all__ = ["Parts", "assemble"]
@@ -69,7 +70,7 @@ def assemble(
     the_policy = cache(lambda: make_policy(config, given) if policy is None else policy)
     backbones = Backbones()
     offer_base(backbones, config, given, the_policy)
-    rewards = make_rewards(config, given, (task.train or task.evaluation)[0].columns, backbones)
+    rewards = make_rewards(config, given, [row.columns for row in (*task.train, *task.evaluation)], backbones)
     policy = the_policy()
     prompts = make_prompts(config, task, policy)
     config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)
@@ -81,7 +82,7 @@ def assemble(
             prompts.evaluation,
             decoder(policy),
             rewards=rewards,
-            judge=task.judge,
+            judge=judge_as_rewarded(task.judge, rewards.functions),
             is_well_formed=task.answer_format.is_strict if task.answer_format.blocks else None,
             sampling=sampling_params(config),
             samples=config.output.eval_samples,

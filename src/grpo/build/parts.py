@@ -110,11 +110,14 @@ def offer_base(backbones: Backbones, config: GRPOConfig, given: Given, policy: C
 
 
 def make_rewards(
-    config: GRPOConfig, given: Given, columns: Mapping[str, Any], backbones: Backbones | None = None
+    config: GRPOConfig, given: Given, rows: Sequence[Mapping[str, Any]], backbones: Backbones | None = None
 ) -> RewardSuite:
-    """Return the reward functions, checked against the `columns` that the rows have."""
-    options = config.rewards
-    defaults: dict[str, Any] = {"format": config.data.answer_format}
+    """Return the reward functions, checked against the `rows` of the data, at least one, given by their columns."""
+    options, columns = config.rewards, rows[0]
+    defaults: dict[str, Any] = {
+        "format": config.data.answer_format,
+        "deadline_s": _shortly_before(options.reward_timeout_s),
+    }
     for name in ("correct_reward", "wrong_reward"):
         if getattr(options, name) is not None:
             defaults[name] = getattr(options, name)
@@ -135,7 +138,13 @@ def make_rewards(
             f"name the column (answer_column), or give a reward (rewards) that does without"
         )
     suite.check_columns(columns)
+    suite.check_rows(rows)
     return suite
+
+
+def _shortly_before(timeout_s: float | None) -> float | None:
+    """Return when a reward should give up what is not done, so that the rest of the call is not lost with it."""
+    return None if timeout_s is None else max(timeout_s - 10.0, timeout_s / 2)
 
 
 def make_engine(config: GRPOConfig, policy: Policy) -> NativeEngine:

@@ -99,6 +99,19 @@ class RewardSuite:
                     f"map a column to that name, or use another reward"
                 )
 
+    def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Let functions that have `check_rows` look at the data set, row by row, before the first step.
+
+        Args:
+            rows: columns of each row.
+
+        Raises:
+            DataError: a function cannot work with a row.
+        """
+        for function in self.functions:
+            if hasattr(function.function, "check_rows"):
+                function.function.check_rows(rows)
+
     def score(
         self,
         groups: Sequence[Group],

@@ -82,16 +82,10 @@ class ProgramJudge:
     answer_format: AnswerFormat
     tester: Tester = field(default_factory=lambda: Tester(limits=Limits(wall_s=5, cpu_s=2)))
 
-    def __call__(self, text: str, columns: Mapping[str, Any]) -> Verdict:
-        """Return the verdict on a completion of a row with column `tests`, and perhaps `entry_point`.
-
-        Raises:
-            RunError: the sandbox could not be set up.
-        """
-        return self.verdicts([text], [columns])[0]
-
     def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-        """Return the verdicts on completions, each of a row of its own, tested side by side.
+        """Return one verdict a text, given the columns of its row: `tests`, and perhaps `entry_point`.
+
+        Programs are tested side by side.
 
         Raises:
             RunError: the sandbox could not be set up.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from grpo.errors import DataError
 from grpo.seeding import derive_seed
@@ -17,8 +17,13 @@ from grpo.types import Verdict
 
 __all__ = ["AnswerJudge", "Judge", "Task", "arithmetic_task", "rows_task"]
 
-Judge: TypeAlias = Callable[[str, Mapping[str, Any]], Verdict]
-"""A completion's text and its row's columns → whether it answers the prompt."""
+
+class Judge(Protocol):
+    """Says whether completions answer their prompts."""
+
+    def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        """Return one verdict a text, given the columns of its row."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,11 @@ class AnswerJudge:
 
     answer_format: AnswerFormat
 
-    def __call__(self, text: str, columns: Mapping[str, Any]) -> Verdict:
+    def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        """Return one verdict a text, given the columns of its row."""
+        return [self._verdict(text, columns) for text, columns in zip(texts, rows, strict=True)]
+
+    def _verdict(self, text: str, columns: Mapping[str, Any]) -> Verdict:
         reference = _reference(columns["answer"])
         assert reference is not None, "rows_task gives a judge only to rows with usable answers"
         return judge(text, reference, answer_format=self.answer_format)

@@ -27,8 +27,8 @@ class JudgeOptions:
 
     Three limits of time fit into each other: an attempt may take `timeout_s`, all attempts of a call `deadline_s`,
     and the call as a whole what the suite allows each reward (`reward_timeout_s`, 60 s by default). At the first two,
-    only completions without an answer fail; at the last, all completions of the call do. So raise
-    `reward_timeout_s` together with `deadline_s`, and keep it some seconds above.
+    only completions without an answer fail; at the last, all completions of the call do. In a run, `deadline_s` is
+    therefore by default some seconds below `reward_timeout_s`.
 
     Attributes:
         model: the judge, as its endpoint calls it.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -94,8 +95,9 @@ def test_metrics_of_resampled_rounds_are_those_of_all_their_completions(make_col
     assert collected.prompts_taken == 4
     assert collected.metrics["rewards/failed_completions"] == 1
     assert collected.metrics["rewards/rewards_in_turn/failed"] == 1
-    # 12 completions with mean 44 / 12, and 4 of which the good ones have mean 2.
-    assert collected.metrics["rewards/rewards_in_turn/mean"] == pytest.approx((44 + 4 * 2) / 16)
+    assert collected.metrics["rewards/rewards_in_turn/mean"] == pytest.approx(50 / 15)
+    numbers = [8.0] * 4 + [0.0, 1.0, 2.0, 3.0] * 2 + [1.0, 2.0, 3.0]
+    assert collected.metrics["rewards/rewards_in_turn/std"] == pytest.approx(statistics.stdev(numbers))
 
 
 def test_a_step_is_full_even_when_no_group_ever_has_spread(make_collector: MakeCollector) -> None:

@@ -19,9 +19,6 @@ __all__ = ["Collected", "PromptSource", "RolloutCollector", "UniformGroups"]
 UniformGroups: TypeAlias = Literal["skip", "resample", "keep"]
 """What becomes of a group whose completions all have one reward, and so advantage 0."""
 
-_ADDED = ("/failed", "/failed_completions", "/gated_out", "/seconds")
-"""How the names of reward metrics end that are counts or times, not means."""
-
 
 class PromptSource(Protocol):
     """Prompts in an order that is a pure function of how many were taken before.
@@ -121,8 +118,7 @@ class RolloutCollector:
                 break
         missing = self.prompts_per_step - len(useful)
         groups = tuple(useful + uniform[:missing])
-        metrics = _reward_metrics(rounds)
-        metrics |= {
+        metrics = self.rewards.metrics_of([round_.scored for round_ in rounds]) | {
             "seconds_generate": sum(round_.seconds_generate for round_ in rounds),
             "seconds_score": sum(round_.seconds_score for round_ in rounds),
             "resampled_groups": float(taken - self.prompts_per_step),
@@ -170,19 +166,3 @@ class _Round:
     @property
     def num_tokens(self) -> int:
         return sum(len(member.rollout.token_ids) for group in self.scored.groups for member in group.rollouts)
-
-
-def _reward_metrics(rounds: Sequence[_Round]) -> dict[str, float]:
-    """Return the suite's metrics of all rounds together: counts and seconds add up, means weigh by groups, and totals
-    of the run are those of the last round."""
-    names = dict.fromkeys(name for round_ in rounds for name in round_.scored.metrics)
-    totals = {}
-    for name in names:
-        present = [(len(r.scored.groups), r.scored.metrics[name]) for r in rounds if name in r.scored.metrics]
-        if name.startswith("rewards/") and name.endswith(_ADDED):
-            totals[name] = sum(value for _, value in present)
-        elif name.startswith("rewards/") and name.endswith("_total"):
-            totals[name] = present[-1][1]
-        else:
-            totals[name] = sum(count * value for count, value in present) / sum(count for count, _ in present)
-    return totals

@@ -14,7 +14,7 @@ from grpo.errors import ConfigError, DataError, RunError
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rewards.code import UnitTestReward, judge_as_rewarded
 from grpo.sandbox import Limits, check_tests, run_tests
-from grpo.tasks import find_format
+from grpo.tasks import AnswerJudge, find_format
 from grpo.tasks.program_answers import ProgramJudge
 
 DOUBLE = "def double(x):\n    return x * 2"
@@ -425,9 +425,13 @@ def test_a_judge_with_a_rewards_options_knows_what_that_found(monkeypatch: pytes
     from grpo.sandbox import tester
 
     reward = UnitTestReward(packages=True, memory_mb=300)
-    judge = judge_as_rewarded(ProgramJudge(find_format("answer_tags")), [print, reward])
+    functions = resolve_rewards(["strict_format", reward])
+    judge = judge_as_rewarded(ProgramJudge(find_format("answer_tags")), functions)
+    assert isinstance(judge, ProgramJudge)
     assert judge.tester is reward.tester
-    assert judge_as_rewarded(len, [reward]) is len
+    of_answers = AnswerJudge(find_format("answer_tags"))
+    assert judge_as_rewarded(of_answers, functions) is of_answers
+    assert judge_as_rewarded(None, functions) is None
     reward([FENCED, HALF], [TESTS] * 2)
     tested: list[str] = []
 

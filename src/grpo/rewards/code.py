@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from grpo.errors import ConfigError, DataError, RunError
+from grpo.rewards.function import RewardFunction
 from grpo.rewards.texts import Completion, completion_texts
 from grpo.sandbox import Case, Limits, Tester, TestRun, check_tests
 from grpo.sandbox.run import namespaces_refused
+from grpo.tasks import Judge
 from grpo.tasks.program_answers import ProgramJudge, row_case, row_tests
 
 __all__ = ["UnitTestReward", "judge_as_rewarded"]
@@ -131,14 +133,14 @@ class UnitTestReward:
         return self.reward * (float(all(run.passed)) if self.all_or_nothing else run.share)
 
 
-def judge_as_rewarded(judge: Any, functions: Iterable[Any]) -> Any:
+def judge_as_rewarded(judge: Judge | None, functions: Iterable[RewardFunction]) -> Judge | None:
     """Return a task's judge; one of programs with the options of the first `UnitTestReward` among functions.
 
     It then also knows what that reward has just found.
     """
     for function in functions:
-        if isinstance(function, UnitTestReward) and isinstance(judge, ProgramJudge):
-            return ProgramJudge(judge.answer_format, function.tester)
+        if isinstance(function.function, UnitTestReward) and isinstance(judge, ProgramJudge):
+            return ProgramJudge(judge.answer_format, function.function.tester)
     return judge
 
 

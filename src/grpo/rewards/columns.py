@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.rewards.calling.batch import CallResult
@@ -14,7 +14,17 @@ from grpo.rewards.readout import LARGEST_FLOAT32, Failed, Reading, in_one_line, 
 from grpo.rewards.weights import WeightSchedule
 from grpo.types import Score
 
-__all__ = ["GATED_OUT", "NOTHING_APPLIES", "NO_REWARD", "Column", "column_of", "figures", "logged_values", "score_at"]
+__all__ = [
+    "GATED_OUT",
+    "NOTHING_APPLIES",
+    "NO_REWARD",
+    "Column",
+    "column_of",
+    "figures",
+    "joined",
+    "logged_values",
+    "score_at",
+]
 
 NO_REWARD = "all"
 """The name under which `Score.failures` says that all functions together gave no total."""
@@ -58,6 +68,18 @@ def column_of(function: RewardFunction, weight: float, results: Sequence[CallRes
     """Return the column that a function's calls make."""
     readings = [reading for result in results for reading in result.readings]
     return Column(function, weight, readings, results, seconds)
+
+
+def joined(columns: Sequence[Column]) -> Column:
+    """Return one function's columns of several scorings as one; the seconds add up."""
+    return replace(
+        columns[-1],
+        readings=[reading for column in columns for reading in column.readings],
+        results=[result for column in columns for result in column.results],
+        seconds=sum(column.seconds for column in columns),
+        given=[reading for column in columns for reading in column.given],
+        withheld=[reward for column in columns for reward in column.withheld],
+    )
 
 
 def score_at(columns: Sequence[Column], place: int) -> Score:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from grpo.errors import CheckpointError, RewardError
 from grpo.rewards.function import RewardFunction
+from grpo.rewards.hooks import Remembers
 from grpo.rewards.readout import in_one_line
 
 __all__ = ["read_states", "remembers", "restore_states"]
@@ -25,7 +26,7 @@ def read_states(functions: Iterable[RewardFunction]) -> dict[str, Any]:
         if not remembers(function.function):
             continue
         try:
-            state = json.loads(json.dumps(function.function.state_dict()))  # type: ignore[attr-defined]
+            state = json.loads(json.dumps(function.function.state_dict()))
         except Exception as error:
             raise RewardError(
                 f"state_dict() of reward {function.name!r} cannot be saved ({in_one_line(error)}): "
@@ -45,7 +46,7 @@ def restore_states(functions: Iterable[RewardFunction], states: Mapping[str, Any
         if function.name not in states or not remembers(function.function):
             continue
         try:
-            function.function.load_state_dict(states[function.name])  # type: ignore[attr-defined]
+            function.function.load_state_dict(states[function.name])
         except Exception as error:
             raise CheckpointError(
                 f"reward {function.name!r} does not take its saved state ({in_one_line(error)}): "
@@ -53,9 +54,7 @@ def restore_states(functions: Iterable[RewardFunction], states: Mapping[str, Any
             ) from error
 
 
-def remembers(function: Any) -> bool:
+def remembers(function: object) -> TypeGuard[Remembers]:
     """Return whether a function has a state of its own; the weights of a module are none."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(function, torch.nn.Module):
-        return False
-    return callable(getattr(function, "state_dict", None)) and callable(getattr(function, "load_state_dict", None))
+    return isinstance(function, Remembers) and not (torch is not None and isinstance(function, torch.nn.Module))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import ConfigError, DataError, RewardError
 from grpo.rewards.calling.caller import Caller
-from grpo.rewards.columns import NO_REWARD, Column, figures, logged_values, score_at
+from grpo.rewards.columns import NO_REWARD, Column, figures, joined, logged_values, score_at
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.rewards.gates import apply_gates, with_gates_found
+from grpo.rewards.hooks import ChecksRows, CountsTotals
 from grpo.rewards.normalisation import RunningNormalisation, normalised_column
 from grpo.rewards.readout import Failed, in_one_line, origin
 from grpo.rewards.scoring import Scoring
@@ -19,7 +20,7 @@ from grpo.rewards.state import read_states, restore_states
 from grpo.rewards.weights import final_weight, weight_at
 from grpo.types import Group, Prompt, Score, ScoredGroup, ScoredRollout
 
-__all__ = ["NO_REWARD", "RewardSuite", "SuiteResult"]
+__all__ = ["RewardSuite", "SuiteResult"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class SuiteResult:
 
     Attributes:
         groups: the groups that were given, scored; with what functions gave to `log_extra`.
+        columns: what each function said, in order of the functions.
         metrics: `rewards/NAME/mean`, `rewards/NAME/std` (ddof 1; of completions that have a number; before it is
             normalised),
             `rewards/NAME/failed` (completions), `rewards/NAME/seconds` (of the longest call),
@@ -37,6 +39,7 @@ class SuiteResult:
     """
 
     groups: tuple[ScoredGroup, ...]
+    columns: tuple[Column, ...]
     metrics: Mapping[str, float]
 
 
@@ -100,7 +103,7 @@ class RewardSuite:
                 )
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Let functions that have `check_rows` look at the data set, row by row, before the first step.
+        """Let functions that can look at the data set, row by row, before the first step.
 
         Args:
             rows: columns of each row.
@@ -109,7 +112,7 @@ class RewardSuite:
             DataError: a function cannot work with a row.
         """
         for function in self.functions:
-            if hasattr(function.function, "check_rows"):
+            if isinstance(function.function, ChecksRows):
                 function.function.check_rows(rows)
 
     def score(
@@ -120,12 +123,14 @@ class RewardSuite:
         step: int,
         max_steps: int,
         epoch: float = 0.0,
+        max_failed_share: float | None = None,
     ) -> SuiteResult:
         """Return the groups scored, with metrics.
 
         Args:
             texts: decoded completions in order of groups.
             step: optimizer steps done; with `max_steps` and `epoch` what functions see as `trainer_state`.
+            max_failed_share: in place of the suite's own.
 
         Raises:
             RewardError: a larger share than `max_failed_share` failed; its cause is the first exception.
@@ -135,7 +140,7 @@ class RewardSuite:
         left = iter(texts)
         for place, group in enumerate(groups):
             scoring.add(place, group.rollouts, [next(left) for _ in group.rollouts])
-        return self.conclude(scoring)
+        return self.conclude(scoring, max_failed_share=max_failed_share)
 
     def begin(self, prompts: Sequence[Prompt], *, step: int, max_steps: int, epoch: float = 0.0) -> Scoring:
         """Return what takes the groups of these prompts one by one; `conclude` makes of it what `score` returns.
@@ -149,8 +154,11 @@ class RewardSuite:
         }
         return Scoring(self.functions, self._caller, prompts, TrainerState(step, max_steps, epoch), weights)
 
-    def conclude(self, scoring: Scoring) -> SuiteResult:
+    def conclude(self, scoring: Scoring, *, max_failed_share: float | None = None) -> SuiteResult:
         """Wait for the calls of a scoring that has all its groups, and return them scored.
+
+        Args:
+            max_failed_share: in place of the suite's own.
 
         Raises:
             RewardError: as `score`.
@@ -158,41 +166,48 @@ class RewardSuite:
         columns = apply_gates([self._normalised(column) for column in scoring.finish()])
         groups, texts = scoring.groups, scoring.texts
         scores = [score_at(columns, place) for place in range(len(texts))]
-        self._check_failed_share(columns, scores, scoring.state.global_step)
+        allowed = self.max_failed_share if max_failed_share is None else max_failed_share
+        self._check_failed_share(columns, scores, allowed, scoring.state.global_step)
+        logged = logged_values(columns, len(texts), self._said)
+        scored = iter(map(ScoredRollout, (r for group in groups for r in group.rollouts), texts, scores, logged))
+        scored_groups = tuple(ScoredGroup(one.prompt, tuple(next(scored) for _ in one.rollouts)) for one in groups)
+        return SuiteResult(scored_groups, tuple(columns), self._metrics(columns, scored_groups))
+
+    def metrics_of(self, results: Sequence[SuiteResult]) -> dict[str, float]:
+        """Return the metrics of several scorings as if their completions had been scored together."""
+        columns = [joined(parts) for parts in zip(*(result.columns for result in results), strict=True)]
+        return self._metrics(columns, [group for result in results for group in result.groups])
+
+    def _metrics(self, columns: Sequence[Column], groups: Sequence[ScoredGroup]) -> dict[str, float]:
         metrics = figures(columns)
         for name, amounts in self.totals().items():
             metrics |= {f"rewards/{name}/{amount}_total": number for amount, number in amounts.items()}
-        metrics["rewards/failed_completions"] = float(sum(bool(score.failures) for score in scores))
-        logged = logged_values(columns, len(texts), self._said)
-        scored = iter(map(ScoredRollout, (r for group in groups for r in group.rollouts), texts, scores, logged))
-        return SuiteResult(
-            tuple(ScoredGroup(group.prompt, tuple(next(scored) for _ in group.rollouts)) for group in groups), metrics
-        )
+        failed = sum(bool(member.score.failures) for group in groups for member in group.rollouts)
+        return metrics | {"rewards/failed_completions": float(failed)}
 
     def _normalised(self, column: Column) -> Column:
         running = self._running.get(column.function.name)
         return column if running is None or self._evaluates else normalised_column(column, running)
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Return by name what functions with `totals` have used since the run began, as a judge does."""
-        return {
-            function.name: dict(function.function.totals)
-            for function in self.functions
-            if hasattr(function.function, "totals")
-        }
+        """Return by name what functions that count it have used since the run began, as a judge does."""
+        objects: list[tuple[str, object]] = [(function.name, function.function) for function in self.functions]
+        return {name: dict(thing.totals) for name, thing in objects if isinstance(thing, CountsTotals)}
 
     def close(self) -> None:
         """End the processes of the functions that have any; scoring again would begin new ones."""
         self._caller.close()
 
-    def _check_failed_share(self, columns: Sequence[Column], scores: Sequence[Score], step: int) -> None:
+    def _check_failed_share(
+        self, columns: Sequence[Column], scores: Sequence[Score], allowed: float, step: int
+    ) -> None:
         failed = sum(bool(score.failures) for score in scores)
-        if failed <= self.max_failed_share * len(scores):
+        if failed <= allowed * len(scores):
             return
         said, error = _first_failure(columns, scores)
         raise RewardError(
             f"{failed} of {len(scores)} completions after {step} steps have no valid reward, max_failed_share="
-            f"{self.max_failed_share:g} allows fewer; first failure: {said}: "
+            f"{allowed:g} allows fewer; first failure: {said}: "
             f"mend the function or raise max_failed_share"
         ) from error
 
@@ -200,18 +215,13 @@ class RewardSuite:
     def evaluating(self) -> Iterator[None]:
         """Score so that results of different steps can be compared, and that training does not notice.
 
-        Weights are those that schedules end with, and nothing is normalised over the run. Functions that have
-        `evaluating()` as well are in it meanwhile.
+        Weights are those that schedules end with, and nothing is normalised over the run.
         """
-        with ExitStack() as stack:
-            for function in self.functions:
-                if hasattr(function.function, "evaluating"):
-                    stack.enter_context(function.function.evaluating())
-            before, self._evaluates = self._evaluates, True
-            try:
-                yield
-            finally:
-                self._evaluates = before
+        before, self._evaluates = self._evaluates, True
+        try:
+            yield
+        finally:
+            self._evaluates = before
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as JSON has it: what functions remember, by name, and running figures.

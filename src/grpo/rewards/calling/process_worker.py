@@ -1,4 +1,4 @@
-"""What runs in a process of `pool`: one reward function, called for each request that comes in."""
+"""What runs in a process of a `ProcessPool`: one reward function, called for each request that comes in."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import torch
 from short_runs import WORDS, lines_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from grpo.config import load_config
+from grpo.config import load_config, load_model_config
 from grpo.errors import ConfigError
 from grpo.policy.tiny import TINY_DIRECTORY
 
@@ -45,13 +45,13 @@ def test_one_override_brings_what_a_larger_model_needs(recipe):
     if tiny.scorer.model_fields_set:
         assert other.scorer.scorer_learning_rate == 1e-4 < tiny.scorer.scorer_learning_rate
     (remark,) = other.remarks()
-    assert remark.startswith("as the model is Qwen/Qwen2.5-3B-Instruct and not tiny: dtype auto, ")
+    assert remark.startswith("as the model is Qwen/Qwen2.5-3B-Instruct and not tiny: dtype=auto, ")
 
 
 def test_what_the_user_says_wins():
     config = load_config("ctr-headlines", [OTHER, "learning_rate=3e-6", "lora_rank=0"])
     assert (config.optimizer.learning_rate, config.policy.lora_rank) == (3e-6, 0)
-    assert "learning_rate 3e" not in config.remarks()[0]
+    assert " learning_rate=" not in config.remarks()[0]
     assert config.is_typed("learning_rate")
     assert not config.is_typed("max_completion_length")
 
@@ -63,6 +63,27 @@ def test_a_file_has_such_a_table_too_and_wins_over_its_recipe(workplace):
     tiny, other = load_config("mine.yaml"), load_config("mine.yaml", [OTHER])
     assert (tiny.optimizer.learning_rate, tiny.policy.lora_rank) == (1e-3, 0)
     assert (other.optimizer.learning_rate, other.policy.lora_rank, other.policy.dtype) == (1e-3, 8, "auto")
+    assert " learning_rate=" not in other.remarks()[0]
+    assert " lora_rank=8," in other.remarks()[0]
+
+
+def test_what_a_run_made_of_tiny_is_still_tiny(train):
+    """Evaluated by the recipe, or trained further, it gets what `tiny` gets."""
+    run = train("code", *WORDS, "steps=1", "eval_every=0")
+    for model in (str(run), str(run / "final_model")):
+        config = load_model_config(model, "code")
+        assert config.remarks() == []
+        assert (config.rollout.max_completion_length, config.data.program_kinds) == (32, "value")
+    assert load_config("code", [f"model={run}/final_model"]).policy.lora_rank == 0
+
+
+def test_a_scorer_goes_by_its_own_model():
+    with_other_scorer = load_config("ctr-headlines", ["scorer_model=Qwen/x"])
+    assert with_other_scorer.scorer.scorer_learning_rate == 1e-4
+    assert with_other_scorer.policy.lora_rank == 0
+    with_tiny_scorer = load_config("ctr-headlines", [OTHER, "scorer_model=tiny"])
+    assert with_tiny_scorer.scorer.scorer_learning_rate == load_config("ctr-headlines").scorer.scorer_learning_rate
+    assert with_tiny_scorer.policy.lora_rank == 16
 
 
 @pytest.mark.parametrize(

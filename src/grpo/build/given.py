@@ -132,4 +132,7 @@ def _refuse_two_values(config: GRPOConfig, names: Mapping[str, Any]) -> None:
     told = config.given()
     for name, value in names.items():
         if name in told and told[name] != value:
-            raise ConfigError(f"{name} is {value!r} for the trainer and {told[name]!r} in its config: give one of them")
+            mend = (
+                "give one of them" if config.is_typed(name) else f"load_config(RECIPE, {name}={value!r}) gives it both"
+            )
+            raise ConfigError(f"{name} is {value!r} for the trainer and {told[name]!r} in its config: {mend}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def load_config(
     changes = read_settings(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     changes = merge_layers([changes, read_settings(options)])
     if source is None:
-        layers = _Layers() if _brings_its_own(changes) else _recipe_layers(DEFAULT_RECIPE)
+        layers = [] if _brings_its_own(changes) else _recipe_layers(DEFAULT_RECIPE)
     else:
         layers = _source_layers(source)
     return _config(layers, changes)
@@ -88,10 +89,11 @@ def load_model_config(
     elif model == "tiny" and not _brings_rows(changes):
         base = _recipe_layers(DEFAULT_RECIPE)
     else:
-        base = _Layers(own=(_Layer({} if needs_task else {"task": "rows"}, {}),))
+        base = [_Layer({} if needs_task else {"task": "rows"}, {}, is_recipe=False)]
     # What was trained lies in the run with its tokenizer; an adapter of it is not to be put on another.
     chosen = {"model": model, "tokenizer": None, "revision": None, "reference_model": None, "lora_rank": 0}
-    return _config(base, chosen, changes)
+    made_for = model if run is None else GRPOConfig.from_file(run / "config.yaml").policy.model
+    return _config(base, chosen, changes, model=made_for)
 
 
 def load_run_config(run: str | Path, overrides: Sequence[str] = ()) -> GRPOConfig:
@@ -137,52 +139,77 @@ def _brings_rows(changes: Settings) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Settings of one recipe or file.
+    """Settings of one recipe or file, or of one that is named as its base.
 
     Attributes:
         settings: in any case.
-        other_models: on top of them where the model, in the end, is not `tiny`.
+        other_models: on top of them where the model, in the end, is not `tiny`; those of a scorer where its own is not.
+        is_recipe: whether the package brings them; else they are the user's.
     """
 
     settings: Settings
     other_models: Settings
+    is_recipe: bool
 
-    def for_model(self, model: str) -> list[Settings]:
-        """Return what counts with this model, later ones on top."""
-        return [self.settings] if model == "tiny" else [self.settings, self.other_models]
-
-
-@dataclass(frozen=True, slots=True)
-class _Layers:
-    """Layers, later ones on top: those of a recipe of the package, and those of the user's file."""
-
-    recipe: tuple[_Layer, ...] = ()
-    own: tuple[_Layer, ...] = ()
+    def table_for(self, model: str, scorer_model: str) -> Settings:
+        """Return what counts with these models besides the settings."""
+        policy, scorer = not _is_tiny(model), not _is_tiny(scorer_model)
+        return {
+            name: value
+            for name, value in self.other_models.items()
+            if (scorer if name.startswith("scorer_") else policy)
+        }
 
 
-def _config(layers: _Layers, *changes: Settings) -> GRPOConfig:
-    model = merge_layers([*(layer.settings for layer in (*layers.recipe, *layers.own)), *changes]).get("model")
-    model = model or "tiny"
-    recipe = [settings for layer in layers.recipe for settings in layer.for_model(model)]
-    user = [*(settings for layer in layers.own for settings in layer.for_model(model)), *changes]
-    own = merge_layers(user)
-    config = GRPOConfig(**merge_layers([*recipe, *user]))
-    config = config.with_defaults({name for settings in recipe for name in settings} - own.keys())
-    return config if model == "tiny" else config.with_remarks(_on_other_model(config, layers, changes))
+def _config(layers: Sequence[_Layer], *changes: Settings, model: str | None = None) -> GRPOConfig:
+    """Return the config of layers, later ones on top, with changes on top of all.
+
+    Args:
+        model: what decides about `other_models`; None: the model that the config comes to.
+    """
+    plain = merge_layers([*(layer.settings for layer in layers), *changes])
+    model = model or plain.get("model") or "tiny"
+    tables = [layer.table_for(model, plain.get("scorer_model") or model) for layer in layers]
+    parts = [
+        (part, layer.is_recipe, is_table)
+        for layer, table in zip(layers, tables, strict=True)
+        for part, is_table in ((layer.settings, False), (table, True))
+    ]
+    config = GRPOConfig(**merge_layers([*(part for part, _, _ in parts), *changes]))
+    last = {name: (is_recipe, is_table) for part, is_recipe, is_table in parts for name in part}
+    for change in changes:
+        last |= dict.fromkeys(change, (False, False))
+    config = config.with_defaults({name for name, (is_recipe, _) in last.items() if is_recipe})
+    of_tables = sorted(name for name, (_, is_table) in last.items() if is_table)
+    return config.with_remarks(_on_other_model(config, model, of_tables)) if of_tables else config
 
 
-def _on_other_model(config: GRPOConfig, layers: _Layers, changes: Sequence[Settings]) -> list[str]:
+def _on_other_model(config: GRPOConfig, model: str, names: Sequence[str]) -> list[str]:
     """Return a line that says which options are as they are because the model is another than `tiny`."""
-    typed = {name for change in changes for name in change}
-    names = {name for layer in (*layers.recipe, *layers.own) for name in layer.other_models} - typed
-    if not names:
-        return []
     values = config.flat()
-    said = ", ".join(f"{name} {values[name]}" for name in sorted(names) if name in values)
-    return [f"as the model is {config.policy.model} and not tiny: {said}"]
+    said = ", ".join(f"{name}={_written(values[name])}" for name in names if name in values)
+    return [f"as the model is {model} and not tiny: {said}"]
 
 
-def _source_layers(source: str | Path) -> _Layers:
+def _written(value: Any) -> str:
+    """Return an option's value as one would type it.
+
+    Example:
+        >>> [_written(value) for value in (True, None, 1e-5, "auto")]
+        ['true', 'null', '1e-05', 'auto']
+    """
+    return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _is_tiny(model: str) -> bool:
+    """Return whether a model is the embedded one, or what a run has made of that."""
+    if model == "tiny" or not Path(model).expanduser().is_dir():
+        return model == "tiny"
+    run = _run_of(model)
+    return run is not None and _is_tiny(GRPOConfig.from_file(run / "config.yaml").policy.model)
+
+
+def _source_layers(source: str | Path) -> list[_Layer]:
     name = str(source)
     path = Path(source).expanduser()
     if name in recipes.names():
@@ -195,24 +222,21 @@ def _source_layers(source: str | Path) -> _Layers:
     return _text_layers(_read(path), name)
 
 
-def _recipe_layers(name: str) -> _Layers:
-    layers = _text_layers(recipes.text(name), f"recipe {name}")
-    return _Layers(recipe=(*layers.recipe, *layers.own))
+def _recipe_layers(name: str) -> list[_Layer]:
+    return _text_layers(recipes.text(name), f"recipe {name}", is_recipe=True)
 
 
-def _text_layers(text: str, origin: str) -> _Layers:
+def _text_layers(text: str, origin: str, *, is_recipe: bool = False) -> list[_Layer]:
     options = mapping_in(text, origin)
     base = options.pop("recipe", None)
     others = options.pop(_OTHER_MODELS, None) or {}
     if not isinstance(others, Mapping):
         raise ConfigError(f"{origin}: {_OTHER_MODELS} was given {others!r}: it should have lines like `lora_rank: 16`")
-    layers = _Layers()
-    if base is not None:
-        if base not in recipes.names():
-            raise ConfigError(f"{origin}: no recipe {base!r} to start from: use one of {', '.join(recipes.names())}")
-        layers = _recipe_layers(str(base))
-    layer = _Layer(read_settings(options, origin), read_settings(others, f"{origin}: {_OTHER_MODELS}"))
-    return _Layers(layers.recipe, (layer,))
+    if base is not None and base not in recipes.names():
+        raise ConfigError(f"{origin}: no recipe {base!r} to start from: use one of {', '.join(recipes.names())}")
+    table = read_settings(others, f"{origin}: {_OTHER_MODELS}")
+    layer = _Layer(read_settings(options, origin), table, is_recipe)
+    return [*([] if base is None else _recipe_layers(str(base))), layer]
 
 
 def _read(path: Path) -> str:

@@ -73,6 +73,17 @@ def test_more_keys_than_a_statement_takes_can_be_asked_for(tmp_path):
     assert cache.get_many(str(number) for number in range(50_000)) == {"7": "seven"}
 
 
+def test_a_cache_file_with_a_column_more_goes_on_being_used(tmp_path):
+    with sqlite3.connect(tmp_path / "answers.sqlite3") as connection:
+        connection.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, text TEXT, made REAL)")
+        connection.execute("INSERT INTO answers VALUES ('old', 'said before', 1.0)")
+    connection.close()
+    cache = AnswerCache(tmp_path)
+    cache.put("new", "said now")
+    cache.flush()
+    assert cache.get_many(["old", "new"]) == {"old": "said before", "new": "said now"}
+
+
 def test_a_file_that_is_no_cache_is_said_to_be_so(tmp_path):
     (tmp_path / "answers.sqlite3").write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="delete the file, or set cache_dir"):

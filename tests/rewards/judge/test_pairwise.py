@@ -8,7 +8,7 @@ import pytest
 from judge_server import failure, judge_at, judge_server, longer_one, rewards_of
 
 from grpo.rewards import reward_function
-from grpo.rewards.judge.pairing import ring_pairs, shares_won
+from grpo.rewards.judge.comparisons import neighbour_pairs, shares_won
 
 
 def test_against_a_column_the_reward_is_the_share_of_points_over_both_orders():
@@ -54,7 +54,7 @@ def test_a_comparison_that_failed_in_one_order_is_not_decided():
 
 @pytest.mark.parametrize(("size", "comparisons"), itertools.product(range(1, 10), range(2, 10)))
 def test_all_of_a_group_take_part_equally_often_and_no_pair_meets_twice(size, comparisons):
-    pairs = ring_pairs(size, comparisons)
+    pairs = neighbour_pairs(size, comparisons)
     met = Counter(place for pair in pairs for place in pair)
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
     assert all(first != second for first, second in pairs)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from grpo.rewards.judge.rate_limit import RateLimit
+from grpo.rewards.judge.connection import RateLimit
 
 
 def test_no_more_requests_begin_in_any_minute_than_are_allowed():

@@ -8,7 +8,6 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,7 +50,7 @@ class AnswerCache:
         """
         self.path = Path(directory).expanduser() / _FILE
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[str, str, float]] = deque()
+        self._waiting: deque[tuple[str, str]] = deque()
         self._connection: sqlite3.Connection | None = None
         self._process = 0
         self._has_warned = False
@@ -82,7 +81,7 @@ class AnswerCache:
 
     def put(self, key: str, text: str) -> None:
         """Take a text to be written at the next `flush`; the newest of several under one key counts."""
-        self._waiting.append((key, text, time.time()))
+        self._waiting.append((key, text))
 
     def flush(self) -> None:
         """Write what is waiting, all of it at once: a disk takes many texts in the time of one."""
@@ -91,19 +90,22 @@ class AnswerCache:
                 rows = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 if rows:
                     with self._connected() as connection:
-                        connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
+                        connection.executemany("INSERT OR REPLACE INTO answers (key, text) VALUES (?, ?)", rows)
         except Exception as error:
             self._warn(error)
 
     def _connected(self) -> sqlite3.Connection:
+        """Return this process's connection to a file that has its table.
+
+        Raises:
+            sqlite3.Error: the file cannot be used.
+        """
         # A connection must not be carried into a forked process.
         if self._connection is None or self._process != os.getpid():
             connection = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False)
             try:
                 with connection:
-                    connection.execute(
-                        "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT, made REAL)"
-                    )
+                    connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT)")
             except sqlite3.Error:
                 connection.close()
                 raise

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import JudgeError
-from grpo.rewards.judge.access import find_access
 from grpo.rewards.judge.cache import AnswerCache, content_key
-from grpo.rewards.judge.failures import is_transient, retry_after_s, told
-from grpo.rewards.judge.lanes import Lane, Lanes
+from grpo.rewards.judge.connection import LoopClient, LoopClients, RateLimit, find_access
 from grpo.rewards.judge.options import JudgeOptions
-from grpo.rewards.judge.rate_limit import RateLimit
-from grpo.rewards.judge.replies import text_of, tokens_of
+from grpo.rewards.judge.responses import completion_text, completion_usage, is_transient, request_error, retry_after_s
 from grpo.rewards.judge.rubric import Conversation
 from grpo.rewards.judge.usage import Meter, Usage
 
@@ -43,19 +40,20 @@ class JudgeAnswer:
 
 
 @dataclass(slots=True)
-class _Effort:
+class _Attempts:
     """What has been done for a conversation so far; kept when it is given up.
 
     Attributes:
         key: of the conversation in the cache.
-        trouble: what the last request ended with.
+        count: requests that were sent.
+        error: what the last of them ended with.
         answer: there already, and perhaps not on disk yet.
     """
 
     key: str
     conversation: Conversation
-    requests: int = 0
-    trouble: BaseException | None = None
+    count: int = 0
+    error: BaseException | None = None
     answer: JudgeAnswer | None = None
 
 
@@ -66,7 +64,7 @@ class _Call:
     read: Callable[[str], float]
     meter: Meter
     cache: AnswerCache | None
-    lane: Lane
+    connection: LoopClient
 
 
 class Endpoint:
@@ -80,9 +78,9 @@ class Endpoint:
         """
         self._options = options
         self._model = options.model.strip()
-        self._access = find_access(options)
+        self._access = find_access(options.base_url, options.api_key_env, options.timeout_s)
         self._limit = RateLimit(options.requests_per_minute)
-        self._lanes = Lanes(self._access.open_client, options.concurrency)
+        self._clients = LoopClients(self._access.open_client, options.concurrency)
         self._cache = None if options.cache_dir is None else AnswerCache(options.cache_dir)
 
     async def ask_all(
@@ -98,6 +96,7 @@ class Endpoint:
         What is not answered when `deadline_s` is over has failed.
 
         Args:
+            conversations: what to send.
             read: makes a value of an answer's text, or raises JudgeError; only answers that it can read are kept.
             meter: counts what is sent and received, as it happens.
             use_cache: False: answers are neither looked up nor kept.
@@ -106,22 +105,22 @@ class Endpoint:
         keys = [self._key(conversation) for conversation in conversations]
         distinct = dict(zip(keys, conversations, strict=True))
         answers = await _known(cache, distinct, read)
-        efforts = {key: _Effort(key, asked) for key, asked in distinct.items() if key not in answers}
-        meter.count(Usage(cached=len(conversations) - len(efforts)))
-        if efforts:
-            async with self._lanes.enter() as lane:
-                answers |= await self._ask_each(efforts, _Call(read, meter, cache, lane))
+        unknown = {key: _Attempts(key, asked) for key, asked in distinct.items() if key not in answers}
+        meter.count(Usage(cached=len(conversations) - len(unknown)))
+        if unknown:
+            async with self._clients.enter() as connection:
+                answers |= await self._ask_each(unknown, _Call(read, meter, cache, connection))
         return [answers[key] for key in keys]
 
-    async def _ask_each(self, efforts: Mapping[str, _Effort], call: _Call) -> dict[str, JudgeAnswer]:
-        tasks = {key: asyncio.ensure_future(self._ask(effort, call)) for key, effort in efforts.items()}
+    async def _ask_each(self, unknown: Mapping[str, _Attempts], call: _Call) -> dict[str, JudgeAnswer]:
+        tasks = {key: asyncio.ensure_future(self._ask(attempts, call)) for key, attempts in unknown.items()}
         try:
             await asyncio.wait(tasks.values(), timeout=self._options.deadline_s)
         finally:
             for task in tasks.values():
                 task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-        return {key: self._given_up(efforts[key]) if task.cancelled() else task.result() for key, task in tasks.items()}
+        return {key: self._given_up(unknown[key]) if task.cancelled() else task.result() for key, task in tasks.items()}
 
     def _key(self, conversation: Conversation) -> str:
         return content_key(
@@ -133,60 +132,65 @@ class Endpoint:
             }
         )
 
-    async def _ask(self, effort: _Effort, call: _Call) -> JudgeAnswer:
+    async def _ask(self, attempts: _Attempts, call: _Call) -> JudgeAnswer:
         text = ""
         try:
-            text = await self._text(effort, call)
-            effort.answer = JudgeAnswer(call.read(text), text)
+            text = await self._text(attempts, call)
+            attempts.answer = JudgeAnswer(call.read(text), text)
         except JudgeError as error:
             return JudgeAnswer(None, text, error)
         if call.cache is not None:
-            call.cache.put(effort.key, text)
+            call.cache.put(attempts.key, text)
             await asyncio.to_thread(call.cache.flush)
-        return effort.answer
+        return attempts.answer
 
-    async def _text(self, effort: _Effort, call: _Call) -> str:
-        """Return the answer's text, after as many attempts as it takes and is allowed."""
+    async def _text(self, attempts: _Attempts, call: _Call) -> str:
+        """Return the answer's text, after as many attempts as it takes and is allowed.
+
+        Raises:
+            JudgeError: none of them brought one.
+        """
         while True:
             try:
-                return text_of(await self._attempt(effort, call), self._access)
+                return completion_text(await self._attempt(attempts, call), self._access)
             except JudgeError:
                 raise
             except Exception as error:
-                effort.trouble = trouble = error
-            if effort.requests > self._options.retries or not is_transient(trouble):
-                raise self._told(effort, trouble) from trouble
-            await self._back_off(effort.requests, trouble)
+                attempts.error = failure = error
+            if attempts.count > self._options.retries or not is_transient(failure):
+                raise self._error(attempts, failure) from failure
+            await self._back_off(attempts.count, failure)
 
-    async def _attempt(self, effort: _Effort, call: _Call) -> Any:
-        async with call.lane.places:
+    async def _attempt(self, attempts: _Attempts, call: _Call) -> Any:
+        async with call.connection.slots:
             await self._limit.turn()
-            effort.requests += 1
+            attempts.count += 1
             call.meter.count(Usage(requests=1))
-            sent = call.lane.client.chat.completions.create(
-                model=self._model, messages=list(effort.conversation), extra_body=self._options.members
+            sent = call.connection.client.chat.completions.create(
+                model=self._model, messages=list(attempts.conversation), extra_body=self._options.members
             )
             completion = await asyncio.wait_for(sent, self._options.timeout_s)
-            call.meter.count(tokens_of(completion))
+            call.meter.count(completion_usage(completion))
             return completion
 
-    async def _back_off(self, requests: int, trouble: BaseException) -> None:
-        asked_for = retry_after_s(trouble)
+    async def _back_off(self, requests: int, error: BaseException) -> None:
+        """Wait before the next request, or hold all requests for as long as the endpoint asks."""
+        asked_for = retry_after_s(error)
         if asked_for is not None:
             self._limit.hold(asked_for)
             return
         longest = min(_LONGEST_BACK_OFF_S, self._options.back_off_s * 2 ** (requests - 1))
         await asyncio.sleep(longest * _jitter.uniform(0.5, 1.0))
 
-    def _told(self, effort: _Effort, trouble: BaseException) -> JudgeError:
-        return told(trouble, self._access, model=self._model, requests=effort.requests)
+    def _error(self, attempts: _Attempts, error: BaseException) -> JudgeError:
+        return request_error(error, self._access, model=self._model, requests=attempts.count)
 
-    def _given_up(self, effort: _Effort) -> JudgeAnswer:
+    def _given_up(self, attempts: _Attempts) -> JudgeAnswer:
         """Return what there is of an answer when the time is over."""
-        if effort.answer is not None:
-            return effort.answer
-        if effort.trouble is not None:
-            because = f"before that, {self._told(effort, effort.trouble)}"
+        if attempts.answer is not None:
+            return attempts.answer
+        if attempts.error is not None:
+            because = f"before that, {self._error(attempts, attempts.error)}"
         elif self._limit.held_s > 0:
             because = f"it asked for a pause, of which {self._limit.held_s:.0f} s are left"
         else:

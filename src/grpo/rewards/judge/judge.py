@@ -8,17 +8,15 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from grpo.errors import ConfigError
+from grpo.rewards.judge.comparisons import Comparison, Row, group_comparisons
 from grpo.rewards.judge.endpoint import Endpoint, JudgeAnswer
 from grpo.rewards.judge.options import JudgeOptions
 from grpo.rewards.judge.parsing import parse_score, parse_winner
-from grpo.rewards.judge.rows import Comparison, Row, contests
 from grpo.rewards.judge.rubric import Conversation, load_rubric
 from grpo.rewards.judge.usage import Meter, Usage
 from grpo.rewards.texts import Completion
 
 __all__ = ["JudgeReward"]
-
-_TIE = 0.5
 
 _Reward: TypeAlias = float | Exception | None
 """Of a completion; an error: it has failed; None: not applicable."""
@@ -107,6 +105,13 @@ class JudgeReward:
         Logged under `judge/RUBRIC/`: `requests`, `cached`, `input_tokens`, `output_tokens` and with prices `cost`,
         each of this call per completion (`totals` are those of the run). As a column, what the judge wrote (pairwise:
         comparisons that were decided).
+
+        Args:
+            prompts: of each completion.
+            completions: texts or messages.
+            log_metric: takes a figure of this call; None: nobody wants any.
+            log_extra: takes one value a completion; likewise.
+            columns: of the data set, one value a completion.
         """
         rows = [
             Row(prompt, completion, {name: columns[name][place] for name in self._columns})
@@ -149,7 +154,8 @@ class JudgeReward:
         return rewards, [int(isinstance(reward, float)) for reward in rewards]
 
     async def _compare_in_groups(self, rows: Sequence[Row], meter: Meter) -> tuple[list[_Reward], list[Any]]:
-        groups = contests({place: row for place, row in enumerate(rows) if row.applies}, self.options.comparisons)
+        applicable = {place: row for place, row in enumerate(rows) if row.applies}
+        groups = group_comparisons(applicable, self.options.comparisons)
         points = iter(await self._decide([comparison for group in groups for comparison in group.comparisons], meter))
         rewards: list[_Reward] = [None] * len(rows)
         decided = [0] * len(rows)
@@ -167,7 +173,10 @@ class JudgeReward:
             for texts in shown
         ]
         answers = iter(await self._ask(asked, parse_winner, meter))
-        return [_points([next(answers) for _ in shown]) for shown in orders]
+        return [
+            _points(comparison, [next(answers) for _ in shown])
+            for comparison, shown in zip(comparisons, orders, strict=True)
+        ]
 
     def _conversation(self, row: Row, completions: Sequence[Completion]) -> Conversation | ConfigError:
         """Return what to ask about a row, or why that cannot be written: it is this row's failure and no other's."""
@@ -188,20 +197,21 @@ class JudgeReward:
         return amounts if self.options.prices is None else {**amounts, "cost": self.options.prices.of(usage)}
 
 
-def _points(answers: Sequence[JudgeAnswer]) -> float | Exception:
-    """Return the points of the one shown first in the first answer and second in the second, if there is one."""
-    if not answers:
-        return _TIE
+def _points(comparison: Comparison, answers: Sequence[JudgeAnswer]) -> float | Exception:
+    """Return the points of the first text, or why there are none."""
     for answer in answers:
         if answer.error is not None:
             # Half of a pair of orders would bring back the favour for a place.
             return answer.error
-    values = [answer.value or 0.0 for answer in answers]
-    return values[0] if len(values) == 1 else (values[0] + 1.0 - values[1]) / 2
+    return comparison.points([answer.value or 0.0 for answer in answers])
 
 
 def _signature(columns: Sequence[str]) -> inspect.Signature:
-    """Return the signature of a function that needs these columns and takes no others."""
+    """Return the signature of a function that needs these columns and takes no others.
+
+    Raises:
+        ConfigError: a column's name can be no parameter's.
+    """
     keyword, needed = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
     try:
         given = [

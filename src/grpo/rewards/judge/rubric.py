@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from grpo.errors import ConfigError
 from grpo.rewards.judge.parsing import Scale
-from grpo.rewards.judge.wording import first_words, whole_characters
+from grpo.rewards.judge.responses import first_words, whole_characters
 from grpo.rewards.texts import Completion, completion_texts
 from grpo.types import Message
 
@@ -105,6 +105,11 @@ class Rubric:
         The template also has `boundary`, a word that no completion can foresee, for tags that a
         completion cannot close.
 
+        Args:
+            prompt: a text or messages.
+            completions: one, or in pairwise mode two.
+            columns: the row's values of those that the rubric names; others do no harm.
+
         Raises:
             ConfigError: the template cannot be filled in with this row.
         """
@@ -147,6 +152,11 @@ def load_rubric(rubric: str | Path, *, mode: Mode, scale: Scale) -> Rubric:
     It may use `prompt`, `completion` (pairwise: `first`, `second`), `lowest`, `highest`, `boundary`,
     `how_to_answer` and any column of the data set.
 
+    Args:
+        rubric: a name out of `rubric_names()`, or a path.
+        mode: whether it is to show one completion or two.
+        scale: lowest and highest score.
+
     Raises:
         ConfigError: there is no such rubric, it is no template, does not show what is to be judged, or
             does not say how to answer.
@@ -171,6 +181,11 @@ def load_rubric(rubric: str | Path, *, mode: Mode, scale: Scale) -> Rubric:
 
 
 def _read(rubric: str | Path) -> tuple[str, str]:
+    """Return a rubric's name and text.
+
+    Raises:
+        ConfigError: there is none, or none that can be read.
+    """
     if str(rubric) in rubric_names():
         place = files("grpo.rewards.judge").joinpath("rubrics", f"{rubric}.md")
         return str(rubric), place.read_text(encoding="utf-8")

@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 def series(lines: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
-    """Return a metric's values; the name of a reward stands for its mean."""
-    key = metric if metric in lines[0] else f"rewards/{metric}/mean"
-    if key not in lines[0]:
-        raise SystemExit(f"error: no metric {metric!r}: there are {', '.join(sorted(lines[0]))}")
-    return [float(line[key]) for line in lines]
+    """Return a metric's values, NaN where a step has none; the name of a reward stands for its mean."""
+    there = {name for line in lines for name in line}
+    key = metric if metric in there else f"rewards/{metric}/mean"
+    if key not in there:
+        raise SystemExit(f"error: no metric {metric!r}: there are {', '.join(sorted(there))}")
+    return [math.nan if line.get(key) is None else float(line[key]) for line in lines]
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """Return the mean of each value and those before it, `window` at most.
+    """Return the mean of each value and those before it, `window` at most; NaN counts for nothing.
 
     Example:
         >>> smoothed([1.0, 3.0, 5.0], 2)
         [1.0, 2.0, 4.0]
     """
     pieces = (values[max(0, end - window) : end] for end in range(1, len(values) + 1))
-    return [sum(piece) / len(piece) for piece in pieces]
+    numbers = [[value for value in piece if not math.isnan(value)] for piece in pieces]
+    return [sum(piece) / len(piece) if piece else math.nan for piece in numbers]
 
 
 def main() -> None:

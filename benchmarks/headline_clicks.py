@@ -1,6 +1,6 @@
 """How much likelier a click on a run's headlines became, by the rule behind the clicks, which no part of a run sees.
 
-    python benchmarks/headline_clicks.py RUN [--against tiny] [--samples 32] [--seed 0]
+    python benchmarks/headline_clicks.py RUN [--against MODEL] [--samples 32] [--seed 0]
 
 A headline is asked for on every topic, `--samples` times at temperature 1, from the model that the run began with and
 from the one it ended with. Prints one JSON line: mean probability of a click (0 where there is no headline) before and
@@ -14,11 +14,12 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 
+from grpo.config import load_run_config
 from grpo.tasks.answers import find_format
 from grpo.tasks.clicks import best_click_probability, click_probability
 from grpo.tasks.generated import headlines_task
 from grpo.tasks.headlines import TOPICS, headline_of, headline_prompt
-from sampled import config_of, sampled
+from sampled import sampled
 
 
 def clicks(completions: Sequence[Sequence[str]]) -> float:
@@ -30,18 +31,18 @@ def clicks(completions: Sequence[Sequence[str]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
-    parser.add_argument("--against", default="tiny")
+    parser.add_argument("--against", help="the model that the run began with")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    config = config_of(arguments.run)
+    config = load_run_config(arguments.run)
     answer_format = find_format(config.data.answer_format)
     task = headlines_task(eval_size=config.data.eval_size, answer_format=answer_format, seed=config.optimizer.seed)
     held_out = {str(row.prompt) for row in task.evaluation}
     prompts = sorted(map(headline_prompt, TOPICS), key=lambda prompt: prompt not in held_out)
     before, after = (
         sampled(model, prompts, like=config, samples=arguments.samples, seed=arguments.seed)
-        for model in (arguments.against, arguments.run)
+        for model in (arguments.against or config.policy.model, arguments.run)
     )
     best = sum(map(best_click_probability, TOPICS)) / len(TOPICS)
     size = len(held_out)

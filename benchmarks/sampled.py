@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grpo import build
-from grpo.config import GRPOConfig, load_config, load_model_config
+from grpo.config import GRPOConfig, load_model_config
 
-__all__ = ["config_of", "sampled"]
-
-
-def config_of(run: str) -> GRPOConfig:
-    """Return the configuration that a run was made with."""
-    return load_config(f"{run}/config.yaml")
+__all__ = ["sampled"]
 
 
 def sampled(model: str, prompts: Sequence[str], *, like: GRPOConfig, samples: int, seed: int) -> list[list[str]]:

@@ -15,7 +15,10 @@ from short_runs import WORDS, lines_of, sums, write_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import GRPOConfig
+from grpo.build.data import make_task
+from grpo.build.given import Given
 from grpo.cli import main
+from grpo.config import load_config
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "train.jsonl"
 
@@ -244,3 +247,17 @@ def test_gsm8k_of_a_folder_or_a_mirror_is_read_as_gsm8k(train):
     assert lines_of(run / "eval.jsonl")[0]["prompts"] == 3
     run = train("task=gsm8k", "dataset=mirror", "eval_size=2", output_dir="held_out")
     assert lines_of(run / "eval.jsonl")[0]["prompts"] == 2
+
+
+def test_fewer_rows_of_a_generated_task_are_a_sample_and_the_same_each_time(workplace):
+    def questions(*words):
+        task = make_task(load_config("finance-preferences", list(words)), Given())
+        return [str(row.prompt) for row in task.train]
+
+    ten = questions("train_size=10")
+    assert len(set(ten)) == 10
+    assert ten == questions("train_size=10")
+    assert ten != questions("train_size=10", "seed=1")
+    everything = questions()
+    assert set(ten) < set(everything)
+    assert ten != everything[:10]

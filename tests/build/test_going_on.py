@@ -188,3 +188,18 @@ def test_a_run_left_with_an_older_final_model_gives_the_newer_checkpoint(train):
     assert find_model(run) == run / "final_model"
     with pytest.raises(CheckpointError):
         find_model(Path("nowhere"))
+
+
+def test_steps_without_spread_are_counted_over_the_whole_run(train, command):
+    run = train("steps=3", *OPTIONS)
+    shown = command("train", "--resume", run, "steps=4", "rewards=[{name: int, weight: 0}]")
+    assert shown.code == 0, shown.err
+    assert "nothing was trained" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("option", ["program_kinds=add", "train_size=3"])
+def test_what_rows_a_run_has_cannot_change(command, refused, option):
+    shown = command("train", "code", *WORDS, "steps=1", "eval_every=0", "rewards=strict_format", "output_dir=run")
+    assert shown.code == 0, shown.err
+    name = option.partition("=")[0]
+    assert name in refused("train", "--resume", "run", "steps=2", option)

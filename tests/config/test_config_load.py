@@ -60,8 +60,9 @@ def test_every_recipe_loads_and_round_trips(name):
     assert recipes.summary(name)
 
 
-def test_the_recipes_are_the_two_that_are_promised():
-    assert {"arithmetic", "gsm8k"} <= set(recipes.names())
+def test_the_recipes_are_those_that_are_promised():
+    learned = {"ctr-headlines", "finance-preferences", "reward-model"}
+    assert set(recipes.names()) == {"arithmetic", "gsm8k", "code", "judge", *learned}
 
 
 def test_nothing_named_is_the_arithmetic_recipe():

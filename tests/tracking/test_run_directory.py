@@ -197,3 +197,11 @@ def test_a_summary_has_what_its_readers_rely_on(tmp_path: Path) -> None:
         del summary["peak_memory_mb"]
         with pytest.raises(ValueError, match="peak_memory_mb"):
             run.write_summary(summary)
+
+
+def test_what_steps_recorded_can_be_read_again(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "run") as run:
+        assert run.metrics() == []
+        for step in (1, 2):
+            run.append_metrics({"step": step, "reward": 0.5})
+        assert run.metrics() == [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.5}]

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grpo.build.runs import train
+from grpo.build.runs import output_directory, train
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError, GrpoError
 from grpo.rewards import find_gate
@@ -123,10 +123,8 @@ def _last_part(name: str) -> str:
 
 
 def _directory(config: GRPOConfig) -> Path:
-    if config.output.output_dir is not None:
-        return Path(config.output.output_dir)
-    name = config.output.run_name or f"{config.data.task}-ablation-{datetime.now():%Y%m%d-%H%M%S}"
-    return Path("runs", name)
+    named = output_directory(config)
+    return named or Path("runs", f"{config.data.task}-ablation-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def _changed(config: GRPOConfig, path: Path, names: Sequence[str] = (), left_out: int | None = None) -> GRPOConfig:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.build.given import Given
-from grpo.config import GRPOConfig
+from grpo.config import GENERATED, GRPOConfig
 from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
+from grpo.seeding import derive_seed
 from grpo.tasks import (
     Row,
     Task,
@@ -48,7 +50,12 @@ class Prompts:
 
 
 def make_task(config: GRPOConfig, given: Given) -> Task:
-    """Return the rows to train and to evaluate on."""
+    """Return the rows to train and to evaluate on.
+
+    Raises:
+        ConfigError: there is nowhere to take rows from.
+        DataError: the data cannot be used, or too little of it is left to train on.
+    """
     data, seed = config.data, config.optimizer.seed
     answer_format = find_format(data.answer_format)
     # What a user asks for is kept to; what a recipe asks for was meant for its own rows.
@@ -102,6 +109,10 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             seed=seed,
             spares_train_rows=spares,
         )
+    if data.task in GENERATED and data.train_size is not None and data.train_size < len(task.train):
+        # They stand in the order of their subjects.
+        rng = random.Random(derive_seed(seed, "train_size"))
+        return replace(task, train=rng.sample(task.train, data.train_size))
     return replace(task, train=task.train[: data.train_size])
 
 
@@ -154,7 +165,12 @@ def _read(config: GRPOConfig, source: Any, split: str | None) -> list[Row]:
 
 
 def make_prompts(config: GRPOConfig, task: Task, policy: Policy) -> Prompts:
-    """Return the task's prompts in tokens."""
+    """Return the task's prompts in tokens.
+
+    Raises:
+        ConfigError: `max_completion_length` leaves no room for a prompt.
+        DataError: no prompt is short enough.
+    """
     data, longest = config.data, config.rollout.max_completion_length
     system_prompt = data.system_prompt if data.system_prompt is not None else task.answer_format.system_prompt
     limit = data.max_prompt_length

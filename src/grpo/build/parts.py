@@ -112,7 +112,13 @@ def offer_base(backbones: Backbones, config: GRPOConfig, given: Given, policy: C
 def make_rewards(
     config: GRPOConfig, given: Given, rows: Sequence[Mapping[str, Any]], backbones: Backbones | None = None
 ) -> RewardSuite:
-    """Return the reward functions, checked against the `rows` of the data, at least one, given by their columns."""
+    """Return the reward functions, checked against the `rows` of the data, at least one, given by their columns.
+
+    Raises:
+        ConfigError: a reward is unknown or has an impossible option.
+        DataError: the rows lack what a reward needs.
+        CheckpointError, ModelError: a reward model does not load.
+    """
     options, columns = config.rewards, rows[0]
     defaults: dict[str, Any] = {
         "format": config.data.answer_format,

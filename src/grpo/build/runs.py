@@ -21,7 +21,7 @@ from grpo.tracking import Journal, RunDirectory, require_empty
 from grpo.tracking.console import Console
 from grpo.trainer import Outcome, Plan, Trainer
 
-__all__ = ["Parts", "assemble", "run_parts", "train", "train_parts"]
+__all__ = ["Parts", "assemble", "output_directory", "run_parts", "train", "train_parts"]
 
 _BYTES_PER_TRAINED_PARAMETER = 12
 """In a checkpoint: the weight and AdamW's two moments, float32 each."""
@@ -34,14 +34,14 @@ def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
         InputError: the configuration, data, model or output directory cannot be used; nothing was written.
         RunError: it failed while running; what was saved before is intact.
     """
-    if (directory := _output_directory(config)) is not None:
+    if (directory := output_directory(config)) is not None:
         require_empty(directory)
     return train_parts(assemble(config, given))
 
 
 def train_parts(parts: Parts) -> Outcome:
     """Train the policy of `parts` from where it is, in a new run directory; errors as `train`."""
-    directory = _output_directory(parts.config)
+    directory = output_directory(parts.config)
     needed = _BYTES_PER_TRAINED_PARAMETER * parts.policy.num_trainable_parameters
     require_free_space(directory or Path("runs"), needed)
     with RunDirectory.create(directory, name=parts.task.name) as run:
@@ -55,7 +55,7 @@ def train_parts(parts: Parts) -> Outcome:
             raise
 
 
-def _output_directory(config: GRPOConfig) -> Path | None:
+def output_directory(config: GRPOConfig) -> Path | None:
     """Return where the run was told to go; None: a new place below runs/."""
     output = config.output
     if output.output_dir is not None:

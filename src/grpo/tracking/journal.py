@@ -37,6 +37,8 @@ class Journal:
         self.log_every = log_every
         self.log_completions = log_completions
         self._spread = SpreadWatch()
+        for earlier in run.metrics():
+            self._spread.after_step(earlier)
 
     def step(
         self,

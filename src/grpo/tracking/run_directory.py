@@ -98,6 +98,12 @@ class RunDirectory:
         """Append what a step measured; `metrics` has its `step`."""
         append_lines(self.path / _METRICS, [metrics])
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return what the steps so far have recorded."""
+        file = self.path / _METRICS
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return [json.loads(line) for line in lines]
+
     def append_completions(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append a step's completions, made by `completion_lines`."""
         append_lines(self.path / _COMPLETIONS, lines)

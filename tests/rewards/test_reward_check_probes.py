@@ -8,7 +8,7 @@ import pytest
 from reward_checks import PLAIN, TAGS, checked, found, marked, sums
 
 from grpo.rewards.check import make_probes
-from grpo.rewards.check.odd import ODD_ANSWERS, ODD_NUMBERS, could_be_right
+from grpo.rewards.check.answers import ODD_ANSWERS, ODD_NUMBERS, could_be_right
 from grpo.types import Prompt
 
 
@@ -92,7 +92,7 @@ def test_every_odd_answer_is_tried_on_four_rows_or_on_all(count):
         ("odd numbers, in format", ODD_NUMBERS),
         ("odd Unicode, in format", ODD_ANSWERS),
     ):
-        tried = [each.label for row in probes[name].tries for each in row]
+        tried = [each.label for row in probes[name].texts_by_row for each in row]
         assert {label: tried.count(label) for label in labels} == dict.fromkeys(labels, min(count, 4))
 
 
@@ -116,9 +116,9 @@ def test_an_odd_answer_is_not_tried_where_it_is_the_right_one():
     for text, answers in held.items():
         assert {row.row for row in rows if could_be_right(text, row.columns["answer"])} == answers, text
     for probe in make_probes(rows, PLAIN, "answer"):
-        for row, tries in zip(rows, probe.tries, strict=True):
+        for row, texts in zip(rows, probe.texts_by_row, strict=True):
             if probe.name == "odd numbers":
-                assert not any(could_be_right(each.text, row.columns["answer"]) for each in tries)
+                assert not any(could_be_right(each.text, row.columns["answer"]) for each in texts)
 
 
 def test_junk_that_holds_the_right_answer_by_accident_does_not_count():
@@ -127,9 +127,9 @@ def test_junk_that_holds_the_right_answer_by_accident_does_not_count():
         for place, text in enumerate(["Add 5 and -5.", "What is 0 + 1?"])
     ]
     probes = {probe.name: probe for probe in make_probes(rows, PLAIN, "answer")}
-    assert [each.counts for row in probes["prompt echoed"].tries for each in row] == [True, False]
-    assert all(each.counts for row in probes["numbers listed"].tries for each in row)
-    assert all(each.counts for row in probes["very long text"].tries for each in row)
+    assert [each.counts for row in probes["prompt echoed"].texts_by_row for each in row] == [True, False]
+    assert all(each.counts for row in probes["numbers listed"].texts_by_row for each in row)
+    assert all(each.counts for row in probes["very long text"].texts_by_row for each in row)
 
 
 def test_where_all_rows_have_one_answer_there_is_no_other_one_to_give():

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from grpo.rewards.check.probes import Probe, Try, make_probes
+from grpo.rewards.check.probes import Probe, ProbeText, make_probes
 from grpo.rewards.check.report import (
     Cell,
     CheckReport,
+    ComparisonResult,
     Finding,
     ProbeResult,
     RewardResult,
     SampleResult,
     Severity,
-    Standing,
 )
 from grpo.rewards.check.run import check_rewards
 
 __all__ = [
     "Cell",
     "CheckReport",
+    "ComparisonResult",
     "Finding",
     "Probe",
     "ProbeResult",
+    "ProbeText",
     "RewardResult",
     "SampleResult",
     "Severity",
-    "Standing",
-    "Try",
     "check_rewards",
     "make_probes",
 ]

@@ -1,13 +1,15 @@
-"""The right answers that rows have, and all answers that could be right."""
+"""The right answers that rows have, all answers that could be right, and odd ones that are not."""
 
 from __future__ import annotations
 
 import builtins
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from grpo.rewards.texts import completion_texts
@@ -16,9 +18,13 @@ from grpo.types import Prompt
 
 __all__ = [
     "EXACT",
+    "ODD_ANSWERS",
+    "ODD_NUMBERS",
+    "ODD_TEXT",
     "Candidates",
     "as_text",
     "candidates",
+    "could_be_right",
     "names_called",
     "places_of_other_answers",
     "reference_column",
@@ -28,9 +34,15 @@ __all__ = [
 EXACT = "answer"
 """The column whose answers are right for their own row only; others are good answers, perhaps to other rows as well."""
 
+# No lone surrogates: what a tokenizer decodes never has any.
+ODD_TEXT = "²½Ⅷ ٣๓ 1\u200b2 \u202e21\u202c ﬁne e\u0301 𝟙𝟚 👩\u200d👩\u200d👧 \x00 \ufffd \u2028 ﷽ 一二 ß İ\n\r\t\x0b"
+ODD_ANSWERS = ("²", "½", "٣", "\u202e21", "\x00", "\ufffd", "一二", "𝟙𝟚", "\u200b", "İ")
+ODD_NUMBERS = ("nan", "inf", "-inf", "1e999", "9" * 5_000, "1/0", "--5", "0x1F", "1_0", "1,2,3", ".", "1e-999")
+
 _COLUMNS = (EXACT, "reference", "chosen")
 _LONGEST_LISTED = 60
 _MOST_NUMBERS = 2_000
+_RUN = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
 _CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 
 
@@ -144,3 +156,45 @@ def candidates(references: Sequence[str]) -> Candidates:
     low, high = min([0, *map(math.floor, numbers)]) - 3, max([20, *map(math.ceil, numbers)]) + 3
     whole = range(low, high + 1) if high - low < _MOST_NUMBERS else [low, *range(101), high]
     return Candidates("number", tuple(f"{number:f}" for number in sorted({*map(Decimal, whole), *numbers})), " ")
+
+
+def could_be_right(text: str, reference: str) -> bool:
+    """Return whether a generous reader could find the right answer in a text: a reward that does is not fooled by it.
+
+    For a number that is any number in the text whatever its sign or script, with separators or without, forwards or
+    backwards, or what Python reads; for other answers, their words.
+
+    Example:
+        >>> [could_be_right(text, "3") for text in ("What is 0 + 3?", "٣", "1,2,3", "13", "nan")]
+        [True, True, True, False, False]
+        >>> could_be_right("Is it right or wrong?", "Right"), could_be_right("nothing", "no")
+        (True, False)
+    """
+    number = normalise_number(reference)
+    if number is not None:
+        return abs(float(number)) in _numbers(text)
+    words = re.escape(" ".join(reference.casefold().split()))
+    return re.search(rf"(?<!\w){words}(?!\w)", " ".join(text.casefold().split())) is not None
+
+
+@lru_cache(maxsize=128)
+def _numbers(text: str) -> frozenset[float]:
+    """Return the absolute values of all numbers that can be read in a text."""
+    digits = "".join(map(_digit, text))
+    joined = "".join(each for each in digits if each not in ",_" and unicodedata.category(each) != "Cf")
+    runs = {*_RUN.findall(digits), *_RUN.findall(joined)}
+    found = {float(run) for run in runs} | {float(run[::-1]) for run in runs}
+    # Of digits it is their runs that count.
+    found |= {unicodedata.numeric(each) for each in text if each.isnumeric() and not each.isdecimal()}
+    for read in (float, lambda whole: float(int(whole, 0))):
+        try:
+            found.add(read(text))
+        except (ValueError, OverflowError):
+            continue
+    return frozenset(abs(number) for number in found if math.isfinite(number))
+
+
+def _digit(character: str) -> str:
+    """Return a digit of any script as we write it, and any other character as it is."""
+    value = unicodedata.numeric(character, None)
+    return str(int(value)) if value is not None and value in range(10) else character

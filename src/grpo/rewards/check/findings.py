@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from grpo.rewards.check.junk import junk_that_pays, quoted
-from grpo.rewards.check.report import Finding, ProbeResult, RewardResult, SampleResult
-from grpo.rewards.check.standing import ROUNDING
+from grpo.rewards.check.junk import junk_that_pays
+from grpo.rewards.check.report import ROUNDING, Finding, ProbeResult, RewardResult, SampleResult, quoted
 from grpo.rewards.function import RewardFunction
 
 __all__ = ["find"]
@@ -31,6 +30,10 @@ def find(
     """Return the findings, problems first.
 
     Args:
+        functions: of the suite.
+        probes: what each probe earned, the reference first if there is one.
+        rewards: how each reward behaved.
+        samples: what completions of the policy earned; None: there are none.
         reference_column: where the right answers are; None: there are none.
         timeout_s: seconds that one call of a reward may take in a run.
         repeats: how often the same call was made.

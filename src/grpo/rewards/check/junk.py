@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 from grpo.rewards.check.answers import EXACT
 from grpo.rewards.check.probes import OTHER_ANSWER, REFERENCE, REJECTED
-from grpo.rewards.check.report import Finding, ProbeResult, RewardResult, SampleResult, Standing
+from grpo.rewards.check.report import (
+    ComparisonResult,
+    Finding,
+    ProbeResult,
+    RewardResult,
+    SampleResult,
+    Severity,
+    quoted,
+)
 from grpo.rewards.function import RewardFunction
 
-__all__ = ["junk_that_pays", "quoted"]
+__all__ = ["junk_that_pays"]
 
-_Paid: TypeAlias = Mapping[str, Sequence[Standing]]
-"""By probe, how those of its texts stand that earn what they should not."""
+_Paid: TypeAlias = Mapping[str, Sequence[ComparisonResult]]
+"""By probe, how those of its texts compare that earn what they should not."""
 
-_MOST_NAMED = 6
+_MOST_PROBES = 6
 _MOST_TEXTS = 3
 _TELLS = 0.25
 """In how many rows a reward that tells right from wrong may give another row's answer as much as the right one."""
@@ -36,6 +45,61 @@ _HINTS = (
 )
 """By a part of a probe's name: what mends a reward that pays for it."""
 
+_PAYMENTS: Mapping[str, tuple[str, Severity, str, str, str]] = MappingProxyType(
+    {
+        "more": (
+            "hackable",
+            "problem",
+            "more than the right answer earn: {more}",
+            "Training finds what pays best: it will teach the model to write this instead of answers.",
+            "{remedy}",
+        ),
+        "as much": (
+            "not-told-apart",
+            "problem",
+            "as much as the right answer earn: {as_much}",
+            "The rewards cannot tell these from a right answer, so training will not prefer the right one.",
+            "{remedy}",
+        ),
+        "as much, answers unseen": (
+            "not-told-apart",
+            "warning",
+            "as much as the right answer earn: {as_much}",
+            "No reward here sees the right answers, so a wrong one in the right form earns as much.",
+            "Add a reward that compares with the answer (correctness, accuracy), if answers are to get better.",
+        ),
+        "as much, good answers unseen": (
+            "not-told-apart",
+            "warning",
+            "as much as the right answer earn: {as_much}",
+            "If these texts are worse than good answers, training will not learn that they are.",
+            "Read such a text as your rewards do, and add one that it cannot earn, if answers are to get better.",
+        ),
+        "more in some rows": (
+            "pays-in-some-rows",
+            "warning",
+            "in some rows more than the good answer earn: {more}",
+            "On most rows the good answer pays better; training may still find this where it does not.",
+            "{hints}",
+        ),
+        "as much for other prompts": (
+            "not-told-apart",
+            "warning",
+            "as much as a row's own good answer earn those of other rows: {as_much}",
+            "Nothing here ties a completion to its prompt, so training may find one answer for all of them.",
+            "Add a reward that reads the prompt, if answers are to be about it; else all is well.",
+        ),
+    }
+)
+"""By kind of pay that texts should not get: code, severity, message, meaning and advice of the finding.
+
+In the words, `{more}` and `{as_much}` are what they earned, and in how many rows more, or at least as much; `{remedy}`
+and `{hints}` are what the functions of these names return.
+"""
+
+_BLAMES_NO_REWARD = frozenset({"more in some rows", "as much for other prompts"})
+"""Kinds of pay that a sound reward may give as well."""
+
 
 def junk_that_pays(
     functions: Sequence[RewardFunction],
@@ -48,115 +112,77 @@ def junk_that_pays(
 
     Where there is one right answer and a reward can see it, one row in which junk earns as much is a problem. Where
     rows merely have a good answer, others may please as well, so what counts is most rows, or all on average.
+    Arguments are those of `find`.
     """
     reference = next((probe for probe in probes if probe.name == REFERENCE), None)
     if reference is None:
         yield from _better_than_sampled(probes, rewards, samples)
         return
+    is_exact = reference_column == EXACT
     sees_answers = any(function.accepts is None or reference_column in function.accepts for function in functions)
     others = [probe for probe in probes if probe is not reference]
-    if reference_column == EXACT and sees_answers:
-        above = _those(others, lambda each: each.above > 0)
-        level = _those(others, lambda each: each.level > 0 and each.above == 0)
-        yield from _hackable(reference, above, rewards)
-        yield from _not_told_apart(reference, level, rewards)
-        left = [probe for probe in others if probe.name not in above and probe.name not in level]
+    if is_exact and sees_answers:
+        more = _those(others, lambda each: each.above > 0)
+        as_much = _those(others, lambda each: each.level > 0 and each.above == 0)
+        yield from _findings({"more": more, "as much": as_much}, reference, rewards)
+        left = [probe for probe in others if probe.name not in more and probe.name not in as_much]
         yield from _partly_fooled(reference, left, rewards)
     else:
-        junk = [probe for probe in others if probe.name != OTHER_ANSWER]
-        yield from _hackable(reference, _those(junk, _is_above), rewards)
-        level = _those(others if reference_column == EXACT else junk, _is_level)
-        if sees_answers:
-            yield from _not_told_apart(reference, level, rewards)
-        else:
-            yield from _unseen(level, rewards, exact=reference_column == EXACT)
-        yield from _sometimes(_those(junk, lambda each: each.above > 0 and not _is_above(each) and not _is_level(each)))
-        if reference_column != EXACT:
-            yield from _not_of_the_prompt([probe for probe in others if probe.name == OTHER_ANSWER])
+        yield from _findings(_mostly_paid(others, is_exact, sees_answers), reference, rewards)
 
 
-def _those(probes: Sequence[ProbeResult], wanted: Callable[[Standing], bool]) -> _Paid:
-    chosen = {probe.name: [each for each in probe.standings if wanted(each)] for probe in probes}
-    return {name: standings for name, standings in chosen.items() if standings}
+def _mostly_paid(others: Sequence[ProbeResult], is_exact: bool, sees_answers: bool) -> dict[str, _Paid]:
+    """Return by kind of pay the texts that get it in most rows, or on average.
+
+    Args:
+        others: what each probe earned, the reference left out.
+        is_exact: whether there is one right answer to each row.
+        sees_answers: whether a reward can see it.
+    """
+    junk = [probe for probe in others if probe.name != OTHER_ANSWER]
+    unseen = "as much, answers unseen" if is_exact else "as much, good answers unseen"
+    found = {
+        "more": _those(junk, _is_above),
+        "as much" if sees_answers else unseen: _those(others if is_exact else junk, _is_level),
+        "more in some rows": _those(junk, lambda each: each.above > 0 and not _is_above(each) and not _is_level(each)),
+    }
+    if not is_exact:
+        foreign = [probe for probe in others if probe.name == OTHER_ANSWER]
+        found["as much for other prompts"] = _those(foreign, lambda each: each.above + each.level > _TELLS * each.rows)
+    return found
 
 
-def _is_above(standing: Standing) -> bool:
+def _those(probes: Sequence[ProbeResult], wanted: Callable[[ComparisonResult], bool]) -> _Paid:
+    chosen = {probe.name: [each for each in probe.comparisons if wanted(each)] for probe in probes}
+    return {name: texts for name, texts in chosen.items() if texts}
+
+
+def _is_above(text: ComparisonResult) -> bool:
     """Return whether a text earns more than good answers in most rows, or on average."""
-    return 2 * standing.above > standing.rows or (standing.lead or 0.0) > 0
+    return 2 * text.above > text.rows or (text.margin or 0.0) > 0
 
 
-def _is_level(standing: Standing) -> bool:
+def _is_level(text: ComparisonResult) -> bool:
     """Return whether it earns as much."""
-    most = 2 * (standing.above + standing.level) > standing.rows
-    return not _is_above(standing) and (most or standing.lead == 0)
+    most = 2 * (text.above + text.level) > text.rows
+    return not _is_above(text) and (most or text.margin == 0)
 
 
-def _hackable(reference: ProbeResult, paid: _Paid, rewards: Sequence[RewardResult]) -> Iterator[Finding]:
-    if paid:
-        yield Finding(
-            "hackable",
-            "problem",
-            f"more than the right answer earn: {_earnings(paid)}",
-            "Training finds what pays best: it will teach the model to write this instead of answers.",
-            _remedy(reference, paid, rewards),
-            _paying(paid, rewards),
-            tuple(paid),
-        )
-
-
-def _not_told_apart(reference: ProbeResult, paid: _Paid, rewards: Sequence[RewardResult]) -> Iterator[Finding]:
-    if paid:
-        yield Finding(
-            "not-told-apart",
-            "problem",
-            f"as much as the right answer earn: {_earnings(paid, level=True)}",
-            "The rewards cannot tell these from a right answer, so training will not prefer the right one.",
-            _remedy(reference, paid, rewards),
-            _paying(paid, rewards),
-            tuple(paid),
-        )
-
-
-def _unseen(paid: _Paid, rewards: Sequence[RewardResult], *, exact: bool) -> Iterator[Finding]:
-    """Yield what earns as much as right answers that no reward looks at."""
-    if not paid:
-        return
-    if exact:
-        meaning = "No reward here sees the right answers, so a wrong one in the right form earns as much."
-        advice = "Add a reward that compares with the answer (correctness, accuracy), if answers are to get better."
-    else:
-        meaning = "If these texts are worse than good answers, training will not learn that they are."
-        advice = "Read such a text as your rewards do, and add one that it cannot earn, if answers are to get better."
-    message = f"as much as the right answer earn: {_earnings(paid, level=True)}"
-    yield Finding("not-told-apart", "warning", message, meaning, advice, _paying(paid, rewards), tuple(paid))
-
-
-def _sometimes(paid: _Paid) -> Iterator[Finding]:
-    if paid:
-        yield Finding(
-            "pays-in-some-rows",
-            "warning",
-            f"in some rows more than the good answer earn: {_earnings(paid)}",
-            "On most rows the good answer pays better; training may still find this where it does not.",
-            _hints(paid),
-            (),
-            tuple(paid),
-        )
-
-
-def _not_of_the_prompt(others: Sequence[ProbeResult]) -> Iterator[Finding]:
-    """Yield that good answers to other prompts please here as well; they are no junk."""
-    pleasing = _those(others, lambda each: (each.above + each.level) > _TELLS * each.rows)
-    if pleasing:
-        yield Finding(
-            "not-told-apart",
-            "warning",
-            f"as much as a row's own good answer earn those of other rows: {_earnings(pleasing, level=True)}",
-            "Nothing here ties a completion to its prompt, so training may find one answer for all of them.",
-            "Add a reward that reads the prompt, if answers are to be about it; else all is well.",
-            (),
-            tuple(pleasing),
-        )
+def _findings(
+    paid_by_kind: Mapping[str, _Paid], reference: ProbeResult, rewards: Sequence[RewardResult]
+) -> Iterator[Finding]:
+    """Yield a finding for each kind of pay that some text gets, in words from `_PAYMENTS`."""
+    for kind, paid in paid_by_kind.items():
+        if paid:
+            code, severity, message, meaning, advice = _PAYMENTS[kind]
+            words = {
+                "more": _earnings(paid),
+                "as_much": _earnings(paid, level=True),
+                "hints": _hints(paid),
+                "remedy": _remedy(reference, paid, rewards),
+            }
+            paying = () if kind in _BLAMES_NO_REWARD else _paying(paid, rewards)
+            yield Finding(code, severity, message.format(**words), meaning, advice.format(**words), paying, tuple(paid))
 
 
 def _better_than_sampled(
@@ -230,7 +256,7 @@ def _hints(paid: _Paid) -> str:
 
 def _paying(paid: _Paid, rewards: Sequence[RewardResult]) -> tuple[str, ...]:
     """Return the rewards that give one of these at least what they give the right answer."""
-    names = {name for standings in paid.values() for each in standings for name in each.rewards}
+    names = {name for texts in paid.values() for each in texts for name in each.rewards}
     return tuple(reward.name for reward in rewards if reward.reacts and reward.name in names)
 
 
@@ -241,24 +267,24 @@ def _earnings(paid: _Paid, *, level: bool = False) -> str:
         level: rows in which they earned as much count, and not only those in which they earned more.
     """
     ranked = _ranked(paid)
-    shown = "; ".join(f"{name} {_earning(paid[name], level)}" for name in ranked[:_MOST_NAMED])
-    return shown if len(ranked) <= _MOST_NAMED else f"{shown}; and {len(ranked) - _MOST_NAMED} more"
+    shown = "; ".join(f"{name} {_earning(paid[name], level)}" for name in ranked[:_MOST_PROBES])
+    return shown if len(ranked) <= _MOST_PROBES else f"{shown}; and {len(ranked) - _MOST_PROBES} more"
 
 
-def _earning(standings: Sequence[Standing], level: bool) -> str:
-    best = max(standings, key=_advantage)
-    if best.due is None:
+def _earning(texts: Sequence[ComparisonResult], level: bool) -> str:
+    best = max(texts, key=_advantage)
+    if best.reference is None:
         amount, hits = f"{best.mean:.3g}", best.rows
     else:
-        amount, hits = f"{best.earned:.3g} (right: {best.due:.3g})", best.above + best.level * level
+        amount, hits = f"{best.earned:.3g} (right: {best.reference:.3g})", best.above + best.level * level
     if hits < best.rows:
-        texts = _texts(standings) if best.label else f"{best.text!r} in row {best.row}"
-        return f"{amount} in {hits} of {best.rows} rows, as for {texts}"
-    return f"{amount} for {_texts(standings)}" if best.label else amount
+        where = _quoted_texts(texts) if best.label else f"{best.text!r} in row {best.row}"
+        return f"{amount} in {hits} of {best.rows} rows, as for {where}"
+    return f"{amount} for {_quoted_texts(texts)}" if best.label else amount
 
 
-def _texts(standings: Sequence[Standing]) -> str:
-    ranked = sorted(standings, key=_advantage, reverse=True)
+def _quoted_texts(texts: Sequence[ComparisonResult]) -> str:
+    ranked = sorted(texts, key=_advantage, reverse=True)
     shown = ", ".join(f"{each.text!r}" for each in ranked[:_MOST_TEXTS])
     return shown if len(ranked) <= _MOST_TEXTS else f"{shown} and {len(ranked) - _MOST_TEXTS} more"
 
@@ -267,18 +293,5 @@ def _ranked(paid: _Paid) -> list[str]:
     return sorted(paid, key=lambda name: max(map(_advantage, paid[name]), default=0.0), reverse=True)
 
 
-def _advantage(standing: Standing) -> float:
-    return standing.earned - (standing.due or 0.0)
-
-
-def quoted(names: Collection[str]) -> str:
-    """Return names in quotation marks, the first few of many.
-
-    Example:
-        >>> quoted(["a", "b", "c"])
-        "'a', 'b' and 'c'"
-    """
-    shown = [repr(name) for name in names]
-    if len(shown) > _MOST_NAMED:
-        shown = [*shown[:_MOST_NAMED], f"{len(shown) - _MOST_NAMED} more"]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+def _advantage(text: ComparisonResult) -> float:
+    return text.earned - (text.reference or 0.0)

@@ -8,19 +8,22 @@ from typing import Any, NamedTuple
 
 from grpo.rewards.check.answers import (
     EXACT,
+    ODD_ANSWERS,
+    ODD_NUMBERS,
+    ODD_TEXT,
     Candidates,
     as_text,
     candidates,
+    could_be_right,
     names_called,
     places_of_other_answers,
     reference_text,
 )
-from grpo.rewards.check.odd import ODD_ANSWERS, ODD_NUMBERS, ODD_TEXT, could_be_right
 from grpo.rewards.texts import completion_texts
 from grpo.tasks.answers import AnswerFormat
 from grpo.types import Prompt
 
-__all__ = ["OTHER_ANSWER", "REFERENCE", "REJECTED", "Probe", "Try", "make_probes"]
+__all__ = ["OTHER_ANSWER", "REFERENCE", "REJECTED", "Probe", "ProbeText", "make_probes"]
 
 REFERENCE = "reference"
 OTHER_ANSWER = "other answer"
@@ -53,7 +56,7 @@ _AGREES = """class Anything:
 """
 
 
-class Try(NamedTuple):
+class ProbeText(NamedTuple):
     """A text in place of a completion for one row.
 
     Attributes:
@@ -74,17 +77,17 @@ class Probe:
 
     Attributes:
         meaning: what it is, in words.
-        tries: by row, what it gets; a row may have none or several.
+        texts_by_row: what each row gets, which may be none or several.
     """
 
     name: str
     meaning: str
-    tries: tuple[tuple[Try, ...], ...]
+    texts_by_row: tuple[tuple[ProbeText, ...], ...]
 
     @property
     def texts(self) -> list[str]:
         """All texts, row by row."""
-        return [each.text for row in self.tries for each in row]
+        return [each.text for row in self.texts_by_row for each in row]
 
 
 def make_probes(rows: Sequence[Prompt], answer_format: AnswerFormat, column: str | None) -> list[Probe]:
@@ -94,6 +97,8 @@ def make_probes(rows: Sequence[Prompt], answer_format: AnswerFormat, column: str
     how a policy that has learned the format would write it.
 
     Args:
+        rows: to write them for.
+        answer_format: what a completion is asked to look like.
         column: of the right answers, which every row has; None: there is no reference.
     """
     references = [] if column is None else [reference_text(row, column) or "" for row in rows]
@@ -106,7 +111,7 @@ def make_probes(rows: Sequence[Prompt], answer_format: AnswerFormat, column: str
         *(_formatted_junk(writer, possible) if answer_format.blocks else ()),
         *_programs(writer),
     ]
-    return [probe for probe in probes if any(probe.tries)]
+    return [probe for probe in probes if any(probe.texts_by_row)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +136,24 @@ class _Writer:
 
     def wrong(self, name: str, meaning: str, texts: Sequence[str]) -> Probe:
         """Return a probe with a text for each row that is wrong or right without doubt; with none where it is empty."""
-        return Probe(name, meaning, tuple((Try(name, "", text),) if text else () for text in texts))
+        return Probe(name, meaning, tuple((ProbeText(name, "", text),) if text else () for text in texts))
 
     def junk(self, name: str, meaning: str, texts: Sequence[str]) -> Probe:
         """Return a probe with a text for each row."""
-        tries = [(Try(name, "", text, counts=not self._may_hold(text, row)),) for row, text in enumerate(texts)]
-        return Probe(name, meaning, tuple(tries))
+        written = [(ProbeText(name, "", text, counts=not self._may_hold(text, row)),) for row, text in enumerate(texts)]
+        return Probe(name, meaning, tuple(written))
 
     def odd(self, name: str, meaning: str, labels: Sequence[str], write: Callable[[str], str]) -> Probe:
         """Return a probe that tries what is written for each label on several rows where it is wrong."""
         count = len(self.rows)
-        tries: list[list[Try]] = [[] for _ in self.rows]
+        written: list[list[ProbeText]] = [[] for _ in self.rows]
         for place, label in enumerate(labels):
             text = write(label)
             order = ((place * _ROWS_EACH + step) % count for step in range(count))
             wrong = [row for row in order if not self._may_hold(text, row) and not self._may_hold(label, row)]
             for row in wrong[:_ROWS_EACH]:
-                tries[row].append(Try(name, label, text))
-        return Probe(name, meaning, tuple(map(tuple, tries)))
+                written[row].append(ProbeText(name, label, text))
+        return Probe(name, meaning, tuple(map(tuple, written)))
 
     def _may_hold(self, text: str, row: int) -> bool:
         reference = self.exact[row]

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Cell", "CheckReport", "Finding", "ProbeResult", "RewardResult", "SampleResult", "Severity", "Standing"]
+__all__ = [
+    "ROUNDING",
+    "Cell",
+    "CheckReport",
+    "ComparisonResult",
+    "Finding",
+    "ProbeResult",
+    "RewardResult",
+    "SampleResult",
+    "Severity",
+    "quoted",
+    "shortened",
+]
+
+ROUNDING = 1e-6
+"""Relative to a reward's size: what separates two numbers that are meant to be equal."""
 
 Severity: TypeAlias = Literal["problem", "warning"]
 """A problem fails the check; a warning is for the user to judge."""
+
+_MOST_NAMED = 6
+_SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +50,8 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a text stands against the right answers of the rows that it was tried on.
+class ComparisonResult:
+    """How a text compares with the right answers of the rows that it was tried on.
 
     Rows whose answer it holds by accident are left out, and so are those where one of the two failed.
 
@@ -44,8 +62,8 @@ class Standing:
         mean: what it earned in them.
         above: in how many it earned more than the right answer.
         level: in how many as much.
-        lead: mean of what it earned more than the right answer; None when there is no right answer.
-        earned: in the row where it did best by comparison, and `due` what the right answer earned there.
+        margin: mean of what it earned more than the right answer; None when there is no right answer.
+        earned: in the row where it did best by comparison, and `reference` what the right answer earned there.
         row: number of that row in the data.
         rewards: which gave it at least what they gave the right answer, in a row where that is true of the total.
     """
@@ -56,9 +74,9 @@ class Standing:
     mean: float
     above: int
     level: int
-    lead: float | None
+    margin: float | None
     earned: float
-    due: float | None
+    reference: float | None
     row: int
     rewards: tuple[str, ...]
 
@@ -72,7 +90,7 @@ class ProbeResult:
         example: the first row's text, shortened.
         total: what the suite makes of all rewards together.
         rewards: by reward, before weighting.
-        standings: of each odd answer, or one of all texts where each row has its own.
+        comparisons: of each odd answer, or one of all texts where each row has its own.
         rows_at_least: share of the rows in which it earned at least as much as the reference; None without one.
         fooled: by reward, the largest share, over its texts, of rows in which the reward gave it at least as much as
             the reference.
@@ -83,7 +101,7 @@ class ProbeResult:
     example: str
     total: Cell
     rewards: Mapping[str, Cell]
-    standings: tuple[Standing, ...]
+    comparisons: tuple[ComparisonResult, ...]
     rows_at_least: float | None
     fooled: Mapping[str, float]
 
@@ -197,3 +215,28 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as dictionaries, lists, texts and numbers, with `passed`."""
         return {"passed": self.passed, **asdict(self)}
+
+
+def shortened(text: str, num_characters: int = _SHOWN_CHARACTERS) -> str:
+    """Return a text in one line with its middle left out; an answer stands at the end.
+
+    Example:
+        >>> shortened("The answer\\nis 12.", 10)
+        'The a…s 12.'
+    """
+    line = " ".join(text.split())
+    half = num_characters // 2
+    return line if len(line) <= num_characters else f"{line[:half]}…{line[-half:]}"
+
+
+def quoted(names: Collection[str]) -> str:
+    """Return names in quotation marks, the first few of many.
+
+    Example:
+        >>> quoted(["a", "b", "c"])
+        "'a', 'b' and 'c'"
+    """
+    shown = [repr(name) for name in names]
+    if len(shown) > _MOST_NAMED:
+        shown = [*shown[:_MOST_NAMED], f"{len(shown) - _MOST_NAMED} more"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)

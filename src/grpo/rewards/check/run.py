@@ -9,11 +9,10 @@ from grpo.errors import ConfigError
 from grpo.groups import Truncated
 from grpo.rewards.check.answers import reference_column, reference_text
 from grpo.rewards.check.findings import find
-from grpo.rewards.check.measure import Bench
+from grpo.rewards.check.passes import Passes, SuiteRunner, layout_of, score_samples
 from grpo.rewards.check.probes import make_probes
 from grpo.rewards.check.report import CheckReport, RewardResult, SampleResult
 from grpo.rewards.check.results import probe_result, reward_result, sample_result
-from grpo.rewards.check.trials import Trials, layout_of, score_samples
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.suite import RewardSuite
 from grpo.tasks.answers import FORMATS, AnswerFormat
@@ -66,32 +65,32 @@ def check_rewards(
     column = reference_column(rows)
     if column is not None:
         rows = [row for row in rows if reference_text(row, column) is not None]
-    bench = Bench(suite, rows, encode or _characters, step=max_steps, max_steps=max_steps)
+    runner = SuiteRunner(suite, rows, encode or _characters, step=max_steps, max_steps=max_steps)
     probes = make_probes(rows, answer_format, column)
     layout = layout_of(len(rows), probes)
-    rows_per_call = max(1, batch_size // max(len(tries) for _, tries in layout))
+    rows_per_call = max(1, batch_size // max(len(written) for _, written in layout))
     try:
-        with bench.ready(layout, rows_per_call=rows_per_call):
-            trials = Trials(bench, probes, rows_per_call=rows_per_call, repeats=repeats, seed=seed)
-            sampled = score_samples(bench, groups, texts or ()) if groups else ()
+        with runner.ready(layout, rows_per_call=rows_per_call):
+            passes = Passes(runner, probes, rows_per_call=rows_per_call, repeats=repeats, seed=seed)
+            sampled = score_samples(runner, groups, texts or ()) if groups else ()
     finally:
         if suite is not rewards:
             suite.close()
     samples = sample_result(suite, sampled, truncated=truncated, combine=combine) if sampled else None
-    behaviour = [reward_result(function, trials, sampled, batch_size) for function in suite.functions]
-    return _report(trials, behaviour, samples, column=column, repeats=repeats)
+    behaviour = [reward_result(function, passes, sampled, batch_size) for function in suite.functions]
+    return _report(passes, behaviour, samples, column=column, repeats=repeats)
 
 
 def _report(
-    trials: Trials,
+    passes: Passes,
     behaviour: Sequence[RewardResult],
     samples: SampleResult | None,
     *,
     column: str | None,
     repeats: int,
 ) -> CheckReport:
-    suite = trials.bench.suite
-    probes = tuple(probe_result(probe, trials) for probe in trials.probes)
+    suite = passes.runner.suite
+    probes = tuple(probe_result(probe, passes) for probe in passes.probes)
     findings = find(
         suite.functions,
         probes,
@@ -101,7 +100,7 @@ def _report(
         timeout_s=suite.timeout_s,
         repeats=repeats,
     )
-    return CheckReport(len(trials.bench.rows), column, repeats, probes, tuple(behaviour), samples, findings)
+    return CheckReport(len(passes.runner.rows), column, repeats, probes, tuple(behaviour), samples, findings)
 
 
 def _refuse_nothing(rows: Sequence[Prompt], repeats: int, groups: Sequence[Group], texts: Sequence[str]) -> None:

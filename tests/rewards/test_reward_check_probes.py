@@ -147,3 +147,12 @@ def test_a_program_is_not_given_to_a_row_whose_tests_it_may_pass():
     ]
     probes = {probe.name: probe.texts for probe in make_probes(rows, PLAIN, "answer")}
     assert [text.split()[1] for text in probes["other answer"]] == ["halve:", "halve:", "double:"]
+
+
+def test_junk_is_no_longer_than_what_a_policy_can_write():
+    rows = sums(4)
+    long = ("repeated text", "very long text", "format repeated")
+    for answer_format in (TAGS, PLAIN):
+        for probe in make_probes(rows, answer_format, "answer", max_characters=400):
+            if probe.name.removesuffix(", in format") in long:
+                assert all(250 < len(text) <= 400 for text in probe.texts), probe.name

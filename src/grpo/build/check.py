@@ -11,9 +11,9 @@ from grpo.build.parts import make_collector, number_of_steps
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError
 from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.rewards.check import CheckReport, check_rewards
+from grpo.rewards.check import LONGEST, CheckReport, check_rewards
 from grpo.tasks import PromptOrder
-from grpo.types import Group, ScoredGroup
+from grpo.types import Group, Prompt, ScoredGroup
 
 __all__ = ["check"]
 
@@ -62,7 +62,16 @@ def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckRe
         max_steps=number_of_steps(config, len(train)),
         seed=config.optimizer.seed,
         encode=lambda text: parts.policy.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
+        # What a policy cannot write need not be feared.
+        max_characters=min(LONGEST, round(config.rollout.max_completion_length * _characters_a_token(train))),
     )
+
+
+def _characters_a_token(prompts: Sequence[Prompt]) -> float:
+    """Return how many characters of the prompts a token stands for, at least 1."""
+    characters = sum(len(prompt.text) for prompt in prompts)
+    tokens = sum(len(prompt.token_ids) for prompt in prompts)
+    return max(1.0, characters / tokens)
 
 
 def _sample(parts: Parts, count: int) -> Sequence[ScoredGroup]:

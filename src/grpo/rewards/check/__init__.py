@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpo.rewards.check.probes import Probe, ProbeText, make_probes
+from grpo.rewards.check.probes import LONGEST, Probe, ProbeText, make_probes
 from grpo.rewards.check.report import (
     Cell,
     CheckReport,
@@ -16,6 +16,7 @@ from grpo.rewards.check.report import (
 from grpo.rewards.check.run import check_rewards
 
 __all__ = [
+    "LONGEST",
     "Cell",
     "CheckReport",
     "ComparisonResult",

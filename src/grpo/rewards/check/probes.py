@@ -23,7 +23,7 @@ from grpo.rewards.texts import completion_texts
 from grpo.tasks.answers import AnswerFormat
 from grpo.types import Prompt
 
-__all__ = ["OTHER_ANSWER", "REFERENCE", "REJECTED", "Probe", "ProbeText", "make_probes"]
+__all__ = ["LONGEST", "OTHER_ANSWER", "REFERENCE", "REJECTED", "Probe", "ProbeText", "make_probes"]
 
 REFERENCE = "reference"
 OTHER_ANSWER = "other answer"
@@ -32,8 +32,8 @@ REJECTED = "rejected"
 _REASONING_COLUMNS = ("reasoning", "rationale", "explanation", "solution")
 _REASONING = "I read the question, work it out step by step, check the result and then write down the answer."
 _SENTENCE = "I am sure that this answer is right."
-_TIMES = 120
-_LONG = 20_000
+LONGEST = 20_000
+_FEWEST_TIMES = 2
 _ROWS_EACH = 4
 """On how many rows each of many odd texts is tried: what pays for it may depend on the row."""
 
@@ -90,7 +90,9 @@ class Probe:
         return [each.text for row in self.texts_by_row for each in row]
 
 
-def make_probes(rows: Sequence[Prompt], answer_format: AnswerFormat, column: str | None) -> list[Probe]:
+def make_probes(
+    rows: Sequence[Prompt], answer_format: AnswerFormat, column: str | None, *, max_characters: int = LONGEST
+) -> list[Probe]:
     """Return the texts to try, the reference first.
 
     Where the format has tags, junk comes twice: bare, and as reasoning and answer in the format, which is
@@ -100,9 +102,11 @@ def make_probes(rows: Sequence[Prompt], answer_format: AnswerFormat, column: str
         rows: to write them for.
         answer_format: what a completion is asked to look like.
         column: of the right answers, which every row has; None: there is no reference.
+        max_characters: what a policy can write at most; long texts end there.
     """
     references = [] if column is None else [reference_text(row, column) or "" for row in rows]
-    writer = _Writer(rows, answer_format, references if column == EXACT else [None] * len(rows))
+    exact = references if column == EXACT else [None] * len(rows)
+    writer = _Writer(rows, answer_format, exact, max_characters)
     # What was preferred to something else is no choice of answers.
     possible = candidates(references if column == EXACT else [])
     probes = [
@@ -120,11 +124,18 @@ class _Writer:
 
     Attributes:
         exact: by row, the one right answer; None: there are others.
+        max_characters: of long texts.
     """
 
     rows: Sequence[Prompt]
     answer_format: AnswerFormat
     exact: Sequence[str | None]
+    max_characters: int
+
+    @property
+    def room(self) -> int:
+        """Characters that are left for reasoning, where a sentence is the answer."""
+        return self.max_characters - len(self.in_format("", _SENTENCE))
 
     def in_format(self, reasoning: str, answer: str) -> str:
         """Return a completion in the format; without tags that is the answer alone."""
@@ -186,8 +197,8 @@ def _bare_junk(writer: _Writer, possible: Candidates) -> list[Probe]:
         writer.junk("empty", "nothing at all", [""] * count),
         writer.junk("prompt echoed", "the prompt, word for word", list(map(_question, writer.rows))),
         writer.wrong(f"{kind}s listed", f"every {kind} that could be right", list(map(possible.listed, writer.exact))),
-        writer.junk("repeated text", f"one sentence {_TIMES} times", [_repeated()] * count),
-        writer.junk("very long text", f"{_LONG:,} characters that say nothing", [_long_text()] * count),
+        writer.junk("repeated text", "one sentence again and again", [_repeated(writer.max_characters)] * count),
+        writer.junk("very long text", "as much as can be, saying nothing", [_long_text(writer.max_characters)] * count),
         writer.junk("odd Unicode", "digits of other scripts, control and invisible characters", [ODD_TEXT] * count),
         writer.odd("odd numbers", "nan, inf, 5,000 digits, 1/0 and the like", ODD_NUMBERS, str),
     ]
@@ -210,13 +221,13 @@ def _formatted_junk(writer: _Writer, possible: Candidates) -> list[Probe]:
         writer.wrong(f"{kind}s listed, in format", f"{every}, {asked}", listed),
         writer.junk(
             "repeated text, in format",
-            f"one sentence {_TIMES} times as reasoning, {asked}",
-            [written(_repeated(), _SENTENCE)] * count,
+            f"one sentence again and again as reasoning, {asked}",
+            [written(_repeated(writer.room), _SENTENCE)] * count,
         ),
         writer.junk(
             "very long text, in format",
-            f"{_LONG:,} characters as reasoning, {asked}",
-            [written(_long_text(), _SENTENCE)] * count,
+            f"as much reasoning as can be, {asked}",
+            [written(_long_text(writer.room), _SENTENCE)] * count,
         ),
         writer.odd(
             "odd Unicode, in format", f"odd characters, {asked}", ODD_ANSWERS, lambda answer: written(ODD_TEXT, answer)
@@ -227,7 +238,11 @@ def _formatted_junk(writer: _Writer, possible: Candidates) -> list[Probe]:
             ODD_NUMBERS,
             lambda number: written(_REASONING, number),
         ),
-        writer.junk("format repeated", f"the whole format {_TIMES} times, without an answer", [once * _TIMES] * count),
+        writer.junk(
+            "format repeated",
+            "the whole format again and again, without an answer",
+            [once * max(_FEWEST_TIMES, writer.max_characters // len(once))] * count,
+        ),
     ]
     if not writer.answer_format.answer_after:
         block = writer.answer_format.blocks[-1]
@@ -267,13 +282,14 @@ def _question(row: Prompt) -> str:
     return row.raw if isinstance(row.raw, str) else completion_texts([row.raw])[0]
 
 
-def _repeated() -> str:
-    return " ".join([_SENTENCE] * _TIMES)
+def _repeated(max_characters: int) -> str:
+    times = max(_FEWEST_TIMES, max_characters // (len(_SENTENCE) + 1))
+    return " ".join([_SENTENCE] * times)
 
 
-def _long_text() -> str:
+def _long_text(max_characters: int) -> str:
     """Return sentences none of which is like another; without numbers, as these may be the right ones."""
     subjects = (f"{kind} {point}" for point in _POINTS.split() for kind in _KINDS.split())
     return "".join(f"The {subject} is worth a thought, and so is what follows from it. " for subject in subjects)[
-        :_LONG
+        : max(len(_SENTENCE), max_characters)
     ]

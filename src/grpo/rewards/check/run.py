@@ -10,7 +10,7 @@ from grpo.groups import Truncated
 from grpo.rewards.check.answers import reference_column, reference_text
 from grpo.rewards.check.findings import find
 from grpo.rewards.check.passes import Passes, SuiteRunner, layout_of, score_samples
-from grpo.rewards.check.probes import make_probes
+from grpo.rewards.check.probes import LONGEST, make_probes
 from grpo.rewards.check.report import CheckReport, RewardResult, SampleResult
 from grpo.rewards.check.results import probe_result, reward_result, sample_result
 from grpo.rewards.function import RewardFunction
@@ -35,6 +35,7 @@ def check_rewards(
     max_steps: int = 1,
     seed: int = 0,
     encode: Callable[[str], Sequence[int]] | None = None,
+    max_characters: int = LONGEST,
 ) -> CheckReport:
     """Return what the rewards gave to probes written for real rows, and what is wrong with them.
 
@@ -56,6 +57,7 @@ def check_rewards(
         max_steps: length of the run in steps.
         seed: of the other order.
         encode: a text's token ids, for rewards that look at these; by default a token is a character.
+        max_characters: what the policy can write at most.
 
     Raises:
         ConfigError: there are no rows, `repeats` is below 1, or `groups` and `texts` do not belong together.
@@ -66,7 +68,7 @@ def check_rewards(
     if column is not None:
         rows = [row for row in rows if reference_text(row, column) is not None]
     runner = SuiteRunner(suite, rows, encode or _characters, step=max_steps, max_steps=max_steps)
-    probes = make_probes(rows, answer_format, column)
+    probes = make_probes(rows, answer_format, column, max_characters=max_characters)
     layout = layout_of(len(rows), probes)
     rows_per_call = max(1, batch_size // max(len(written) for _, written in layout))
     try:

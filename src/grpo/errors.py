@@ -8,6 +8,7 @@
     │   └── CheckpointError             a run directory: taken, damaged, of another model
     └── RunError(RuntimeError)          it failed while running: exit code 1
         ├── JudgeError                  a judge gave no usable answer; fails one completion, not the run
+        ├── SandboxError                a program could not be run; fails one completion, not the run
         ├── RewardError                 more rewards failed than the run allows
         ├── StorageError                a file could not be written (disk full, no permission)
         └── StaleWeightsError           the engine does not sample from the policy that is trained
@@ -27,6 +28,7 @@ __all__ = [
     "ModelError",
     "RewardError",
     "RunError",
+    "SandboxError",
     "StaleWeightsError",
     "StorageError",
 ]
@@ -62,6 +64,18 @@ class RunError(GrpoError, RuntimeError):
 
 class JudgeError(RunError):
     """A judge gave no usable answer for a completion."""
+
+
+class SandboxError(RunError):
+    """The sandbox could not run a program.
+
+    Attributes:
+        refused: what the system does not allow, now or later; None for a trouble that may pass.
+    """
+
+    def __init__(self, message: str, *, refused: str | None = None) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class RewardError(RunError):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compared import memory
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -34,13 +35,6 @@ SIZES = {
 PROMPTS = ["1+1=", "what is 2+2? ", "3"]
 COMPLETIONS = ["2", "it is 4 i think", ""]
 ROW = torch.tensor([[7, 8, 9, 10]])
-
-
-def memory(model):
-    """Return where the weights of a model's decoder layers lie."""
-    weights = {name: value for name, value in model.named_parameters() if "mlp" in name and "lora" not in name}
-    assert weights
-    return {value.data_ptr() for value in weights.values()}
 
 
 @pytest.fixture

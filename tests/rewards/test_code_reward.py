@@ -20,9 +20,11 @@ from grpo.tasks.program_answers import ProgramJudge
 DOUBLE = "def double(x):\n    return x * 2"
 TESTS = ["assert double(2) == 4", "assert double('ab') == 'abab'", "assert double([1]) == [1, 1]"]
 
+LIMITS = Limits(wall_s=30, cpu_s=3)
+
 
 def passed(program: str, tests: str | list[str], **options: object) -> tuple[bool, ...]:
-    return run_tests(program, tests, limits=Limits(wall_s=4, cpu_s=3), **options).passed
+    return run_tests(program, tests, limits=LIMITS, **options).passed
 
 
 def test_each_assert_is_a_test_of_its_own() -> None:
@@ -101,11 +103,29 @@ CHEATS = {
 }
 
 
+ENDINGS = {
+    "leaves at once": "ended with exit code 0",
+    "exits": "SystemExit: 0",
+    "leaves in the test": "ended with exit code 0",
+    "changes what compares": "ended with exit code 0",
+    "never ends": "killed by cpu time",
+    "dies": "killed by SIGKILL",
+    "wrong syntax": "SyntaxError: ",
+}
+"""What keeps some of them from being tested to the end; the others are."""
+
+
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_program_that_cheats_passes_nothing(name: str) -> None:
-    limits = Limits(wall_s=0.8, cpu_s=3)
+    limits = Limits(wall_s=30, cpu_s=2)
     run = run_tests(CHEATS[name], TESTS, limits=limits)
     assert not any(run.passed)
+    if name in ENDINGS:
+        assert (run.error or "").startswith(ENDINGS[name])
+    else:
+        assert run.error is None
+    assert (run.execution.killed_by or "") == ENDINGS.get(name, "").partition("killed by ")[2]
+    assert run_tests(DOUBLE, TESTS, limits=limits).passed == (True, True, True)  # what is honest has time enough
 
 
 def test_what_was_passed_before_a_crash_counts() -> None:
@@ -315,7 +335,7 @@ def test_what_a_program_prints_does_not_disturb_its_tests() -> None:
 
 def test_a_thread_that_stays_does_not_hold_up_the_result() -> None:
     program = f"import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n{DOUBLE}"
-    run = run_tests(program, TESTS, limits=Limits(wall_s=3))
+    run = run_tests(program, TESTS, limits=LIMITS)
     assert (run.passed, run.error, run.execution.timed_out) == ((True, True, True), None, False)
 
 
@@ -336,7 +356,7 @@ def test_a_row_without_tests_is_not_scored() -> None:
 
 
 def test_equal_programs_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grpo.sandbox import tester
+    from grpo.sandbox.unit_tests import tester
 
     runs: list[str] = []
 
@@ -368,20 +388,16 @@ SLEEPER = "```python\nimport time\ntime.sleep({})\ndef double(x): return x * 2\n
 
 
 def test_at_its_deadline_a_call_fails_what_is_not_tested_and_leaves_nothing_running() -> None:
-    reward = UnitTestReward(wall_s=5, at_once=1, deadline_s=1.0)
+    reward = UnitTestReward(wall_s=60, at_once=1, deadline_s=4.0)
     completions = [FENCED, SLEEPER.format(60), *(SLEEPER.format(number) for number in range(61, 70))]
-    began = time.monotonic()
     given = reward(completions, [TESTS] * len(completions))
-    assert time.monotonic() - began < 2.0
     assert given[0] == 1.0
     assert all(isinstance(one, TimeoutError) for one in given[1:])
-    began = time.monotonic()
-    assert reward([HALF], [TESTS]) == [pytest.approx(1 / 3)]  # at once: nobody is before it
-    assert time.monotonic() - began < 1.0
+    assert reward([HALF], [TESTS]) == [pytest.approx(1 / 3)]  # before its deadline: no sleeper is before it
 
 
 def test_programs_of_all_calls_together_are_never_more_than_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grpo.sandbox import tester
+    from grpo.sandbox.unit_tests import tester
 
     running, most, lock = 0, 0, threading.Lock()
 
@@ -422,7 +438,7 @@ def test_a_reward_can_be_sent_to_another_process() -> None:
 
 
 def test_a_judge_with_a_rewards_options_knows_what_that_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grpo.sandbox import tester
+    from grpo.sandbox.unit_tests import tester
 
     reward = UnitTestReward(packages=True, memory_mb=300)
     functions = resolve_rewards(["strict_format", reward])

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import compared
 import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
@@ -24,11 +25,7 @@ HEADLINES = ["7 best robots of 2027", "Robots in the lab", "Is this the greatest
 
 
 def memory(scorer):
-    """Return where the weights that a scorer reads with lie, adapters aside."""
-    model = scorer._backbone.model
-    weights = {name: value for name, value in model.named_parameters() if "mlp" in name and "lora" not in name}
-    assert weights
-    return {value.data_ptr() for value in weights.values()}
+    return compared.memory(scorer._backbone.model)
 
 
 def train(directory: Path, **settings) -> Path:

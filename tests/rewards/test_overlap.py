@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 import pytest
+from compared import without_times
 
 from grpo.errors import RewardError
 from grpo.rewards import RewardSuite, resolve_rewards
@@ -81,10 +82,6 @@ def mixed(delays):
         return [float(trainer_state.global_step + len(completions))] * len(completions)
 
     return suite({"name": slow, "weight": 0.5}, {"name": whole, "overlap": False}, plain)
-
-
-def without_times(result):
-    return result.groups, {name: value for name, value in result.metrics.items() if not name.endswith("/seconds")}
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

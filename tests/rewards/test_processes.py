@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from compared import without_times
 
 import grpo
 from grpo.errors import ConfigError, RewardError
@@ -150,10 +151,6 @@ def scores_of(result):
 
 def totals(result):
     return [[one.total for one in row] for row in scores_of(result)]
-
-
-def without_times(result):
-    return result.groups, {name: value for name, value in result.metrics.items() if not name.endswith("/seconds")}
 
 
 def is_alive(pid: int) -> bool:

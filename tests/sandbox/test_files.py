@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from grpo.processes import descendants
+
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
@@ -194,9 +196,7 @@ def test_where_root_runs_it_the_program_does_not_own_what_its_folder_lies_in(run
 
 
 @on_linux
-def test_when_the_caller_is_killed_nothing_is_left_however_deep(namespaces: bool, until, reap) -> None:
-    from grpo.sandbox.census import descendants
-
+def test_when_the_caller_is_killed_nothing_is_left_however_deep(namespaces: bool, until, reap, command_line) -> None:
     program = "import os, time\nfor _ in range(15): os.mkdir('d' * 200); os.chdir('d' * 200)\ntime.sleep(60)"
     caller = subprocess.Popen(
         [
@@ -210,12 +210,5 @@ def test_when_the_caller_is_killed_nothing_is_left_however_deep(namespaces: bool
     started = descendants(caller.pid)
     caller.kill()
     caller.wait()
-    until(lambda: not any("program.py" in command_line(pid) or "jail" in command_line(pid) for pid in started))
+    until(lambda: not any("program.py" in command_line(pid) or "launcher" in command_line(pid) for pid in started))
     reap()
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
-    except OSError:
-        return ""

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from grpo.sandbox import filter as rules
-from grpo.sandbox.filter import filter_instructions
+from grpo.sandbox.launcher import filter as rules
+from grpo.sandbox.launcher.filter import filter_instructions
 
 ALLOWED, KILLED, NOT_PERMITTED, NOT_THERE = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}

@@ -80,7 +80,7 @@ def test_the_program_is_found_in_a_completion(text: str, program: str) -> None:
     assert extract_program(text) == program
 
 
-def test_extraction_takes_time_in_proportion_to_the_text() -> None:
+def test_the_program_is_found_among_a_hundred_thousand_marks() -> None:
     assert extract_program("<think></think>" * 100_000 + "7") == "7"
     assert extract_program("```" * 100_001 + "python\n7") == "7"
 
@@ -99,7 +99,7 @@ def test_the_judge_runs_the_tests() -> None:
 
 
 def test_one_program_that_cannot_be_tested_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grpo.sandbox import tester
+    from grpo.sandbox.unit_tests import tester
 
     def broken(program: str, *_: object, **__: object) -> None:
         raise RunError("no")

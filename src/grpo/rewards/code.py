@@ -11,8 +11,7 @@ from typing import Any
 from grpo.errors import ConfigError, DataError, RunError
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.texts import Completion, completion_texts
-from grpo.sandbox import Case, Limits, Tester, TestRun, check_tests
-from grpo.sandbox.run import namespaces_refused
+from grpo.sandbox import Case, Limits, Tester, TestRun, check_tests, namespaces_refused
 from grpo.tasks import Judge
 from grpo.tasks.program_answers import ProgramJudge, row_case, row_tests
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.errors import RunError
+from grpo.errors import ConfigError
 
 __all__ = ["Interpreter", "find_interpreter", "outermost"]
 
@@ -54,7 +54,7 @@ def find_interpreter(python: str) -> Interpreter:
     """Return where an interpreter lives.
 
     Raises:
-        RunError: it does not run.
+        ConfigError: it does not run.
     """
     if python == sys.executable:
         prefixes = [sys.prefix, sys.base_prefix, sys.base_exec_prefix]
@@ -63,7 +63,9 @@ def find_interpreter(python: str) -> Interpreter:
             asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, check=True, timeout=30, text=True)
             prefixes = json.loads(asked.stdout)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            raise RunError(f"{python!r} cannot run programs: {error}: give the path of a Python interpreter") from error
+            raise ConfigError(
+                f"{python!r} cannot run programs: {error}: give the path of a Python interpreter"
+            ) from error
     path = shutil.which(python) or python
     prefix, *bases = prefixes
     return Interpreter(

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from grpo.errors import RunError
-from grpo.sandbox import probes
+from grpo.errors import SandboxError
+from grpo.sandbox import attempts
 from grpo.sandbox.limits import Execution, Limits
 from grpo.sandbox.run import namespaces_refused, run_reported
 from grpo.sandbox.watch import Report
@@ -39,6 +39,7 @@ class Protection(NamedTuple):
 _WALL_S = 0.3
 _LOWEST_PID = 16
 _NO_PID = (1 << 22) - 1
+_PRIVATE, _CREATE, _REMOVE = 0, 0o1000, 0  # IPC_PRIVATE, IPC_CREAT, IPC_RMID
 
 
 def protections(namespaces: bool | None = None) -> list[Protection]:
@@ -48,7 +49,7 @@ def protections(namespaces: bool | None = None) -> list[Protection]:
         namespaces: as for `run_program`.
 
     Raises:
-        RunError: no program can be run at all.
+        SandboxError: no program can be run at all.
     """
     refused = namespaces_refused()
     isolated = refused is None if namespaces is None else namespaces
@@ -67,18 +68,18 @@ def _run(source: str, isolated: bool, stdin: str = "", wall_s: float = 3.0) -> t
 
 def _try_to_leave(isolated: bool) -> tuple[dict[str, Any], Report]:
     with _bait() as bait:
-        execution, facts = _run(probes.LEAVING, isolated, json.dumps(bait))
+        execution, facts = _run(attempts.LEAVING, isolated, json.dumps(bait))
         left, written = _is_running(bait["token"]), Path(bait["new"]).exists()
     try:
         tried: dict[str, Any] = json.loads(execution.stdout)
     except ValueError as error:
-        raise RunError(f"sandbox does not run programs as it should: {execution}: report it") from error
+        raise SandboxError(f"sandbox does not run programs as it should: {execution}: report it") from error
     return tried | {"staying": not left, "writing": tried["writing"] and not written}, facts
 
 
 @contextmanager
 def _bait() -> Iterator[dict[str, Any]]:
-    """Give what a program of anybody's could reach: a file that all may read, a new one's place, sockets, this process.
+    """Give what a program of anybody's could reach: files, sockets, memory that all may use, and this process.
 
     Where this process has one of the numbers that a new process namespace begins with, a number stands for it that no
     process has.
@@ -89,6 +90,7 @@ def _bait() -> Iterator[dict[str, Any]]:
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
         socket.socket(socket.AF_UNIX) as local,
+        _segment() as segment,
     ):
         Path(folder).chmod(0o755)
         file = Path(folder) / "file"
@@ -107,11 +109,25 @@ def _bait() -> Iterator[dict[str, Any]]:
                 "tcp": tcp.getsockname()[1],
                 "udp": udp.getsockname()[1],
                 "local": f"{folder}/socket",
+                "segment": segment,
                 "caller": pid if pid > _LOWEST_PID else _NO_PID,
                 "token": token,
             }
         finally:
             new.unlink(missing_ok=True)
+
+
+@contextmanager
+def _segment() -> Iterator[int]:
+    """Give the number of shared memory of System V's kind that everybody may use; -1 where there is none."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    number = libc.shmget(ctypes.c_int(_PRIVATE), ctypes.c_size_t(1), ctypes.c_int(_CREATE | 0o666))
+    try:
+        yield number
+    finally:
+        libc.shmctl(ctypes.c_int(number), ctypes.c_int(_REMOVE), None)
 
 
 def _is_running(token: str) -> bool:
@@ -135,9 +151,11 @@ def _apart(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protect
     by_rights = f"runs as user {user}, so only what everybody may" if user is not None else "whatever the caller may"
     files = f"Landlock {landlock}" if landlock else f"{by_rights} (no Landlock: {facts.get('landlock_refused', '-')})"
     changes = by_filter if filtered else by_rights
+    memory = by_filter if filtered else by_rights
     network, processes = by_filter, f"process group, {by_filter}" if filtered else f"{by_rights}; {by_filter}"
     if isolated:
         files = changes = "file system of its own"
+        memory = "IPC namespace"
         network, processes = "network namespace", "process namespace"
     return [
         Protection("reads no files outside its folder", tried["reading"], files),
@@ -145,6 +163,7 @@ def _apart(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protect
         Protection("changes no file's mode, times or length", tried["changing"], changes),
         Protection("reaches no network", tried["network"], network),
         Protection("signals no other process", tried["signals"], processes),
+        Protection("reaches no shared memory", tried["shared memory"], memory),
         Protection("does not see the caller's environment", tried["environment"], processes if isolated else files),
         Protection("leaves no process behind", tried["staying"], processes),
         Protection(
@@ -164,17 +183,17 @@ _ROOT = (
 
 def _limited(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protection]:
     """Return what keeps a program from using up the machine."""
-    endless, _ = _run(probes.ENDLESS, isolated, wall_s=_WALL_S)
-    printing, _ = _run(probes.PRINTING, isolated)
-    memory, _ = _run(probes.MEMORY, isolated)
-    together, _ = _run(probes.MEMORY_TOGETHER, isolated)
-    held = [_run(source, isolated)[0] for source in (probes.PROCESSES, probes.THREADS)]
-    files, _ = _run(probes.FILES, isolated)
+    endless, _ = _run(attempts.ENDLESS, isolated, wall_s=_WALL_S)
+    printing, _ = _run(attempts.PRINTING, isolated)
+    memory, _ = _run(attempts.MEMORY, isolated)
+    together, _ = _run(attempts.MEMORY_TOGETHER, isolated)
+    held = [_run(source, isolated)[0] for source in (attempts.PROCESSES, attempts.THREADS)]
+    files, _ = _run(attempts.FILES, isolated)
     counts = Path("/proc/self/task", str(os.getpid()), "children").exists()
     total = "launcher, 50 times a second" if counts else "/proc does not tell who a process's children are"
     by_kernel = all("stopped" in one.stdout for one in held)
     return [
-        Protection("wall time", endless.timed_out and endless.seconds < _WALL_S + 1, "caller's clock, and launcher's"),
+        Protection("wall time", endless.timed_out, "caller's clock, and launcher's"),
         Protection("CPU time of each process", "CPU" in facts["limited"], "RLIMIT_CPU"),
         Protection("memory of each process", "stopped" in memory.stdout, "RLIMIT_AS"),
         Protection("memory of all its processes", together.killed_by == "memory", total),

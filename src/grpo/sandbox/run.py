@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from grpo.errors import RunError
-from grpo.sandbox.box import BOX, NOBODY, remove_folder
+from grpo.errors import ConfigError, SandboxError
+from grpo.sandbox.folder import BOX, NOBODY, remove_folder
 from grpo.sandbox.interpreter import find_interpreter
 from grpo.sandbox.limits import Execution, Limits
-from grpo.sandbox.watch import LauncherError, Report, watch
+from grpo.sandbox.watch import START_S, Report, watch
 
-__all__ = ["namespaces_refused", "run_program", "run_reported"]
+__all__ = ["check_system", "namespaces_refused", "run_program", "run_reported"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _BOOTSTRAP = (
     f"for name, place in (('grpo', {str(_PACKAGE.parent)!r}), ('grpo.sandbox', {str(_PACKAGE)!r})):\n"
     "    sys.modules[name] = type(sys)(name)\n"
     "    sys.modules[name].__path__ = [place]\n"
-    "from grpo.sandbox.jail import main\n"
+    "from grpo.sandbox.launcher.main import main\n"
 )
 _SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _REMOVE_S = 10.0
@@ -72,7 +72,8 @@ def run_program(
         deadline: on the clock of `time.monotonic`, when nobody waits for it any longer.
 
     Raises:
-        RunError: the sandbox could not be set up.
+        ConfigError: `python` is no interpreter, or the system neither Linux nor macOS.
+        SandboxError: the sandbox could not be set up.
         TimeoutError: it was not at its end, nor at its limits, by the deadline. Nothing that a program does raises
             anything else.
     """
@@ -89,6 +90,12 @@ def run_program(
     return execution
 
 
+def check_system() -> None:
+    """Raise ConfigError where no program can be run at all."""
+    if os.name != "posix":
+        raise ConfigError("programs can be run in a sandbox on Linux and macOS only: leave code rewards out here")
+
+
 _asking = threading.Lock()
 _answer: list[str | None] = []
 
@@ -100,7 +107,7 @@ def namespaces_refused() -> str | None:
     run with less protection from then on.
 
     Raises:
-        RunError: it could not be found out.
+        SandboxError: it could not be found out.
     """
     with _asking:
         if not _answer:
@@ -118,12 +125,12 @@ def _try_namespaces() -> str | None:
         execution, _ = run_reported(
             "", stdin="", limits=Limits(), python=sys.executable, packages=False, namespaces=True
         )
-    except LauncherError as error:
-        if error.refused:
-            return error.reason
+    except SandboxError as error:
+        if error.refused is not None:
+            return error.refused
         raise
     if execution.killed_by is not None:
-        raise RunError(f"sandbox cannot be tried: an empty program was killed by {execution.killed_by}: try again")
+        raise SandboxError(f"sandbox cannot be tried: an empty program was killed by {execution.killed_by}: try again")
     return None if execution.exit_code == 0 else f"the interpreter does not start in them: {execution.stderr[-200:]}"
 
 
@@ -140,12 +147,11 @@ def run_reported(
     """Return what became of a program, and what the launcher told of its jail.
 
     Raises:
-        RunError, TimeoutError: as `run_program`.
+        ConfigError, SandboxError, TimeoutError: as `run_program`.
     """
-    if os.name != "posix":
-        raise RunError("programs can be run in a sandbox on Linux and macOS only: leave code rewards out here")
+    check_system()
     # Imported for its byte code, which the launcher reads and does not write.
-    from grpo.sandbox import jail  # noqa: F401
+    from grpo.sandbox.launcher import main  # noqa: F401
 
     interpreter = find_interpreter(python)
     try:
@@ -163,6 +169,7 @@ def run_reported(
                 "readable": interpreter.readable(packages=packages),
                 "environment": dict(_ENVIRONMENT),
                 "limits": _whole(limits),
+                "start_s": START_S,
                 "wall_s": float(limits.wall_s),
                 "namespaces": namespaces,
                 "user": user,
@@ -172,7 +179,7 @@ def run_reported(
         raise
     except OSError as error:
         advice = "free some of it" if error.errno in _SHORTAGES else "see `grpo doctor --sandbox`"
-        raise RunError(f"sandbox cannot be set up: {error}: {advice}") from error
+        raise SandboxError(f"sandbox cannot be set up: {error}: {advice}") from error
 
 
 def _launched(given: dict[str, Any], stdin: str, limits: Limits, deadline: float | None) -> tuple[Execution, Report]:

@@ -13,32 +13,18 @@ import time
 from collections.abc import Callable
 from typing import IO, Any, TypeAlias
 
-from grpo.errors import RunError
+from grpo.errors import SandboxError
 from grpo.sandbox.limits import Execution, Limits
 
-__all__ = ["LauncherError", "Report", "watch"]
+__all__ = ["START_S", "Report", "watch"]
 
 Report: TypeAlias = dict[str, Any]
 """What a launcher told: `started`, `ended`, `killed_by`, and what of its jail is in force."""
 
-_START_S = 20.0
+START_S = 20.0
 """How long a launcher may take to make the jail, on a machine that is busy."""
 _END_S = 0.75
 _CHUNK = 1 << 16
-
-
-class LauncherError(RunError):
-    """A launcher could not start its program.
-
-    Attributes:
-        reason: why, in words.
-        refused: the system does not allow what it tried, now or later.
-    """
-
-    def __init__(self, reason: str, *, refused: bool) -> None:
-        super().__init__(f"sandbox cannot start: {reason}: see `grpo doctor --sandbox`")
-        self.reason = reason
-        self.refused = refused
 
 
 def watch(
@@ -57,7 +43,7 @@ def watch(
         deadline: when to end it in any case.
 
     Raises:
-        LauncherError: the launcher could not start the program.
+        SandboxError: the launcher could not start the program.
         TimeoutError: the deadline came first.
     """
     streams = _Streams(limits)
@@ -65,7 +51,7 @@ def watch(
     last = math.inf if deadline is None else deadline
     try:
         streams.open(process, report)
-        streams.read(until=min(last, began + _START_S), enough=lambda: b"\n" in streams.told)
+        streams.read(until=min(last, began + START_S), enough=lambda: b"\n" in streams.told)
         began = time.monotonic()
         streams.read(until=min(last, began + limits.wall_s), enough=lambda: streams.overflowed)
         # Asked now: a program that is killed for its time is reported as ended, too.
@@ -176,7 +162,11 @@ def _execution(streams: _Streams, seconds: float, limits: Limits, *, timed_out: 
     report = streams.report()
     if not report.get("started"):
         said = report.get("error") or streams.stderr.decode(errors="replace").strip()[-300:] or "its launcher died"
-        raise LauncherError(" ".join(said.split()), refused=bool(report.get("refused")))
+        reason = " ".join(said.split())
+        raise SandboxError(
+            f"sandbox cannot start: {reason}: see `grpo doctor --sandbox`",
+            refused=reason if report.get("refused") else None,
+        )
     code = -int(signal.SIGKILL)
     killed_by: str | None = "an end of its launcher"
     if streams.overflowed:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import queue
 import random
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -16,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from grpo.processes import adopt_orphans, kill_tree
 from grpo.rewards.calling.batch import CallResult, Recorder
 from grpo.rewards.readout import Failed, Reading, RemoteError, read_rewards
-from grpo.sandbox.census import descendants
-from grpo.sandbox.kernel import adopt_orphans
 
 __all__ = ["serve"]
 
@@ -33,8 +30,7 @@ def serve(descriptor: int) -> None:
         descriptor: of the connection that requests come by.
     """
     os.set_inheritable(descriptor, False)
-    if sys.platform == "linux":
-        adopt_orphans()
+    adopt_orphans()
     connection: Connection[Any, Any] = Connection(descriptor)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, requests), daemon=True).start()
@@ -54,10 +50,7 @@ def _listen(connection: Connection[Any, Any], requests: queue.SimpleQueue[bytes]
         while True:
             requests.put(connection.recv_bytes())
     except (EOFError, OSError):
-        for pid in descendants(os.getpid()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        os.killpg(os.getpid(), signal.SIGKILL)
+        kill_tree(os.getpid())
 
 
 def _reply(function: Callable[..., Any], parameters: dict[str, Any], request: Any) -> bytes:

@@ -11,7 +11,6 @@ import io
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -24,12 +23,12 @@ from types import FunctionType
 from typing import Any
 
 from grpo.errors import ConfigError
+from grpo.processes import kill_tree
 from grpo.rewards.calling.batch import Recorder, RewardBatch
 from grpo.rewards.calling.threads import Outcome, Pending, wait_until
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.imports import FILE_MODULE_PREFIX, import_object
 from grpo.rewards.readout import in_one_line
-from grpo.sandbox.census import descendants
 
 __all__ = ["ProcessPool"]
 
@@ -218,12 +217,7 @@ def _end_all(calls: queue.SimpleQueue[Any], count: int, live: set[subprocess.Pop
 def _kill(process: subprocess.Popen[bytes]) -> None:
     # One that was waited for has given its number back, perhaps to somebody else.
     if process.returncode is None:
-        started = descendants(process.pid)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pid in started:  # those that left the group; it is the parent of all whose own parent has ended
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        kill_tree(process.pid)  # it is the parent of all whose own parent has ended
 
 
 def _search_path() -> list[str]:

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH112
 """Linux system calls that Python has no name for.
 
 The module can be imported elsewhere, too. Every function raises OSError when the kernel refuses.
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "adopt_orphans",
     "bind",
     "bind_read_only",
     "die_with_parent",
@@ -38,7 +36,7 @@ _DETACH = 2
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR, _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 442, 444, 445, 446
 
-_SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_SECCOMP, _DROP_BOUND, _SET_SUBREAPER, _NO_NEW_PRIVILEGES = 1, 4, 22, 24, 36, 38
+_SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_SECCOMP, _DROP_BOUND, _NO_NEW_PRIVILEGES = 1, 4, 22, 24, 38
 _CAPABILITY_VERSION = 0x20080522
 _LAST_CAPABILITY = 63
 
@@ -123,11 +121,6 @@ def die_with_parent() -> None:
 def hide_from_others() -> None:
     """Let no process of the same user look into this one's memory."""
     _prctl("dumpable", _SET_DUMPABLE, 0)
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of descendants whose own parent ends."""
-    _prctl("subreaper", _SET_SUBREAPER, 1)
 
 
 def forbid_new_privileges() -> None:

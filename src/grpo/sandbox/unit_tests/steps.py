@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from grpo.errors import DataError
-from grpo.sandbox.asserts import Step, assert_step, is_true
+from grpo.sandbox.unit_tests.asserts import Step, assert_step, is_true
 
 __all__ = ["read_steps"]
 

@@ -1,13 +1,8 @@
-# ruff: noqa: PTH110, PTH114, PTH116, PTH123, SIM105
 """The launcher: a process of its own that makes the jail, starts the program in it and sees to its end.
 
 With namespaces there are three processes: the launcher, the first process of the new process namespace, whose death
 is the death of all others in it, and the program. Without them there are two, and the launcher adopts the
 program's orphans.
-
-It runs once a program and half its time would go into imports, so this module and those it imports
-(`supervisor`, `box`, `kernel`, `filter`) do without pathlib, json, typing, contextlib, dataclasses and signal, and
-nothing else of the package is imported.
 """
 
 from __future__ import annotations
@@ -20,11 +15,13 @@ import select
 import sys
 
 # All before the root is changed, after which there is nothing left to import from.
-from grpo.sandbox import kernel
-from grpo.sandbox.box import DEVICES, NOBODY, WORK, make_root, remove_folder
-from grpo.sandbox.census import tasks_of_user
-from grpo.sandbox.filter import filter_instructions
-from grpo.sandbox.supervisor import Supervisor
+from grpo.processes import adopt_orphans
+from grpo.sandbox.folder import NOBODY, remove_folder
+from grpo.sandbox.launcher import kernel
+from grpo.sandbox.launcher.census import tasks_of_user
+from grpo.sandbox.launcher.filter import filter_instructions
+from grpo.sandbox.launcher.root import DEVICES, WORK, make_root
+from grpo.sandbox.launcher.supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +48,7 @@ class Order:
         readable: list[str],
         environment: dict[str, str],
         limits: dict[str, int],
+        start_s: float,
         wall_s: float,
         namespaces: bool,
         user: int | None,
@@ -66,6 +64,7 @@ class Order:
             readable: files and folders that the program may see, none within another.
             environment: the program's, places within its folder aside.
             limits: those of `Limits` that the launcher sees to, in whole numbers.
+            start_s: seconds that the program may take to start.
             wall_s: seconds after which the caller ends the program; a little later the launcher does.
             namespaces: whether to make them.
             user: with whose rights the program runs, where the launcher may give them; None: with the launcher's.
@@ -78,6 +77,7 @@ class Order:
         self.readable = readable
         self.environment = environment
         self.limits = limits
+        self.start_s = start_s
         self.wall_s = wall_s
         self.namespaces = namespaces
         self.user = user
@@ -111,8 +111,8 @@ def main(**given: Any) -> None:
     try:
         if order.namespaces:
             _leave_namespaces(order)
-        elif sys.platform == "linux":
-            kernel.adopt_orphans()
+        else:
+            adopt_orphans()
         if sys.platform == "linux":  # for its children, too; no sooner: what is hidden cannot map users
             kernel.hide_from_others()
         own_kb = os.stat(f"{order.box}/program.py").st_size // 1024  # asked before there is somebody to remove it

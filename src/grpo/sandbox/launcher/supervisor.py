@@ -1,4 +1,3 @@
-# ruff: noqa: SIM105
 """What the launcher does while the program runs."""
 
 from __future__ import annotations
@@ -8,22 +7,20 @@ import os
 import select
 import time
 
-from grpo.sandbox.box import size_kb
-from grpo.sandbox.census import census, descendants, unlinked_kb
+from grpo.processes import kill, kill_group, kill_tree
+from grpo.sandbox.folder import ENTRIES_KB, size_kb
+from grpo.sandbox.launcher.census import census, unlinked_kb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from grpo.sandbox.jail import Order
+    from grpo.sandbox.launcher.main import Order
 
 __all__ = ["Supervisor"]
 
-_KILL = 9
 _LOOK_EVERY_S = 0.02
 _LOOK_AGAIN_S = 0.002
-_START_S, _GRACE_S = 20.0, 1.0
-"""How long the program may take to start, and how much longer than its time it may run; the caller is stricter."""
-_FOLDER_KB = 16
-"""What the entries of the program's folder take, which is not counted."""
+_GRACE_S = 1.0
+"""How much longer than its time the program may run; the caller is stricter."""
 
 
 class Supervisor:
@@ -34,8 +31,8 @@ class Supervisor:
         self._order = order
         self._first = first
         self._first_ended = self._ending = self._told_to_stop = self._hides = False
-        self._end_at = time.monotonic() + _START_S + order.wall_s + _GRACE_S
-        self._own_kb = _FOLDER_KB + own_kb
+        self._end_at = time.monotonic() + order.start_s + order.wall_s + _GRACE_S
+        self._own_kb = ENTRIES_KB + own_kb
         self._sources = [order.control, order.starting]
         self._interval_s = _LOOK_EVERY_S
         try:
@@ -71,7 +68,7 @@ class Supervisor:
                 self._first_ended = True
                 if not self._order.namespaces:
                     self._order.tell(ended=status, cpu_s=usage.ru_utime + usage.ru_stime)
-                    _kill_group(pid)
+                    kill_group(pid)
 
     def _over_limits(self) -> bool:
         if self._ending:
@@ -111,22 +108,6 @@ class Supervisor:
         """Kill what is there now; what escapes by forking meanwhile is met the next time round."""
         self._ending = True
         if not self._first_ended:
-            _kill(self._first)
+            kill(self._first)
         if not self._order.namespaces:
-            _kill_group(self._first)
-            for pid in descendants(os.getpid()):
-                _kill(pid)
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, _KILL)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, _KILL)
-    except (ProcessLookupError, PermissionError):
-        pass
+            kill_tree(os.getpid(), group=self._first)

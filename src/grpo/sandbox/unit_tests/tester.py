@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from grpo.sandbox.limits import Limits
-from grpo.sandbox.testing import TestRun, run_tests
+from grpo.sandbox.run import check_system
+from grpo.sandbox.unit_tests.testing import TestRun, run_tests
 
 __all__ = ["Case", "Tester"]
 
 _REMEMBERED = 1024
+_LIMITS = Limits(wall_s=5.0, cpu_s=2.0)
 
 
 class Case(NamedTuple):
@@ -34,9 +36,19 @@ class Tester:
     __test__ = False  # not a test of pytest's
 
     def __init__(
-        self, *, limits: Limits, packages: bool = False, namespaces: bool | None = None, at_once: int | None = None
+        self,
+        *,
+        limits: Limits = _LIMITS,
+        packages: bool = False,
+        namespaces: bool | None = None,
+        at_once: int | None = None,
     ) -> None:
-        """Take the options of `run_tests`; `at_once` None: as many as there are cores for this process."""
+        """Take the options of `run_tests`; `at_once` None: as many as there are cores for this process.
+
+        Raises:
+            ConfigError: no program can be run on this system.
+        """
+        check_system()
         self.limits = limits
         self.packages = packages
         self.namespaces = namespaces

@@ -2,8 +2,9 @@
 
 It names what is forbidden, since an interpreter and its libraries use most of the rest. What changes the machine,
 widens what can be attacked in the kernel or outlives the program is always forbidden; with `shared`, where the
-program sees the same processes, network and files as everybody, so is what reaches other processes, any socket, and
-what Landlock does not look at: whose a file is, its mode, times, attributes and (in its versions 1 and 2) its length.
+program sees the same processes, network, IPC and files as everybody, so is what reaches other processes, any socket,
+memory, semaphores and queues that others have made (in System V's way, by a number), and what Landlock does not look
+at: whose a file is, its mode, times, attributes and (in its versions 1 and 2) its length.
 """
 
 from __future__ import annotations
@@ -92,6 +93,12 @@ _WHEN_SHARED = {
     "lchown": (94, _ABSENT),
     "lremovexattr": (198, 15),
     "lsetxattr": (189, 6),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "mq_unlink": (241, 181),
+    "msgctl": (71, 187),
+    "msgrcv": (70, 188),
+    "msgsnd": (69, 189),
     "pidfd_send_signal": (424, 424),
     "removexattr": (197, 14),
     "removexattrat": (466, 466),
@@ -101,11 +108,16 @@ _WHEN_SHARED = {
     "sched_setattr": (314, 274),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
+    "semctl": (66, 191),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
     "setpgid": (109, 154),
     "setpriority": (141, 140),
     "setsid": (112, 157),
     "setxattr": (188, 5),
     "setxattrat": (463, 463),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
     "socket": (41, 198),
     "tkill": (200, 130),
     "truncate": (76, 45),
@@ -136,8 +148,9 @@ def filter_instructions(*, shared: bool, own_pid: int) -> bytes | None:
     """Return the filter as the kernel takes it; None where this kind of machine is not known.
 
     Args:
-        shared: the program shares processes, network and files with others: forbid sockets (pairs aside), leaving the
-            process group, signals to any process but `own_pid`, and changes to a file that need no writing.
+        shared: the program shares processes, network, IPC and files with others: forbid sockets (pairs aside), leaving
+            the process group, signals to any process but `own_pid`, others' shared memory, and changes to a file that
+            need no writing.
         own_pid: the process that the filter is for.
     """
     if os.uname().machine not in _ARCHITECTURES:

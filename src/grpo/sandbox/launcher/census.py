@@ -1,5 +1,4 @@
-# ruff: noqa: PTH116, PTH123, PTH208
-"""Who descends from a process, and what they use together, as /proc tells it."""
+"""What the descendants of a process use together, as /proc tells it."""
 
 from __future__ import annotations
 
@@ -7,24 +6,9 @@ import math
 import os
 import stat
 
-__all__ = ["census", "descendants", "tasks_of_user", "unlinked_kb"]
+from grpo.processes import descendants
 
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes that descend from this one; none where /proc does not tell."""
-    found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        parent = waiting.pop()
-        try:
-            threads = os.listdir(f"/proc/{parent}/task")
-        except OSError:
-            continue
-        for thread in threads:
-            children = [int(child) for child in _read(f"/proc/{parent}/task/{thread}/children").split()]
-            found += children
-            waiting += children
-    return found
+__all__ = ["census", "tasks_of_user", "unlinked_kb"]
 
 
 def census(pid: int) -> tuple[int, int]:

@@ -13,17 +13,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from grpo.errors import RunError
-from grpo.sandbox.asserts import Step
+from grpo.errors import SandboxError
 from grpo.sandbox.limits import Execution, Limits
 from grpo.sandbox.run import run_program
-from grpo.sandbox.steps import read_steps
+from grpo.sandbox.unit_tests import harness
+from grpo.sandbox.unit_tests.asserts import Step
+from grpo.sandbox.unit_tests.steps import read_steps
 
 __all__ = ["TestRun", "check_tests", "run_tests"]
 
 _TOLD_KB = 8192
 """What the harness may write; what the program prints goes nowhere."""
-_LONGEST_LINE = 200_100
+_LONGEST_LINE = harness.LONGEST + 100
+"""A value, and what stands around it."""
 _MOST_DIGITS = 10_000
 
 
@@ -83,14 +85,15 @@ def run_tests(
 
     Raises:
         DataError: the tests are not Python, or some test nothing.
-        RunError: the sandbox could not be set up, or the interpreter does not run in it.
+        ConfigError: `python` is no interpreter, or the system neither Linux nor macOS.
+        SandboxError: the sandbox could not be set up, or the interpreter does not run in it.
         TimeoutError: the deadline came first.
     """
     steps = read_steps(_joined(tests), entry_point)
     order = {"program": program, "steps": [{"kind": step.kind, "source": step.source} for step in steps]}
     limits = limits or Limits()
     execution = run_program(
-        _harness(),
+        _script(),
         stdin=json.dumps(order),
         limits=replace(limits, output_kb=max(limits.output_kb, _TOLD_KB)),
         python=python,
@@ -101,7 +104,7 @@ def run_tests(
     told = _told(execution.stdout)
     if "ready" not in told:
         said = " ".join(execution.stderr.split())[-300:] or _ending(execution)
-        raise RunError(f"{python!r} does not run in the sandbox: {said}: see `grpo doctor --sandbox`")
+        raise SandboxError(f"{python!r} does not run in the sandbox: {said}: see `grpo doctor --sandbox`")
     return TestRun(*_outcome(steps, told, execution), execution)
 
 
@@ -119,8 +122,8 @@ def _joined(tests: str | Sequence[str]) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _harness() -> str:
-    return Path(__file__).with_name("harness.py").read_text(encoding="utf-8")
+def _script() -> str:
+    return Path(harness.__file__).read_text(encoding="utf-8")
 
 
 def _told(stdout: str) -> dict[int | str, dict[str, Any]]:
@@ -195,7 +198,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
     "keys": lambda entries: dict.fromkeys(_value(entry) for entry in entries).keys(),
     "values": lambda entries: dict(enumerate(_value(entry) for entry in entries)).values(),
     "items": lambda entries: {_value(key): _value(entry) for key, entry in entries}.items(),
-    "range": lambda start, stop, step: range(start, stop, step)[:100_000],
+    "range": lambda start, stop, step: range(start, stop, step)[: harness.MOST_MEMBERS],
     "deque": lambda entries: deque(_value(entry) for entry in entries),
     "Fraction": lambda numerator, denominator: Fraction(_value(numerator), _value(denominator)),
     "Decimal": _decimal,

@@ -26,6 +26,10 @@ def connect(family, kind, address):
 def write_memory():
     with open(f"/proc/{caller}/mem", "r+b"):
         pass
+def attach():
+    libc.shmat.restype = ctypes.c_void_p
+    if libc.shmat(bait["segment"], None, 0) == ctypes.c_void_p(-1).value:
+        raise OSError
 def privileges():
     header = struct.pack("Ii", 0x20080522, 0)
     held = ctypes.create_string_buffer(24)
@@ -60,6 +64,7 @@ told = {
         lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, bait["local"]),
     ),
     "signals": stopped(lambda: os.kill(caller, 0), write_memory),
+    "shared memory": stopped(attach),
     "environment": linux and stopped(lambda: open(f"/proc/{caller}/environ", "rb").read()),
     "file size": stopped(lambda: open("file", "wb").write(bytes(1 << 20))),
     "user": os.getuid(),

@@ -13,10 +13,11 @@ import sys
 import types
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["LONGEST", "MOST_MEMBERS", "main"]
 
-_LONGEST = 200_000
-_MOST_MEMBERS = 100_000
+LONGEST = 200_000
+"""Characters that the JSON of a value may have."""
+MOST_MEMBERS = 100_000
 _LARGEST = 1 << 53
 
 
@@ -64,7 +65,7 @@ def _tried(step: dict[str, str], names: dict[str, Any]) -> dict[str, Any]:
         if kind in ("value", "members"):
             value = eval(compile(source, "test", "eval"), names)
             told["value"] = _plain(value) if kind == "value" else _members(value)
-            if len(json.dumps(told)) > _LONGEST:
+            if len(json.dumps(told)) > LONGEST:
                 raise ValueError("the value is too long")
         elif kind == "case":
             kind, _, method = source.partition(".")
@@ -109,7 +110,7 @@ def _members(value: Any) -> Any:
         members = []
         for member in value:
             members.append(_plain(member, 2))
-            if len(members) > _MOST_MEMBERS:
+            if len(members) > MOST_MEMBERS:
                 raise ValueError("the value has too many members") from None
         return ["list", members]
 

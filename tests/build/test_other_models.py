@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 import torch
 from short_runs import WORDS, lines_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from grpo import recipes
 from grpo.config import load_config, load_model_config
 from grpo.errors import ConfigError
 from grpo.policy.tiny import TINY_DIRECTORY
@@ -35,17 +38,32 @@ def qwen(workplace) -> str:
     return "model=./qwen"
 
 
-@pytest.mark.parametrize("recipe", ["ctr-headlines", "finance-preferences", "code", "judge"])
+@pytest.mark.parametrize("recipe", ["ctr-headlines", "finance-preferences", "code", "judge", "reward-model"])
 def test_one_override_brings_what_a_larger_model_needs(recipe):
     tiny, other = load_config(recipe), load_config(recipe, [OTHER])
     assert tiny.remarks() == []
     assert (tiny.policy.lora_rank, tiny.policy.dtype) == (0, "float32")
     assert (other.policy.lora_rank, other.policy.dtype) == (16, "auto")
-    assert other.optimizer.learning_rate == 1e-5 < tiny.optimizer.learning_rate
+    if recipe == "reward-model":
+        assert other.optimizer.learning_rate == tiny.optimizer.learning_rate == 1e-6
+    else:
+        assert other.optimizer.learning_rate == 1e-5 < tiny.optimizer.learning_rate
     if tiny.scorer.model_fields_set:
         assert other.scorer.scorer_learning_rate == 1e-4 < tiny.scorer.scorer_learning_rate
     (remark,) = other.remarks()
     assert remark.startswith("as the model is Qwen/Qwen2.5-3B-Instruct and not tiny: dtype=auto, ")
+
+
+def test_the_command_in_the_recipe_of_any_reward_model_keeps_what_it_says_of_the_rewards_scale():
+    (line,) = [line for line in recipes.text("reward-model").splitlines() if line.startswith("#     grpo ")]
+    words = shlex.split(line.removeprefix("#"))
+    assert words[:3] == ["grpo", "train", "reward-model"]
+    config = load_config("reward-model", words[3:])
+    (reward,) = config.rewards.functions
+    assert (reward.name.partition("/")[0], reward.normalise) == ("OpenAssistant", "running")
+    assert config.data.task == "rows"
+    (remark,) = config.remarks()
+    assert remark.startswith("as the model is Qwen/Qwen2.5-1.5B-Instruct and not tiny: dtype=auto, ")
 
 
 def test_what_the_user_says_wins():

@@ -11,6 +11,7 @@ from short_runs import WORDS, lines_of, tree, write_lines
 
 from grpo import CTRScorer, GRPOConfig
 from grpo.build.scorers import scorer_settings
+from grpo.config import load_config
 from grpo.scorer import read_click_rows, read_pair_rows
 from grpo.tasks.clicks import click_rows
 from grpo.tasks.preferences import preference_pairs
@@ -24,8 +25,9 @@ def test_from_clicks_to_a_scorer_to_a_policy(command):
     assert (shown.code, shown.err) == (0, "")
     assert "the rule behind the clicks itself" in shown.out
     assert shown.out.rstrip().endswith("grpo train ctr-headlines")
-    assert set(tree(Path("runs/ctr-headlines-scorer"))) >= {"best_model", "report.json", "scorer_config.yaml"}
     best = Path("runs/ctr-headlines-scorer/best_model")
+    assert set(tree(best)) >= {"scorer.json", "report.json", "scorer_config.yaml", "rows.jsonl"}
+    assert list(best.parent.iterdir()) == [best]
     scorer = CTRScorer(model_path="tiny", ckpt_path=str(best), device="cpu")
 
     shown = command("reward", "score", "runs/ctr-headlines-scorer", "10 ways to bake bread", "Farmers say", "--json")
@@ -67,17 +69,28 @@ def test_rows_of_ones_own_train_the_same_scorer_as_generated_ones(command):
 
 
 def test_generated_rows_are_written_and_train_the_same_scorer_again(command):
-    for recipe, options, name, read in (
-        ("ctr-headlines", CLICKS, "headline_clicks_400.jsonl", read_click_rows),
-        ("finance-preferences", PAIRS, "financial_rewards_40.jsonl", read_pair_rows),
+    for recipe, options, read in (
+        ("ctr-headlines", CLICKS, read_click_rows),
+        ("finance-preferences", PAIRS, read_pair_rows),
     ):
         assert command("reward", "train", recipe, *options, f"scorer_dir={recipe}").code == 0
-        assert len(read(f"{recipe}/{name}")) == len(lines_of(f"{recipe}/{name}"))
-        again = [f"scorer_train_file={recipe}/{name}", "scorer_dir=again", "--overwrite"]
+        rows = f"{recipe}/best_model/rows.jsonl"
+        assert len(read(rows)) == len(lines_of(rows)) == {"ctr-headlines": 400, "finance-preferences": 40}[recipe]
+        again = [f"scorer_train_file={rows}", "scorer_dir=again", "--overwrite"]
         assert command("reward", "train", recipe, *options, *again).code == 0
         weights = [path for path in Path(recipe, "best_model").iterdir() if path.suffix == ".safetensors"]
         assert all(path.read_bytes() == Path("again/best_model", path.name).read_bytes() for path in weights)
-        assert not list(Path("again").glob("*.jsonl"))
+        assert not list(Path("again").rglob("*.jsonl"))
+
+
+def test_fewer_rows_leave_none_of_more_behind(command):
+    assert command("reward", "train", "finance-preferences", *PAIRS, "scorer_dir=x").code == 0
+    assert (
+        command("reward", "train", "finance-preferences", *PAIRS, "scorer_rows=30", "scorer_dir=x", "--overwrite").code
+        == 0
+    )
+    (rows,) = Path("x").rglob("*.jsonl")
+    assert len(lines_of(rows)) == 30
 
 
 def test_the_example_of_financial_pairs_is_what_the_generator_writes():
@@ -88,7 +101,7 @@ def test_the_example_of_financial_pairs_is_what_the_generator_writes():
 
 def test_how_a_scorer_was_made_lies_beside_it(command):
     assert command("reward", "train", "finance-preferences", *PAIRS, "seed=5", "scorer_dir=x").code == 0
-    config = GRPOConfig.from_yaml(Path("x/scorer_config.yaml").read_text(encoding="utf-8"))
+    config = GRPOConfig.from_yaml(Path("x/best_model/scorer_config.yaml").read_text(encoding="utf-8"))
     assert (config.optimizer.seed, config.scorer.scorer_rows, config.scorer.scorer_kind) == (5, 40, "pair")
 
 
@@ -97,6 +110,10 @@ def test_how_a_scorer_was_made_lies_beside_it(command):
     [
         (["ctr-headlines", "scorer_dir=my scorer", "seed=3"], "grpo train ctr-headlines 'scorer_dir=my scorer' seed=3"),
         (["arithmetic", "scorer_kind=ctr", "scorer_dir=x"], "grpo train arithmetic scorer_dir=x rewards=ctr"),
+        (
+            ["arithmetic", "scorer_kind=ctr", "wandb_project=scorer_dir"],
+            "grpo train arithmetic wandb_project=scorer_dir scorer_dir=runs/scorer rewards=ctr",
+        ),
     ],
 )
 def test_the_next_command_is_one_that_runs(command, words, last):
@@ -143,9 +160,44 @@ def test_bfloat16_where_the_device_has_it_is_the_default_and_an_option():
     assert (defaults.dtype, defaults.epochs, defaults.patience) == ("auto", 4, 2)
 
 
+def test_the_next_command_begins_as_the_program_is_called_here(command, monkeypatch):
+    monkeypatch.setattr("grpo.build.invocation.own_command", lambda: ".venv/bin/grpo")
+    shown = command("reward", "train", "ctr-headlines", *CLICKS)
+    assert shown.out.endswith("next\n  .venv/bin/grpo train ctr-headlines\n")
+
+
 def test_options_without_effect_are_remarked_on(command):
     shown = command("reward", "train", "finance-preferences", *PAIRS, "lora_dropout=0.1")
     assert shown.err == "note: lora_dropout has no effect: lora_rank is 0\n"
+    few = ["--rows", "2", "--groups", "0", "--repeats", "1"]
+    assert command("reward", "check", "arithmetic", *few, "lora_dropout=0.1").err == shown.err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "said"),
+    [
+        (
+            "ctr-headlines",
+            ["scorer_margin=1", "scorer_merge=false"],
+            [f"scorer_{name} has no effect: scorer_kind is ctr" for name in ("margin", "merge")],
+        ),
+        (
+            "finance-preferences",
+            ["scorer_head_dropout=0.3"],
+            ["scorer_head_dropout has no effect: scorer_kind is pair"],
+        ),
+        (
+            "finance-preferences",
+            ["scorer_train_file=x", "scorer_rows=9"],
+            ["scorer_rows has no effect: the rows are those of scorer_train_file"],
+        ),
+        # What the recipe says of generated rows is no slip of the user's.
+        ("finance-preferences", ["scorer_train_file=x", "scorer_margin=1", "scorer_merge=false"], []),
+        ("ctr-headlines", ["scorer_head_dropout=0.3", "scorer_rows=9"], []),
+    ],
+)
+def test_scorer_options_without_effect_are_remarked_on(recipe, options, said):
+    assert load_config(recipe, options).remarks() == said
 
 
 def test_a_text_may_look_like_an_option_after_two_dashes(command, refused):
@@ -172,6 +224,28 @@ def test_a_scorer_is_not_replaced_unless_that_is_asked_for(command, refused):
     assert command("reward", "train", "ctr-headlines", *CLICKS, "--overwrite").code == 0
 
 
+def test_a_scorer_that_a_kill_has_left_put_aside_is_found_and_not_replaced(command, refused):
+    assert command("reward", "train", "finance-preferences", *PAIRS, "scorer_dir=x").code == 0
+    score = ("Yes.", "--prompt", "What is gold?")
+    before = command("reward", "score", "x", *score).out
+    Path("x/best_model").rename("x/.best_model.former-scorer")
+    assert "--overwrite" in refused("reward", "train", "finance-preferences", *PAIRS, "scorer_dir=x")
+    assert (
+        command("reward", "score", "x", *score).out == command("reward", "score", "x/best_model", *score).out == before
+    )
+    assert command("train", "finance-preferences", *WORDS, "output_dir=run", "scorer_dir=x").code == 0
+
+
+def test_what_a_stopped_training_leaves_is_no_scorer_until_it_is_named(command, refused):
+    assert command("reward", "train", "finance-preferences", *PAIRS, "scorer_dir=x").code == 0
+    Path("x/unfinished").mkdir()
+    Path("x/best_model").rename("x/unfinished/best_model")
+    how = "train it first: grpo reward train finance-preferences"
+    assert how in refused("train", "finance-preferences", *WORDS, "scorer_dir=x")
+    assert "no scorer in x: train one first (grpo reward train)" in refused("reward", "score", "x", "Yes.")
+    assert command("reward", "score", "x/unfinished", "Yes.").code == 0
+
+
 def test_a_missing_scorer_says_how_to_make_it(refused):
     assert "grpo reward train ctr-headlines" in refused("train", "ctr-headlines", *WORDS)
     for recipe in ("finance-preferences", "reward-model"):
@@ -183,6 +257,10 @@ def test_the_other_kind_of_scorer_is_refused(command):
     shown = command("train", "finance-preferences", *WORDS, "scorer_dir=x")
     assert shown.code == 2
     assert "holds a scorer of clicks: name the reward 'ctr'" in shown.err
+    assert command("reward", "train", "finance-preferences", *PAIRS, "scorer_dir=y").code == 0
+    shown = command("train", "ctr-headlines", *WORDS, "scorer_dir=y")
+    assert shown.code == 2
+    assert "if it is a reward model of answers, name the reward 'preference'" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -194,9 +272,10 @@ def test_the_other_kind_of_scorer_is_refused(command):
         (["score", "nowhere/at-all", "text"], "nowhere/at-all"),
         (["score", "runs/nowhere", "text"], "no directory runs/nowhere"),
         (["score", "runs/nowhere/best_model", "text"], "no directory runs/nowhere/best_model"),
+        (["score", "x", "--file", "nowhere.txt"], "cannot read 'nowhere.txt': No such file or directory"),
         (["train", "code"], "there is no scorer to train"),
         (["train"], "there is no scorer to train"),
-        (["train", "ctr-headlines", "scorer_dir=x", "scorer_model=./nowhere"], "no directory"),
+        (["train", "arithmetic", "scorer_kind=ctr", "scorer_dir=x", "scorer_model=./nowhere"], "no directory"),
         (["train", "ctr-headlines", "scorer_dir=x", "scorer_merge=perhaps"], "scorer_merge"),
         (["train", "ctr-headlines", "scorer_holdout=1.5"], "scorer_holdout"),
         (["train", "ctr-headlines", "scorer_holdout=0.99999", "scorer_rows=4"], "rows"),

@@ -7,7 +7,8 @@ import pytest
 
 from grpo import algorithm
 from grpo.config import METHODS, GRPOConfig, RewardOptions, option_reference
-from grpo.config.sections import SECTIONS, AlgorithmSection, option_types
+from grpo.config.fields import option_types
+from grpo.config.sections import SECTIONS, AlgorithmSection
 from grpo.errors import ConfigError
 
 

@@ -14,8 +14,10 @@ from grpo.errors import CheckpointError, ConfigError, DataError, ModelError, Run
 from grpo.policy import LoraSettings, load_policy
 from grpo.policy.sources import find_source
 from grpo.policy.tiny import TINY_DIRECTORY
-from grpo.scorer import CTRScorer, ScorerSettings, hold_out_clicks, train_ctr_scorer
+from grpo.scorer import CTRScorer, ScorerSettings, hold_out_clicks, train_ctr_scorer, train_pair_scorer
+from grpo.scorer.backbone import Backbone
 from grpo.tasks.clicks import attainable_auc, click_probability
+from grpo.tasks.preferences import preference_pairs
 
 QUICK = {"epochs": 1, "device": "cpu", "dtype": "float32", "lora_rank": 4}
 
@@ -85,19 +87,20 @@ def test_predictions_do_not_depend_on_merging_adapters_into_the_weights(trained,
     assert shared.predict_many(texts) == pytest.approx(scorer.predict_many(texts), abs=1e-5)
 
 
-def test_best_model_holds_safetensors_json_and_a_tokenizer_and_nothing_else(trained):
+def test_best_model_holds_safetensors_json_a_tokenizer_and_a_picture_and_nothing_else(trained):
     names = {path.name for path in trained.best_model.iterdir()}
     assert {"scorer.safetensors", "scorer.json", "tokenizer.json"} <= names
-    assert all(name.endswith((".safetensors", ".json", ".jinja")) for name in names)
+    assert all(name.endswith((".safetensors", ".json", ".jinja", ".svg")) for name in names)
     description = json.loads((trained.best_model / "scorer.json").read_text())
     assert description["backbone"] == "tiny"
     assert description["sizes"]["hidden_size"] == 128
     assert description["head_sizes"] == [1024, 512]
-    assert {path.name for path in trained.best_model.parent.iterdir()} >= {"best_model", "report.json"}
+    assert "report.json" in names
+    assert [path.name for path in trained.best_model.parent.iterdir()] == ["best_model"]
 
 
 def test_the_report_is_json_and_tells_each_epoch(trained):
-    report = json.loads((trained.best_model.parent / "report.json").read_text())
+    report = json.loads((trained.best_model / "report.json").read_text())
     assert report == json.loads(json.dumps(trained.to_json()))
     assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2, 3]
     assert {"loss", "accuracy", "auc", "brier", "bins"} <= set(report["epochs"][0]["evaluation"])
@@ -293,6 +296,24 @@ def test_the_budget_of_tokens_and_computing_activations_again_change_nothing(cli
     for other in (parts, again):
         assert other.epochs[0].loss == pytest.approx(plain.epochs[0].loss, abs=1e-5)
         assert other.best.loss == pytest.approx(plain.best.loss, abs=1e-4)
+
+
+def test_no_forward_pass_has_more_tokens_than_the_budget_not_even_of_an_evaluation(clicks, tmp_path, monkeypatch):
+    sizes = []
+    last_hidden = Backbone.last_hidden
+
+    def measured(backbone, token_ids):
+        sizes.append(token_ids.numel())
+        return last_hidden(backbone, token_ids)
+
+    monkeypatch.setattr(Backbone, "last_hidden", measured)
+    quick(clicks[:200], tmp_path / "clicks", tokens_per_micro_batch=64)
+    train_pair_scorer(
+        preference_pairs(40),
+        output_dir=tmp_path / "pairs",
+        settings=ScorerSettings(**QUICK, tokens_per_micro_batch=256),
+    )
+    assert max(sizes) <= 256
 
 
 def test_activations_are_computed_again_where_that_is_asked_for(clicks, tmp_path, monkeypatch):

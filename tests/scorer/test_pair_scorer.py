@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_a_number_ends_the_training(small_backbone, tmp_path)
 
 def test_the_report_is_written(tmp_path):
     report = quick(preference_pairs(40), tmp_path)
-    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report.to_json()))
+    assert json.loads((report.best_model / "report.json").read_text()) == json.loads(json.dumps(report.to_json()))
     assert report.num_train + report.num_eval == 40
 
 

@@ -6,11 +6,10 @@ from grpo.build.answers import evaluate, find_weights, generate
 from grpo.build.api import GRPOTrainer
 from grpo.build.resuming import resume
 from grpo.build.runs import train
-from grpo.build.scorers import attainable, score_texts, train_scorer
+from grpo.build.scorers import score_texts, train_scorer
 
 __all__ = [
     "GRPOTrainer",
-    "attainable",
     "evaluate",
     "find_weights",
     "generate",

@@ -13,29 +13,31 @@ from grpo.build.parts import take_threads
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError
 from grpo.machine import keep_freed_memory
+from grpo.rewards import SequenceClassifierReward
 from grpo.scorer import (
     CTRScorer,
     OnEpoch,
     ScorerReport,
     ScorerSettings,
-    hold_out_clicks,
     read_click_rows,
     read_pair_rows,
     train_ctr_scorer,
     train_pair_scorer,
 )
 from grpo.scorer.checkpoint import DESCRIPTION_FILE, best_model_of
+from grpo.scorer.output import BEST_MODEL, standing
 from grpo.tasks.clicks import attainable_auc, click_rows
 from grpo.tasks.preferences import preference_pairs
 
-__all__ = ["attainable", "score_texts", "scorer_settings", "train_scorer"]
+__all__ = ["score_texts", "scorer_settings", "train_scorer"]
 
 _log = logging.getLogger(__name__)
 
 _GENERATED_CLICKS = 20_000
 _GENERATED_PAIRS = 500
 _CONFIG_FILE = "scorer_config.yaml"
-"""Not a run's `config.yaml`: the directory is no run, and may be one in which the user has a `config.yaml`."""
+"""Not `config.yaml`: the directory is no run's."""
+_ROWS_FILE = "rows.jsonl"
 
 _OF_THE_POLICY = ("tokenizer", "revision")
 """Options that say more about `policy.model`, and nothing about another model."""
@@ -44,7 +46,7 @@ _OF_THE_POLICY = ("tokenizer", "revision")
 def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpoch | None = None) -> ScorerReport:
     """Train the reward model that the section `scorer` describes, and return what came of it.
 
-    Beside the model lie its configuration and, if they were generated, all its rows, which `scorer_train_file` reads.
+    Beside the weights lie the configuration and, if they were generated, all rows, which `scorer_train_file` reads.
 
     Args:
         overwrite: take the place of one that is there.
@@ -60,7 +62,7 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
             "there is no scorer to train: take a recipe with a section `scorer`, as ctr-headlines or "
             "finance-preferences, or say what to train: scorer_kind=ctr or scorer_kind=pair"
         )
-    if not overwrite and (Path(options.scorer_dir) / "best_model").exists():
+    if not overwrite and standing(Path(options.scorer_dir) / BEST_MODEL) is not None:
         raise ConfigError(
             f"there is a scorer in {options.scorer_dir}: name another scorer_dir, or replace it with --overwrite"
         )
@@ -74,8 +76,7 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
         rows = read(options.scorer_train_file)
     else:
         rows = _generated(config)
-        name = "headline_clicks" if is_ctr else "financial_rewards"
-        beside[f"{name}_{len(rows)}.jsonl"] = _as_lines(rows)
+        beside[_ROWS_FILE] = _as_lines(rows)
     common: dict[str, Any] = {
         "model": options.scorer_model or config.policy.model,
         "output_dir": options.scorer_dir,
@@ -85,7 +86,8 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
         "beside": beside,
     }
     if is_ctr:
-        return train_ctr_scorer(rows, **common)
+        follows_rule = options.scorer_train_file is None and options.scorer_eval_file is None
+        return train_ctr_scorer(rows, attainable=attainable_auc if follows_rule else None, **common)
     return train_pair_scorer(rows, margin=options.scorer_margin, **common)
 
 
@@ -100,15 +102,6 @@ def _as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def attainable(config: GRPOConfig) -> float | None:
-    """Return the AUC, on the held-out rows, of the rule that generated clicks follow; None for other rows."""
-    options = config.scorer
-    if options.scorer_kind != "ctr" or options.scorer_train_file is not None or options.scorer_eval_file is not None:
-        return None
-    _, held_out = hold_out_clicks(_generated(config), options.scorer_holdout, config.optimizer.seed)
-    return attainable_auc([row["text"] for row in held_out], [row["label"] for row in held_out])
-
-
 def score_texts(
     scorer: str, texts: Sequence[str], prompts: Sequence[Any] | None = None, *, device: str = "auto"
 ) -> list[float]:
@@ -119,12 +112,16 @@ def score_texts(
         prompts: what the texts answer; needed by a sequence classifier that was trained on answers.
 
     Raises:
-        ConfigError: prompts were given to a scorer of texts alone.
+        ConfigError: there is none, or prompts were given to a scorer of texts alone.
         CheckpointError, ModelError: it does not load.
+        RunError: what it says is not a number.
     """
-    from grpo.rewards import SequenceClassifierReward
-
     directory = best_model_of(scorer)
+    if directory is None and Path(scorer).expanduser().is_dir():
+        raise ConfigError(
+            f"no scorer in {scorer}: train one first (grpo reward train), or give a sequence classifier's directory or "
+            f"Hub id"
+        )
     if directory is not None and (directory / DESCRIPTION_FILE).exists():
         if prompts is not None:
             raise ConfigError(f"{scorer} scores texts by themselves: leave out the prompts")

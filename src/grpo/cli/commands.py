@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpo.cli import doctor, reward
-from grpo.cli.printing import evaluation_table, write_answers
+from grpo.cli.printing import evaluation_table, show_remarks, write_answers
 from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_number
 from grpo.errors import ConfigError, StorageError
 
@@ -61,7 +61,7 @@ def _train(words: list[str]) -> int:
         if overrides:
             from grpo.config import load_run_config
 
-            _remark(load_run_config(run, overrides))
+            show_remarks(load_run_config(run, overrides))
         from grpo import build
 
         return _exit_code(build.resume(run, overrides).signal_number)
@@ -69,7 +69,7 @@ def _train(words: list[str]) -> int:
     from grpo.config import load_config
 
     config = load_config(at_most_one(plain, "recipe or file"), overrides)
-    _remark(config)
+    show_remarks(config)
     if dry_run:
         print(config.to_yaml(), end="")
         return 0
@@ -89,11 +89,6 @@ def _ablate(config: GRPOConfig) -> int:
     )
     print("\n" + ablation_table(ablation))
     return _exit_code(ablation.signal_number)
-
-
-def _remark(config: GRPOConfig) -> None:
-    for remark in config.remarks():
-        print(f"note: {remark}", file=sys.stderr)
 
 
 def _exit_code(signal_number: int | None) -> int:

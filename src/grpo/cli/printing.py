@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-__all__ = ["evaluation_table", "help_text", "overview", "write_answers"]
+if TYPE_CHECKING:
+    from grpo.config import GRPOConfig
+
+__all__ = ["evaluation_table", "help_text", "overview", "show_remarks", "write_answers"]
 
 
 def overview(summaries: Mapping[str, str]) -> str:
@@ -29,6 +33,12 @@ def help_text(usage: str, *, lists_options: bool) -> str:
     from grpo.config import option_reference
 
     return f"usage: {usage}\n\n{option_reference()}"
+
+
+def show_remarks(config: GRPOConfig) -> None:
+    """Print what is to be said of a configuration before it is used."""
+    for remark in config.remarks():
+        print(f"note: {remark}", file=sys.stderr)
 
 
 _MEASURES = (

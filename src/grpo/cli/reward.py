@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo.cli.printing import show_remarks
 from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_number
 from grpo.errors import ConfigError
 
@@ -48,7 +49,11 @@ USAGE = (
 
 
 def run(words: list[str]) -> int:
-    """Run the command that the first word names."""
+    """Run the command that the first word names, and return the exit code.
+
+    Raises:
+        ConfigError: there is no such command, or the words after it are not what it takes.
+    """
     commands: Mapping[str, Callable[[list[str]], int]] = {"train": _train, "check": _check, "score": _score}
     if not words or words[0] not in commands:
         given = f", not {words[0]!r}" if words else ""
@@ -66,34 +71,33 @@ def _train(words: list[str]) -> int:
     from grpo.config import load_config
 
     config = load_config(source, overrides)
-    for remark in config.remarks():
-        print(f"note: {remark}", file=sys.stderr)
+    show_remarks(config)
     report = build.train_scorer(config, overwrite=overwrite, on_epoch=None if as_json else _show_epoch)
-    limit = build.attainable(config)
     if as_json:
-        print(json.dumps({**report.to_json(), "attainable_auc": limit}))
+        print(json.dumps(report.to_json()))
         return 0
-    _show_report(report, limit)
+    _show_report(report)
     print(f"next\n  {_next_command(source, overrides, config)}")
     return 0
 
 
 def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConfig) -> str:
     """Return how to train a policy on the scorer: by the same recipe if it has it among its rewards."""
-    from grpo.config.synonyms import canonical_name
+    from grpo.build.invocation import own_command
+    from grpo.config.synonyms import normalise
 
     reward = "ctr" if config.scorer.scorer_kind == "ctr" else "preference"
     uses_it = any(function.name == reward for function in config.rewards.functions)
     kept = []
     for override in overrides:
-        name = override.partition("=")[0].removeprefix("scorer.")
+        name = normalise(override.partition("=")[0].removeprefix("scorer."))
         # How the scorer was trained is of no interest any more, unlike where it is.
-        if not name.startswith("scorer_") or canonical_name(name) == "scorer_dir":
+        if not name.startswith("scorer_") or (name == "scorer_dir" and uses_it):
             kept.append(override)
     if not uses_it:
-        kept = [*(each for each in kept if "scorer_dir" not in each), f"scorer_dir={config.scorer.scorer_dir}"]
-        kept.append(f"rewards={reward}")
-    return " ".join(["grpo train", *([shlex.quote(source)] if source else []), *map(shlex.quote, kept)])
+        kept += [f"scorer_dir={config.scorer.scorer_dir}", f"rewards={reward}"]
+    words = [*([source] if source else []), *kept]
+    return " ".join([own_command(), "train", *map(shlex.quote, words)])
 
 
 def _show_epoch(epoch: EpochReport) -> None:
@@ -104,8 +108,8 @@ def _show_epoch(epoch: EpochReport) -> None:
     print(f"epoch {epoch.epoch:>2}  loss {epoch.loss:.4f}  {told}  {epoch.seconds:.1f} s{mark}", flush=True)
 
 
-def _show_report(report: ScorerReport, limit: float | None) -> None:
-    best = report.best
+def _show_report(report: ScorerReport) -> None:
+    best, limit = report.best, report.attainable_auc
     print(f"\n{report.num_train} rows to train on, {report.num_eval} held out, {report.seconds:.0f} s")
     if best.auc is not None:
         most = "" if limit is None else f" (the rule behind the clicks itself: {limit:.3f})"
@@ -133,6 +137,7 @@ def _check(words: list[str]) -> int:
     from grpo.config import load_config
 
     config = load_config(at_most_one(plain, "recipe or file"), overrides)
+    show_remarks(config)
     report = check(config, sample_groups=sampled, rows=rows, repeats=repeats)
     print(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report_text(report))
     return 0 if report.passed else 1
@@ -171,4 +176,5 @@ def _lines_of(file: str) -> list[str]:
     try:
         return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file!r}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"cannot read {file!r}: {reason}") from error

@@ -8,6 +8,7 @@ from grpo.config.overrides import split_words
 from grpo.config.rewards import RewardOptions
 from grpo.config.rules import GENERATED
 from grpo.config.schema import GRPOConfig
+from grpo.config.scorer_section import ScorerSection
 from grpo.config.sections import (
     METHODS,
     AlgorithmSection,
@@ -17,7 +18,6 @@ from grpo.config.sections import (
     PolicySection,
     RewardsSection,
     RolloutSection,
-    ScorerSection,
 )
 from grpo.config.synonyms import SYNONYMS
 

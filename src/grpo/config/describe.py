@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from grpo.config.sections import SECTIONS, option_types
+from grpo.config.fields import option_types
+from grpo.config.sections import SECTIONS
 from grpo.config.synonyms import COMPUTED, SYNONYMS
 
 __all__ = ["option_reference"]

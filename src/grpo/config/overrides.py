@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
+from grpo.config.fields import option_types
 from grpo.config.rewards import reward_specs
-from grpo.config.sections import SECTIONS, option_types
+from grpo.config.sections import SECTIONS
 from grpo.config.settings import Settings, read_settings
 from grpo.config.synonyms import COMPUTED, LEAVES, SWITCHES, SYNONYMS, canonical_name, normalise
 from grpo.config.yaml_text import parse_yaml

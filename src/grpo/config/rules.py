@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,4 +67,18 @@ def remarks(config: GRPOConfig) -> Iterator[str]:
     changed = config.changed_from_defaults()
     for name, has_effect, reason in conditions:
         if name in changed and not has_effect:
+            yield f"{name} has no effect: {reason}"
+    yield from _scorer_remarks(config, changed)
+
+
+def _scorer_remarks(config: GRPOConfig, changed: Collection[str]) -> Iterator[str]:
+    """Yield a line for each option of a scorer that the user has set, and not a recipe, and that changes nothing."""
+    scorer = config.scorer
+    conditions = (
+        ("scorer_rows", scorer.scorer_train_file is None, "the rows are those of scorer_train_file"),
+        *((name, scorer.scorer_kind == "pair", "scorer_kind is ctr") for name in ("scorer_margin", "scorer_merge")),
+        ("scorer_head_dropout", scorer.scorer_kind == "ctr", "scorer_kind is pair"),
+    )
+    for name, has_effect, reason in conditions:
+        if name in changed and config.is_typed(name) and not has_effect:
             yield f"{name} has no effect: {reason}"

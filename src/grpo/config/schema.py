@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from grpo.config.layers import merge_layers, resolve
 from grpo.config.rules import contradictions, remarks
+from grpo.config.scorer_section import ScorerSection
 from grpo.config.sections import (
     SECTIONS,
     AlgorithmSection,
@@ -21,7 +22,6 @@ from grpo.config.sections import (
     PolicySection,
     RewardsSection,
     RolloutSection,
-    ScorerSection,
 )
 from grpo.config.settings import Settings, nested, read_settings
 from grpo.config.synonyms import LEAVES

@@ -10,11 +10,22 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from grpo.config.fields import (
+    AboveZeroShare,
+    BelowOne,
+    Count,
+    Interval,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+)
 from grpo.config.rewards import RewardOptions, reward_specs
+from grpo.config.scorer_section import ScorerSection
 
 __all__ = [
     "METHODS",
@@ -26,46 +37,10 @@ __all__ = [
     "PolicySection",
     "RewardsSection",
     "RolloutSection",
-    "ScorerSection",
-    "Section",
-    "option_types",
 ]
 
 METHODS = ("grpo", "dr_grpo", "bnpo", "dapo", "gspo", "cispo", "sapo", "rloo", "reinforce")
 """Names of the built-in methods. `grpo.algorithm` defines them, but importing it would slow down every `--help`."""
-
-
-def option_types(annotation: Any) -> frozenset[Any]:
-    """Return the plain types an annotation allows; a `Literal` stays whole, `None` is left out."""
-    if get_origin(annotation) is Annotated:
-        return option_types(get_args(annotation)[0])
-    if get_origin(annotation) in (Literal, tuple):
-        return frozenset({annotation})
-    parts = get_args(annotation)
-    if not parts:
-        return frozenset() if annotation is type(None) else frozenset({annotation})
-    return frozenset().union(*map(option_types, parts))
-
-
-class Section(BaseModel):
-    """Unknown keys are errors, numbers are finite, choices are read in any case and with `-` or `_`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _read_as_people_write(cls, value: Any, info: ValidationInfo) -> Any:
-        assert info.field_name is not None
-        types = option_types(cls.model_fields[info.field_name].annotation)
-        # Python counts True as 1: `steps: yes` is a slip, not one step.
-        if isinstance(value, bool) and types <= {int, float}:
-            raise ValueError("Input should be a number")
-        choices = [choice for kind in types if get_origin(kind) is Literal for choice in get_args(kind)]
-        if isinstance(value, bool) and choices:
-            raise ValueError(f"Input should be {' or '.join(map(repr, choices))}")
-        if isinstance(value, str) and choices:
-            return value.strip().lower().replace("-", "_")
-        return value
 
 
 def _names(value: Any) -> Any:
@@ -110,15 +85,6 @@ def _a_group(value: int) -> int:
     if value < 2:
         raise ValueError("Input should be at least 2: a completion is compared with the others of its group")
     return value
-
-
-Count = Annotated[int, Field(ge=1)]
-Interval = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-AboveZeroShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class PolicySection(Section):
@@ -276,43 +242,6 @@ class OptimizerSection(Section):
         None, description="length of training in passes over the rows; 1 when neither is given"
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same run, bit for bit")
-
-
-class ScorerSection(Section):
-    """The reward model that `grpo reward train` trains; `grpo train` takes `scorer_dir` from here, and no more."""
-
-    scorer_kind: Literal["ctr", "pair"] = Field(
-        "ctr", description="ctr: texts with clicks; pair: a better and a worse answer to a prompt"
-    )
-    scorer_model: str | None = Field(
-        None, min_length=1, description="what it reads with: Hub id, directory or `tiny`; null: the policy's model"
-    )
-    scorer_train_file: str | None = Field(
-        None, description="JSONL or CSV: text, label; or prompt, chosen, rejected; null: rows that are generated"
-    )
-    scorer_eval_file: str | None = Field(None, description="held-out rows; null: some of the training rows")
-    scorer_rows: Count | None = Field(None, description="how many rows to generate; null: 20000 clicks or 500 pairs")
-    scorer_dir: str = Field("runs/scorer", min_length=1, description="directory for best_model and its report")
-    scorer_dtype: Literal["float32", "bfloat16", "auto"] = Field(
-        "auto", description="arithmetic of its forward; auto: bfloat16 where the device has it"
-    )
-    scorer_epochs: Count = Field(4, description="passes over the rows at most")
-    scorer_batch_size: Count = Field(32, description="rows in an optimizer step")
-    scorer_learning_rate: Positive = Field(5e-4, description="peak of AdamW's")
-    scorer_warmup_ratio: BelowOne = Field(0.1, description="share of the steps over which it rises")
-    scorer_weight_decay: NotNegative = Field(0.01, description="decoupled, of matrices")
-    scorer_max_grad_norm: NotNegative = Field(1.0, description="gradients are scaled down to this norm; 0: never")
-    scorer_patience: Interval = Field(2, description="evaluations without gain before it stops; 0: never")
-    scorer_lora_rank: Interval = Field(16, description="rank of LoRA adapters; 0: train all weights")
-    scorer_lora_alpha: Positive | None = Field(None, description="scale of LoRA (alpha / rank); null: the rank")
-    scorer_head_dropout: BelowOne = Field(0.1, description="dropout in the head of a click scorer, in training")
-    scorer_merge: bool = Field(
-        True, description="pair: save a whole model; false: adapters and head, which share the policy's base"
-    )
-    scorer_tokens_per_micro_batch: Count = Field(8192, description="most tokens in one forward and backward pass")
-    scorer_max_length: Count = Field(512, description="tokens of a text that are read")
-    scorer_holdout: Positive = Field(0.2, description="share, or from 1 number, of rows kept for evaluation")
-    scorer_margin: NotNegative = Field(0.0, description="by how much the better answer of a pair should win")
 
 
 class OutputSection(Section):

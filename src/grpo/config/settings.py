@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from grpo.config.fields import Section
 from grpo.config.rewards import function_settings
-from grpo.config.sections import SECTIONS, Section
+from grpo.config.sections import SECTIONS
 from grpo.config.synonyms import LEAVES, canonical_name, canonical_value, normalise, unknown_option
 from grpo.errors import ConfigError
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from grpo.errors import CheckpointError
 from grpo.policy import LoraSettings
-from grpo.scorer.output import BEST_MODEL, replaced_directory
+from grpo.scorer.output import BEST_MODEL, replaced_directory, standing
 
 __all__ = [
     "DESCRIPTION_FILE",
@@ -29,6 +29,9 @@ __all__ = [
 
 DESCRIPTION_FILE = "scorer.json"
 WEIGHTS_FILE = "scorer.safetensors"
+
+_DESCRIPTIONS = (DESCRIPTION_FILE, "config.json", "adapter_config.json")
+"""One of these is in a directory that can be loaded: of a scorer of clicks, a classifier, or adapters and head."""
 
 _Size: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
 _SIZES = {"hidden_size", "num_layers", "vocabulary_size"}
@@ -105,10 +108,15 @@ def find_scorer(path: str | Path) -> Path:
 
 def best_model_of(path: str | Path) -> Path | None:
     """Return the directory with what a training of either kind has saved: `best_model` in `path`, or `path` itself;
-    None if there is no such directory."""
+    None if neither holds anything that could be loaded.
+
+    Where a training was killed as it put its scorer in the place of an earlier one, it is the earlier one's.
+    """
     given = Path(path).expanduser()
-    found = next((directory for directory in (given / BEST_MODEL, given) if directory.is_dir()), None)
-    return None if found is None else found.resolve()
+    for directory in (standing(given / BEST_MODEL), standing(given)):
+        if directory is not None and any((directory / name).is_file() for name in _DESCRIPTIONS):
+            return directory.resolve()
+    return None
 
 
 def save_scorer(directory: Path, description: Description, tensors: Mapping[str, Tensor], tokenizer: Any) -> None:

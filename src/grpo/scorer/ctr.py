@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from grpo.scorer.settings import ScorerSettings
 from grpo.scorer.texts import pad_right
 from grpo.scorer.training import load_for_training, run_training
 
-__all__ = ["click_token_ids", "train_ctr_scorer"]
+__all__ = ["click_token_ids", "scorer_parameters", "train_ctr_scorer"]
 
 
 def train_ctr_scorer(
@@ -43,11 +43,12 @@ def train_ctr_scorer(
     on_epoch: OnEpoch | None = None,
     eval_rows: Sequence[Mapping[str, Any]] | None = None,
     beside: Mapping[str, str] | None = None,
+    attainable: Callable[[Sequence[str], Sequence[int]], float] | None = None,
 ) -> ScorerReport:
     """Train a scorer and return what came of it; `CTRScorer` loads `output_dir/best_model`.
 
-    Writes `best_model/`, `report.json` and, with matplotlib, `reliability.svg` into `output_dir`: at the end, all at
-    once, in place of earlier ones. Until then they are in `unfinished/`, where a training that fails leaves its best
+    With the weights lie `report.json` and, with matplotlib, `reliability.svg`. All of it is put in place of an earlier
+    `best_model/` at the end, at once; until then it is in `unfinished/`, where a training that fails leaves its best
     weights.
 
     Args:
@@ -55,7 +56,8 @@ def train_ctr_scorer(
         model: the backbone: "tiny", a Hub id, or a model's or run's directory.
         on_epoch: called after each epoch.
         eval_rows: rows to evaluate on; None: a part of `rows` is held out. No text of theirs is trained on.
-        beside: texts to write into `output_dir` with the scorer, by file name: what it was made from.
+        beside: texts to write beside the weights, by file name: what the scorer was made from.
+        attainable: from held-out texts and labels to the best AUC that there is, for the report.
 
     Raises:
         DataError: the rows cannot be used.
@@ -68,6 +70,9 @@ def train_ctr_scorer(
     train = read_click_rows(rows)
     held_out = None if eval_rows is None else read_click_rows(eval_rows)
     train, held_out = split_clicks(train, held_out, settings.holdout, settings.seed)
+    limit = None
+    if attainable is not None:
+        limit = attainable([row["text"] for row in held_out], [row["label"] for row in held_out])
     backbone = load_for_training(find_backbone(model, settings.revision), settings)
     output = ScorerOutput(output_dir, beside)
     return run_training(
@@ -77,6 +82,7 @@ def train_ctr_scorer(
         settings=settings,
         on_epoch=on_epoch,
         began=began,
+        attainable_auc=limit,
     )
 
 
@@ -136,15 +142,31 @@ class _ClickTraining:
         return F.binary_cross_entropy_with_logits(logits, self.labels[batch], pos_weight=self.click_weight)
 
     def evaluate(self) -> Evaluation:
-        """Return how good the probabilities of the held-out rows are."""
-        logits = torch.tensor(score_rows(self.backbone, self.head, self.eval_ids, self.settings.batch_size))
+        """Return how good the probabilities of the held-out rows are.
+
+        Raises:
+            RunError: a score is not a number.
+        """
+        logits = torch.tensor(
+            score_rows(
+                self.backbone,
+                self.head,
+                self.eval_ids,
+                self.settings.batch_size,
+                most_tokens=self.settings.tokens_per_micro_batch,
+            )
+        )
         logits = logits.double() + self.logit_shift
         labels = torch.tensor(self.eval_labels, dtype=torch.float64)
         loss = float(F.binary_cross_entropy_with_logits(logits, labels))
         return evaluate_probabilities(self.eval_labels, logits.sigmoid().tolist(), loss=loss)
 
     def save(self, evaluation: Evaluation, epoch: int) -> None:
-        """Write the scorer as it is now."""
+        """Write the scorer as it is now.
+
+        Raises:
+            StorageError: it could not be written.
+        """
         lora = self.settings.lora
         shape = None
         if lora is not None:

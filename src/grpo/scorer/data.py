@@ -54,7 +54,7 @@ def read_click_rows(source: object) -> list[ScorerRow]:
         if not isinstance(label, Hashable) or label not in _LABELS:
             raise DataError(f"{place}: the label is {_shown(label)}: use 1 for clicked and 0 for not")
         rows.append({"text": text, "label": _LABELS[label]})
-    require_both_classes(rows, _name(source))
+    _require_both_classes(rows, _name(source))
     return rows
 
 
@@ -98,8 +98,8 @@ def hold_out_clicks(
         DataError: too many are asked for, or one of the two has one class only.
     """
     train, held_out = _hold_out(rows, lambda row: str(row["text"]), holdout, seed)
-    require_both_classes(train, "the part of the rows that is trained on")
-    require_both_classes(held_out, "the held-out part of the rows")
+    _require_both_classes(train, "the part of the rows that is trained on")
+    _require_both_classes(held_out, "the held-out part of the rows")
     return train, held_out
 
 
@@ -127,7 +127,7 @@ def split_clicks(
     if held_out is None:
         return hold_out_clicks(rows, holdout, seed)
     train = _without(rows, held_out, lambda row: str(row["text"]).strip())
-    require_both_classes(train, "what is left to train on")
+    _require_both_classes(train, "what is left to train on")
     return train, list(held_out)
 
 
@@ -161,7 +161,7 @@ def _without(
     return train
 
 
-def require_both_classes(rows: Sequence[ScorerRow], name: str) -> None:
+def _require_both_classes(rows: Sequence[ScorerRow], name: str) -> None:
     """Raise a DataError unless some labels are 0 and some are 1."""
     labels = {row["label"] for row in rows}
     if not labels:

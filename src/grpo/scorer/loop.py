@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -54,11 +54,19 @@ class Training(Protocol):
         ...
 
     def evaluate(self) -> Evaluation:
-        """Return what the held-out rows say."""
+        """Return what the held-out rows say.
+
+        Raises:
+            RunError: a score is not a number.
+        """
         ...
 
     def save(self, evaluation: Evaluation, epoch: int) -> None:
-        """Write the scorer as it is now."""
+        """Write the scorer as it is now.
+
+        Raises:
+            StorageError: it could not be written.
+        """
         ...
 
 
@@ -69,7 +77,8 @@ def fit(training: Training, *, settings: ScorerSettings, on_epoch: OnEpoch | Non
         on_epoch: called after each epoch, when the best one has been saved.
 
     Raises:
-        RunError: the loss or the gradient is not a number.
+        RunError: the loss, the gradient or a held-out score is not a number.
+        StorageError: the best weights could not be written.
     """
     lengths = training.lengths
     optimizer = _optimizer((*training.backbone.trained().values(), *training.head.parameters()), settings)
@@ -107,15 +116,25 @@ def fit(training: Training, *, settings: ScorerSettings, on_epoch: OnEpoch | Non
     return tuple(epochs)
 
 
-def score_rows(backbone: Backbone, head: nn.Module, rows: Sequence[Sequence[int]], batch_size: int) -> list[float]:
+def score_rows(
+    backbone: Backbone,
+    head: nn.Module,
+    rows: Sequence[Sequence[int]],
+    batch_size: int,
+    *,
+    most_tokens: int | None = None,
+) -> list[float]:
     """Return the head's score of each token row, batched by length, without gradient; dropout must be off.
+
+    Args:
+        most_tokens: in one forward pass, padding included; None: as many as the rows of a batch have.
 
     Raises:
         RunError: a score is not a number.
     """
     scores = [0.0] * len(rows)
     with torch.inference_mode():
-        for batch in length_batches([len(row) for row in rows], batch_size * _FASTER_EVALUATION):
+        for batch in _forward_batches([len(row) for row in rows], batch_size * _FASTER_EVALUATION, most_tokens):
             token_ids, lengths = pad_right([rows[index] for index in batch], backbone.pad_token_id, backbone.device)
             found = head(backbone.last_hidden(token_ids), lengths)
             if not torch.isfinite(found).all():
@@ -123,6 +142,11 @@ def score_rows(backbone: Backbone, head: nn.Module, rows: Sequence[Sequence[int]
             for index, score in zip(batch, found.tolist(), strict=True):
                 scores[index] = score
     return scores
+
+
+def _forward_batches(lengths: Sequence[int], batch_size: int, most_tokens: int | None) -> Iterator[list[int]]:
+    for batch in length_batches(lengths, batch_size):
+        yield from [batch] if most_tokens is None else micro_batches(batch, lengths, most_tokens)
 
 
 def _optimizer(parameters: Iterable[nn.Parameter], settings: ScorerSettings) -> torch.optim.AdamW:
@@ -144,7 +168,7 @@ def _step(
     step: int,
 ) -> float:
     """Update once, by the mean loss over all rows of `parts`, and return that loss."""
-    advice = f"lower {_RATE} or {in_configuration('max_grad_norm')}, or use {_EXACT}"
+    advice = f"lower {_RATE}, or use {_EXACT}"
     rows = sum(map(len, parts))
     value = 0.0
     for part in parts:

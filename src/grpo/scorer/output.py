@@ -1,24 +1,25 @@
-"""Where a training writes: into `unfinished/` until it is done, then in the place of an earlier scorer, all at once."""
+"""Where a training writes: into `unfinished/` until it is done, then in the place of an earlier scorer, all at once.
+
+All that belongs to a scorer lies in one directory, so that two renames put a new one in place of an earlier one. A kill
+between them leaves the earlier one put aside, where `standing` finds it.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from grpo.errors import StorageError
 from grpo.storage import disk_error
 
-__all__ = ["BEST_MODEL", "PICTURE", "REPORT", "ScorerOutput", "replaced_directory", "scorer_storage"]
+__all__ = ["BEST_MODEL", "PICTURE", "REPORT", "ScorerOutput", "replaced_directory", "scorer_storage", "standing"]
 
 BEST_MODEL = "best_model"
 REPORT = "report.json"
 PICTURE = "reliability.svg"
-
-_FORMER = ".{}.former-scorer"
-"""What is called so has been put aside for the moment of a swap."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class ScorerOutput:
         """Remember the place; nothing is written.
 
         Args:
-            beside: texts to write beside the scorer, by the names of their files.
+            beside: texts to write beside the weights, by the names of their files.
         """
         self.directory = Path(directory)
         self.unfinished = self.directory / "unfinished"
@@ -59,7 +60,7 @@ class ScorerOutput:
             StorageError: the directory may not be written.
         """
         with scorer_storage(self.directory):
-            _recover(self.directory)
+            _recover(self.best_model)
             shutil.rmtree(self.unfinished, ignore_errors=True)
             self.unfinished.mkdir(parents=True)
 
@@ -71,16 +72,14 @@ class ScorerOutput:
         """
         with scorer_storage(self.directory):
             for name, text in {**self._beside, REPORT: report}.items():
-                (self.unfinished / name).write_text(text, encoding="utf-8")
-            new = sorted(path.name for path in self.unfinished.iterdir() if path.name != BEST_MODEL)
-            # A picture of earlier probabilities says nothing of these.
-            _swap(self.unfinished, self.directory, [BEST_MODEL, *new], stale=[PICTURE])
+                (self.candidate / name).write_text(text, encoding="utf-8")
+            _swap(self.candidate, self.best_model)
             shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def abandon(self) -> None:
         """Say where the best weights of a training are that did not come to its end; without any, leave nothing."""
-        if self.candidate.is_dir():
-            _log.warning("the training did not come to its end: its best weights so far are in %s", self.candidate)
+        if standing(self.candidate) is not None:
+            _log.warning("the training did not come to its end: its best weights so far are in %s", self.unfinished)
             return
         shutil.rmtree(self.unfinished, ignore_errors=True)
         if self._is_new and self.directory.is_dir() and not any(self.directory.iterdir()):
@@ -94,15 +93,14 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
     Raises:
         StorageError: it could not be written; what was there is still there.
     """
-    parent, name = directory.parent, directory.name
-    partial = parent / f".{name}.partial"
+    partial = directory.parent / f".{directory.name}.partial"
     with scorer_storage(directory):
-        _recover(parent, name)
+        _recover(directory)
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / name).mkdir(parents=True)
+        partial.mkdir(parents=True)
         try:
-            yield partial / name
-            _swap(partial, parent, [name])
+            yield partial
+            _swap(partial, directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -128,47 +126,33 @@ def scorer_storage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _swap(source: Path, place: Path, names: Sequence[str], stale: Sequence[str] = ()) -> None:
-    """Move `names` from `source` to `place`, in place of those and of `stale` ones there: all, or none.
+def standing(directory: Path) -> Path | None:
+    """Return where that is which belongs at `directory`: there, or where a swap that was killed has put it aside; None:
+    nowhere."""
+    return next((place for place in (directory, _former(directory)) if place.is_dir()), None)
 
-    The first name is the one by which `_recover` sees whether a killed swap had happened.
-    """
-    moved: list[tuple[Path, Path]] = []
+
+def _swap(new: Path, place: Path) -> None:
+    """Move the directory `new` to `place`, and remove what was there; if that fails, what was there stays."""
+    _recover(place)
     try:
-        for name in dict.fromkeys((*names, *stale)):
-            if (place / name).exists():
-                _move(place / name, _former(place, name), moved)
-        for name in names:
-            _move(source / name, place / name, moved)
+        if place.exists():
+            place.rename(_former(place))
+        new.rename(place)
     except BaseException:
-        for before, now in reversed(moved):
-            now.rename(before)
+        _recover(place)
         raise
-    _remove_formers(place)
+    shutil.rmtree(_former(place), ignore_errors=True)
 
 
-def _move(path: Path, to: Path, moved: list[tuple[Path, Path]]) -> None:
-    path.rename(to)
-    moved.append((path, to))
+def _recover(place: Path) -> None:
+    """Undo a swap that was stopped between its renames; forget what one has put aside that was stopped after them."""
+    former = _former(place)
+    if former.exists() and not place.exists():
+        former.rename(place)
+    shutil.rmtree(former, ignore_errors=True)
 
 
-def _recover(place: Path, first: str = BEST_MODEL) -> None:
-    """Undo a swap that was killed before the first name was in place; forget what any other has put aside."""
-    if not place.is_dir():
-        return
-    if not (place / first).exists() and _former(place, first).exists():
-        for former in place.glob(_FORMER.format("*")):
-            former.rename(place / former.name.removeprefix(".").removesuffix(".former-scorer"))
-    _remove_formers(place)
-
-
-def _remove_formers(place: Path) -> None:
-    for former in place.glob(_FORMER.format("*")):
-        if former.is_dir():
-            shutil.rmtree(former, ignore_errors=True)
-        else:
-            former.unlink(missing_ok=True)
-
-
-def _former(place: Path, name: str) -> Path:
-    return place / _FORMER.format(name)
+def _former(place: Path) -> Path:
+    """Return where what is at `place` is put aside for the moment of a swap."""
+    return place.parent / f".{place.name}.former-scorer"

@@ -45,9 +45,9 @@ def train_pair_scorer(
 ) -> ScorerReport:
     """Train a reward model and return what came of it; `output_dir/best_model` is a sequence classifier with one label.
 
-    Writes `best_model/` (tokenizer included; adapters merged, or with their head alone, see `ScorerSettings.merge`)
-    and `report.json` into `output_dir`: at the end, all at once, in place of earlier ones. Until then they are in
-    `unfinished/`, where a training that fails leaves its best weights. A text that is too long keeps its end.
+    The tokenizer and `report.json` lie with the weights (adapters merged, or with their head alone, see
+    `ScorerSettings.merge`). All of it is put in place of an earlier `best_model/` at the end, at once; until then it is
+    in `unfinished/`, where a training that fails leaves its best weights. A text that is too long keeps its end.
 
     Args:
         rows: `{"prompt", "chosen", "rejected"}`, some perhaps with `"margin"`; `read_pair_rows` reads files.
@@ -56,7 +56,7 @@ def train_pair_scorer(
         on_epoch: called after each epoch.
         eval_rows: rows to evaluate on, none of which is trained on; None: a part of `rows` is held out, no prompt of
             which is trained on.
-        beside: texts to write into `output_dir` with the model, by file name: what it was made from.
+        beside: texts to write beside the weights, by file name: what the model was made from.
 
     Raises:
         ConfigError: adapters are to be saved and there are none.
@@ -132,15 +132,32 @@ class _PairTraining:
         return _loss(chosen - rejected - self.margins[batch])
 
     def evaluate(self) -> Evaluation:
-        """Return the share of held-out pairs in which the chosen answer scores higher, and their loss."""
+        """Return the share of held-out pairs in which the chosen answer scores higher, and their loss.
+
+        Raises:
+            RunError: a reward is not a number.
+        """
         rows = [pair[side] for side in (0, 1) for pair in self.eval_ids]
-        rewards = torch.tensor(score_rows(self.backbone, self.head, rows, self.settings.batch_size)).double()
+        rewards = torch.tensor(
+            score_rows(
+                self.backbone,
+                self.head,
+                rows,
+                self.settings.batch_size,
+                most_tokens=self.settings.tokens_per_micro_batch,
+            ),
+            dtype=torch.float64,
+        )
         chosen, rejected = rewards.chunk(2)
         accuracy = float((chosen > rejected).double().mean())
         return Evaluation(loss=float(_loss(chosen - rejected - self.eval_margins)), accuracy=accuracy)
 
     def save(self, evaluation: Evaluation, epoch: int) -> None:  # noqa: ARG002 (a classifier keeps only its weights)
-        """Write the classifier as it is now."""
+        """Write the classifier as it is now.
+
+        Raises:
+            StorageError: it could not be written.
+        """
         if self.settings.merge:
             save_classifier(self.place, self.classifier, self.backbone, self.head)
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,17 +83,26 @@ class CTRScorer:
         self._batch_size = max(1, batch_size)
 
     def predict(self, text: str) -> float:
-        """Return the probability in [0, 1] that `text` is clicked; 0 for a text of blanks only."""
+        """Return the probability in [0, 1] that `text` is clicked; 0 for a text of blanks only.
+
+        Raises:
+            RunError: the scorer's output is not a number.
+        """
         return self.predict_many([text])[0]
 
     def predict_many(self, texts: Sequence[str]) -> list[float]:
-        """Return the probability of each text; what else is asked in the same call does not matter."""
+        """Return the probability of each text; what else is asked in the same call does not matter.
+
+        Raises:
+            RunError: the scorer's output is not a number.
+        """
         written = [index for index, text in enumerate(texts) if text.strip()]
         rows = click_token_ids(self._backbone.tokenizer, [texts[index] for index in written], self._max_length)
         probabilities = [0.0] * len(texts)
-        logits = score_rows(self._backbone, self._head, rows, self._batch_size)
-        for index, logit in zip(written, logits, strict=True):
-            probabilities[index] = _sigmoid(logit + self._logit_shift)
+        scores = score_rows(self._backbone, self._head, rows, self._batch_size)
+        logits = torch.tensor(scores, dtype=torch.float64) + self._logit_shift
+        for index, probability in zip(written, logits.sigmoid().tolist(), strict=True):
+            probabilities[index] = probability
         return probabilities
 
     def _load(self, name: str, description: Description, device: str, dtype: str) -> Backbone:
@@ -134,7 +142,3 @@ def _merged(backbone: Backbone) -> Backbone:
     if not hasattr(model, "peft_config") or next(model.parameters()).dtype != torch.float32:
         return backbone
     return dataclasses.replace(backbone, model=model.merge_and_unload().eval())
-
-
-def _sigmoid(logit: float) -> float:
-    return 1.0 / (1.0 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1.0 + math.exp(logit))

@@ -49,6 +49,7 @@ class ScorerReport:
         best_epoch: the one whose weights are in `best_model`, from 1.
         stopped_early: patience ran out.
         reliability: the picture; None for pairs, or without matplotlib.
+        attainable_auc: of the rule that the held-out clicks follow; None where it is not known.
     """
 
     kind: ScorerKind
@@ -60,6 +61,7 @@ class ScorerReport:
     stopped_early: bool
     seconds: float
     reliability: Path | None = None
+    attainable_auc: float | None = None
 
     @property
     def best(self) -> Evaluation:

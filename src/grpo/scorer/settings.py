@@ -9,13 +9,16 @@ from grpo.policy import LoraSettings
 
 __all__ = ["ScorerSettings", "in_configuration"]
 
+_NOT_IN_CONFIGURATION = ("warmup_ratio", "weight_decay", "max_grad_norm")
+
 
 @dataclass(frozen=True, slots=True)
 class ScorerSettings:
     """Options of a scorer's training. The defaults suit `tiny`; billions of parameters want a tenth of the rate.
 
     In a configuration their names begin with `scorer_`, but for `lora_targets`, `device`, `seed`, `tokenizer`,
-    `revision` and `gradient_checkpointing`, which are the policy's.
+    `revision` and `gradient_checkpointing`, which are the policy's, and for `warmup_ratio`, `weight_decay` and
+    `max_grad_norm`, which it does not have.
 
     Attributes:
         epochs: passes over the training rows at most.
@@ -92,7 +95,8 @@ class ScorerSettings:
 
 def _require(name: str, value: object, allowed: bool, use: str) -> None:
     if not allowed:
-        raise ConfigError(f"{name} of the scorer is {value}: use {use} (in a configuration: scorer_{name})")
+        where = "" if name in _NOT_IN_CONFIGURATION else f" (in a configuration: scorer_{name})"
+        raise ConfigError(f"{name} of the scorer is {value}: use {use}{where}")
 
 
 def in_configuration(name: str) -> str:

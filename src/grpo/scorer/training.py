@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -27,12 +28,14 @@ def run_training(
     settings: ScorerSettings,
     on_epoch: OnEpoch | None,
     began: float,
+    attainable_auc: float | None = None,
 ) -> ScorerReport:
     """Train, and return and write what came of it; an earlier scorer stays where it is until then.
 
     Args:
         make: called once the random generators are seeded, for it makes fresh weights.
         began: by `time.perf_counter`, for the report.
+        attainable_auc: for the report.
 
     Raises:
         RunError: the loss is not a number.
@@ -44,7 +47,18 @@ def run_training(
             torch.manual_seed(derive_seed(settings.seed, "scorer"))
             training = make()
             epochs = fit(training, settings=settings, on_epoch=on_epoch)
-        report = _report(kind, training, epochs, output=output, settings=settings, seconds=time.perf_counter() - began)
+        report = ScorerReport(
+            kind=kind,
+            epochs=epochs,
+            best_epoch=_best_epoch(epochs),
+            best_model=output.best_model,
+            num_train=len(training.lengths),
+            num_eval=training.num_eval,
+            stopped_early=len(epochs) < settings.epochs,
+            seconds=time.perf_counter() - began,
+            reliability=_draw(epochs, output),
+            attainable_auc=attainable_auc,
+        )
         output.publish(report.to_text())
     except BaseException:
         output.abandon()
@@ -70,27 +84,13 @@ def load_for_training(source: ModelSource, settings: ScorerSettings) -> Backbone
     )
 
 
-def _report(
-    kind: ScorerKind,
-    training: Training,
-    epochs: tuple[EpochReport, ...],
-    *,
-    output: ScorerOutput,
-    settings: ScorerSettings,
-    seconds: float,
-) -> ScorerReport:
-    best_epoch = max(epoch.epoch for epoch in epochs if epoch.is_best)
-    bins = epochs[best_epoch - 1].evaluation.bins
+def _best_epoch(epochs: tuple[EpochReport, ...]) -> int:
+    return max(epoch.epoch for epoch in epochs if epoch.is_best)
+
+
+def _draw(epochs: tuple[EpochReport, ...], output: ScorerOutput) -> Path | None:
+    """Draw the best epoch's probabilities beside its weights, and return where the picture is in the end."""
+    bins = epochs[_best_epoch(epochs) - 1].evaluation.bins
     with scorer_storage(output.unfinished):
-        is_drawn = bool(bins) and draw_reliability(bins, output.unfinished / PICTURE)
-    return ScorerReport(
-        kind=kind,
-        epochs=epochs,
-        best_epoch=best_epoch,
-        best_model=output.best_model,
-        num_train=len(training.lengths),
-        num_eval=training.num_eval,
-        stopped_early=len(epochs) < settings.epochs,
-        seconds=seconds,
-        reliability=output.directory / PICTURE if is_drawn else None,
-    )
+        is_drawn = bool(bins) and draw_reliability(bins, output.candidate / PICTURE)
+    return output.best_model / PICTURE if is_drawn else None

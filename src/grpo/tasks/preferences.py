@@ -129,7 +129,8 @@ def partial_answer(concept: Concept, better: Answer, rng: random.Random) -> Answ
     """Return an answer that lacks one or two of the criteria that `better` meets, and meets no others."""
     kept = set(rng.sample(sorted(better.meets), len(better.meets) - rng.randint(1, 2)))
     text = " ".join(part for name, part in _parts(concept, rng).items() if name in kept)
-    return Answer(text, frozenset(kept - {"hedge"} and kept))
+    # A hedge of nothing is no merit.
+    return Answer(text, frozenset() if kept == {"hedge"} else frozenset(kept))
 
 
 def rejected_answer(question: str, concept: Concept, better: Answer, rng: random.Random) -> Answer:

@@ -63,7 +63,7 @@ class CTRReward:
 
 def _find_scorer(scorer: str | Path | None) -> Path:
     """Return the directory that holds the scorer's files."""
-    from grpo.scorer.checkpoint import find_scorer
+    from grpo.scorer.checkpoint import best_model_of, find_scorer
 
     how = "train it first: grpo reward train ctr-headlines"
     if scorer is None:
@@ -71,4 +71,9 @@ def _find_scorer(scorer: str | Path | None) -> Path:
     try:
         return find_scorer(scorer)
     except CheckpointError as error:
+        if best_model_of(scorer) is not None:
+            raise ConfigError(
+                f"{scorer} holds no scorer of clicks but a model: if it is a reward model of answers, name the reward "
+                f"'preference', else give another scorer"
+            ) from error
         raise ConfigError(f"the reward 'ctr' finds no scorer in {str(scorer)!r} (no scorer.json): {how}") from error

@@ -10,17 +10,17 @@ from grpo.engines.native import NativeEngine
 from grpo.evaluate import Evaluator, confidence_interval, pass_at_k
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.tasks import AnswerJudge, find_format
+from grpo.tasks import AnswerVerifier, find_format
 from grpo.types import Prompt, SamplingParams
 
 
-def make_evaluator(policy: Policy, prompts: list[Prompt], *, judge: bool = True) -> Evaluator:
+def make_evaluator(policy: Policy, prompts: list[Prompt], *, verifier: bool = True) -> Evaluator:
     return Evaluator(
         NativeEngine(policy.model, end_ids=policy.end_token_ids),
         prompts[:6],
         lambda ids: list(policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
         rewards=RewardSuite(resolve_rewards(["correctness"])),
-        judge=AnswerJudge(find_format("answer_tags")) if judge else None,
+        verifier=AnswerVerifier(find_format("answer_tags")) if verifier else None,
         sampling=SamplingParams(max_tokens=24),
         samples=4,
         seed=0,
@@ -45,7 +45,7 @@ def test_an_evaluation_tells_strict_lenient_and_greedy_apart(tiny_policy: Policy
 
 
 def test_without_a_judge_there_is_a_reward_and_no_accuracy(tiny_policy: Policy, sums: list[Prompt]) -> None:
-    metrics = make_evaluator(tiny_policy, sums, judge=False).evaluate(0, 10).metrics
+    metrics = make_evaluator(tiny_policy, sums, verifier=False).evaluate(0, 10).metrics
     assert metrics["reward"] > 0
     assert "accuracy" not in metrics
 

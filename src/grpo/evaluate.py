@@ -12,7 +12,7 @@ from grpo.engines import Engine, generate
 from grpo.intervals import wilson_interval
 from grpo.rewards import RewardSuite
 from grpo.seeding import derive_seed
-from grpo.tasks import Judge
+from grpo.tasks import Verifier
 from grpo.types import Group, Prompt, Request, SamplingParams, Verdict
 
 __all__ = ["Evaluation", "Evaluator", "confidence_interval", "pass_at_k"]
@@ -26,7 +26,7 @@ class Evaluation:
 
     Attributes:
         metrics: `reward`, `rewards` (the mean of each, by name), `completion_length`, `truncated_share`, `prompts`,
-            `samples_per_prompt`; `format_rate` where a format is asked for; when the task can judge answers also
+            `samples_per_prompt`; `format_rate` where a format is asked for; when the task can verify answers also
             `accuracy` (strict, sampled), `accuracy_ci95`, `accuracy_lenient`,
             `accuracy_lenient_ci95`, `accuracy_greedy`, `accuracy_greedy_ci95`, `accuracy_greedy_lenient`,
             `pass_at_k` (by k) and `answers` (how often each of the commonest was given).
@@ -45,7 +45,7 @@ class Evaluator:
         decode: Callable[[Sequence[Sequence[int]]], list[str]],
         *,
         rewards: RewardSuite | None,
-        judge: Judge | None,
+        verifier: Verifier | None,
         is_well_formed: Callable[[str], bool] | None = None,
         sampling: SamplingParams,
         samples: int,
@@ -55,7 +55,7 @@ class Evaluator:
         self.prompts = prompts
         self.decode = decode
         self.rewards = rewards
-        self.judge = judge
+        self.verifier = verifier
         self.is_well_formed = is_well_formed
         self.sampling = sampling
         self.samples = samples
@@ -80,7 +80,7 @@ class Evaluator:
             metrics["reward"] = _mean(numbers) if numbers else None
             names = [function.name for function in self.rewards.functions]
             metrics["rewards"] = {name: scored.metrics.get(f"rewards/{name}/mean") for name in names}
-        if self.judge is not None:
+        if self.verifier is not None:
             greedy, greedy_texts = self._sample(replace(self.sampling, temperature=0.0), 1)
             metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(greedy, greedy_texts))
         elif self.is_well_formed is not None:
@@ -105,9 +105,9 @@ class Evaluator:
 
     def _verdicts(self, groups: Sequence[Group], texts: Sequence[str]) -> list[list[Verdict]]:
         """Return one verdict a completion, grouped by prompt."""
-        assert self.judge is not None
+        assert self.verifier is not None
         rows = [group.prompt.columns for group in groups for _ in group.rollouts]
-        verdicts = iter(self.judge.verdicts(texts, rows))
+        verdicts = iter(self.verifier.verdicts(texts, rows))
         return [[next(verdicts) for _ in group.rollouts] for group in groups]
 
     def _accuracies(self, sampled: list[list[Verdict]], greedy: list[list[Verdict]]) -> dict[str, Any]:

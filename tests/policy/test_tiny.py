@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from grpo.policy.tiny import TINY_DIRECTORY
-from grpo.tasks.answers import FORMATS, judge
+from grpo.tasks.answers import FORMATS, verify
 from grpo.tasks.arithmetic import (
     all_problems,
     reasoned_answer,
@@ -178,7 +178,7 @@ def test_sampled_answers_follow_the_format_and_are_right_only_some_of_the_time(m
     )
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     verdicts = [
-        judge(text, problem.answer, answer_format=FORMATS["answer_tags"])
+        verify(text, problem.answer, answer_format=FORMATS["answer_tags"])
         for text, problem in zip(texts, problems, strict=True)
     ]
     in_format = sum(verdict.well_formed for verdict in verdicts) / len(verdicts)

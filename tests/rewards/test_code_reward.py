@@ -12,10 +12,10 @@ import yaml
 from grpo import recipes
 from grpo.errors import ConfigError, DataError, RunError
 from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.rewards.code import UnitTestReward, judge_as_rewarded
+from grpo.rewards.code import UnitTestReward, verifier_as_rewarded
 from grpo.sandbox import Limits, check_tests, run_tests
-from grpo.tasks import AnswerJudge, find_format
-from grpo.tasks.program_answers import ProgramJudge
+from grpo.tasks import AnswerVerifier, find_format
+from grpo.tasks.program_answers import ProgramVerifier
 
 DOUBLE = "def double(x):\n    return x * 2"
 TESTS = ["assert double(2) == 4", "assert double('ab') == 'abab'", "assert double([1]) == [1, 1]"]
@@ -442,12 +442,12 @@ def test_a_judge_with_a_rewards_options_knows_what_that_found(monkeypatch: pytes
 
     reward = UnitTestReward(packages=True, memory_mb=300)
     functions = resolve_rewards(["strict_format", reward])
-    judge = judge_as_rewarded(ProgramJudge(find_format("answer_tags")), functions)
-    assert isinstance(judge, ProgramJudge)
-    assert judge.tester is reward.tester
-    of_answers = AnswerJudge(find_format("answer_tags"))
-    assert judge_as_rewarded(of_answers, functions) is of_answers
-    assert judge_as_rewarded(None, functions) is None
+    verifier = verifier_as_rewarded(ProgramVerifier(find_format("answer_tags")), functions)
+    assert isinstance(verifier, ProgramVerifier)
+    assert verifier.tester is reward.tester
+    of_answers = AnswerVerifier(find_format("answer_tags"))
+    assert verifier_as_rewarded(of_answers, functions) is of_answers
+    assert verifier_as_rewarded(None, functions) is None
     reward([FENCED, HALF], [TESTS] * 2)
     tested: list[str] = []
 
@@ -456,7 +456,7 @@ def test_a_judge_with_a_rewards_options_knows_what_that_found(monkeypatch: pytes
         return run_tests(program, *arguments, **options)
 
     monkeypatch.setattr(tester, "run_tests", noted)
-    verdicts = judge.verdicts([FENCED, HALF, "other"], [{"tests": TESTS}] * 3)
+    verdicts = verifier.verdicts([FENCED, HALF, "other"], [{"tests": TESTS}] * 3)
     assert [verdict.lenient for verdict in verdicts] == [True, False, False]
     assert tested == ["other"]
 

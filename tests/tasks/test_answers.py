@@ -10,11 +10,11 @@ from grpo.tasks.answers import (
     AnswerFormat,
     find_format,
     gsm8k_reference,
-    judge,
     last_integer,
     last_number,
     normalise_number,
     same_answer,
+    verify,
 )
 from grpo.types import Verdict
 
@@ -237,27 +237,27 @@ def test_answers_are_the_same_by_value_or_by_words(given: str | None, reference:
     ],
 )
 def test_a_tagged_number_is_judged_strictly_and_leniently(text: str, verdict: Verdict) -> None:
-    assert judge(text, "5", answer_format=TAGS) == verdict
+    assert verify(text, "5", answer_format=TAGS) == verdict
 
 
 def test_listing_answers_is_never_strictly_right() -> None:
     listing = "".join(f"<answer>{number}</answer>" for number in range(10))
-    assert not judge(f"<reasoning>a</reasoning>{listing}", "9", answer_format=TAGS).strict
+    assert not verify(f"<reasoning>a</reasoning>{listing}", "9", answer_format=TAGS).strict
     inside = "<reasoning>a</reasoning><answer>1 2 3 4 5</answer>"
-    assert not judge(inside, "5", answer_format=TAGS).strict
-    assert not judge("<think>a</think>1 2 3 4 5", "5", answer_format=THINK).strict
+    assert not verify(inside, "5", answer_format=TAGS).strict
+    assert not verify("<think>a</think>1 2 3 4 5", "5", answer_format=THINK).strict
 
 
 def test_after_a_thought_the_answer_must_stand_alone_to_be_strictly_right() -> None:
-    assert judge("<think>2 + 3</think>\n5", "5", answer_format=THINK).strict
-    sentence = judge("<think>2 + 3</think>It is 5.", "5", answer_format=THINK)
+    assert verify("<think>2 + 3</think>\n5", "5", answer_format=THINK).strict
+    sentence = verify("<think>2 + 3</think>It is 5.", "5", answer_format=THINK)
     assert sentence == Verdict(strict=False, lenient=True, well_formed=True, answer="5")
 
 
 def test_plain_text_is_judged_by_its_last_number() -> None:
-    assert judge("2 + 3 = 5", "5", answer_format=PLAIN) == Verdict(True, True, True, "5")
-    assert judge("5 is not 6", "5", answer_format=PLAIN) == Verdict(False, False, True, "6")
-    assert judge("none", "5", answer_format=PLAIN) == Verdict(False, False, True, None)
+    assert verify("2 + 3 = 5", "5", answer_format=PLAIN) == Verdict(True, True, True, "5")
+    assert verify("5 is not 6", "5", answer_format=PLAIN) == Verdict(False, False, True, "6")
+    assert verify("none", "5", answer_format=PLAIN) == Verdict(False, False, True, None)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_plain_text_is_judged_by_its_last_number() -> None:
     ],
 )
 def test_answers_in_words_are_judged_too(answer_format: AnswerFormat, text: str, strict: bool, lenient: bool) -> None:
-    verdict = judge(text, "Paris", answer_format=answer_format)
+    verdict = verify(text, "Paris", answer_format=answer_format)
     assert (verdict.strict, verdict.lenient) == (strict, lenient)
 
 
@@ -293,7 +293,7 @@ def test_answers_in_words_are_judged_too(answer_format: AnswerFormat, text: str,
 def test_a_very_long_text_is_judged_without_backtracking(text: str) -> None:
     # A pattern that backtracks would need hours here, and run into the suite's own time limit.
     for answer_format in FORMATS.values():
-        assert not judge(text, "5", answer_format=answer_format).strict
+        assert not verify(text, "5", answer_format=answer_format).strict
     assert normalise_number(text) is None
 
 

@@ -106,12 +106,12 @@ def test_all_reference_answers_of_the_train_file_are_read(whole: list[Row]) -> N
 
 def test_a_solution_in_the_format_is_judged_right_for_every_row(whole: list[Row]) -> None:
     task = gsm8k_task(train_file=WHOLE_FILE, eval_file=None, eval_size=200, answer_format=TAGS, seed=0)
-    assert len(task.evaluation) == 200 and task.judge is not None
+    assert len(task.evaluation) == 200 and task.verifier is not None
     assert {row.question for row in task.train}.isdisjoint(row.question for row in task.evaluation)
     for row in task.train + task.evaluation:
         reasoning, _, answer = row.columns["solution"].rpartition("####")
         text = f"<reasoning>{reasoning}</reasoning>\n<answer>{answer}</answer>"
-        assert task.judge.verdicts([text], [row.columns])[0].strict
-        assert task.judge.verdicts([row.columns["solution"]], [row.columns])[0].lenient
+        assert task.verifier.verdicts([text], [row.columns])[0].strict
+        assert task.verifier.verdicts([row.columns["solution"]], [row.columns])[0].lenient
         wrong = f"<reasoning>{reasoning}</reasoning><answer>{answer}1</answer>"
-        assert not task.judge.verdicts([wrong], [row.columns])[0].lenient
+        assert not task.verifier.verdicts([wrong], [row.columns])[0].lenient

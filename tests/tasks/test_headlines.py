@@ -76,7 +76,7 @@ def test_an_unknown_topic_is_refused_with_the_known_ones():
 def test_rows_have_a_good_headline_to_compare_with_and_no_right_one():
     task = headlines_task(eval_size=None, answer_format=find_format("think_tags"), seed=0)
     assert len(task.train) == 8 and len(task.evaluation) == 2
-    assert task.judge is None
+    assert task.verifier is None
     for row in [*task.train, *task.evaluation]:
         topic = row.columns["topic"]
         assert click_probability(row.columns["reference"]) == best_click_probability(topic)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from grpo.errors import DataError, RunError
+from grpo.errors import DataError, SandboxError
 from grpo.rewards.code import UnitTestReward
 from grpo.sandbox import check_tests
 from grpo.tasks import find_format, program_answers
-from grpo.tasks.program_answers import ProgramJudge, extract_program
+from grpo.tasks.program_answers import ProgramVerifier, extract_program
 from grpo.tasks.programs import KINDS, program_problems
 
 
@@ -86,27 +86,27 @@ def test_the_program_is_found_among_a_hundred_thousand_marks() -> None:
 
 
 def test_the_judge_runs_the_tests() -> None:
-    judge = ProgramJudge(find_format("answer_tags"))
+    verifier = ProgramVerifier(find_format("answer_tags"))
     (row,) = program_problems(1, seed=2, kinds=["add"])
-    right = judge.verdicts([f"<reasoning>easy</reasoning><answer>{row['answer']}</answer>"], [row])[0]
+    right = verifier.verdicts([f"<reasoning>easy</reasoning><answer>{row['answer']}</answer>"], [row])[0]
     assert (right.strict, right.lenient, right.well_formed, right.answer) == (True, True, True, row["answer"])
-    bare = judge.verdicts([row["answer"]], [row])[0]
+    bare = verifier.verdicts([row["answer"]], [row])[0]
     assert (bare.strict, bare.lenient, bare.well_formed) == (False, True, False)
-    wrong = judge.verdicts(["<reasoning>easy</reasoning><answer>def f(): pass</answer>"], [row])[0]
+    wrong = verifier.verdicts(["<reasoning>easy</reasoning><answer>def f(): pass</answer>"], [row])[0]
     assert (wrong.strict, wrong.lenient, wrong.well_formed) == (False, False, True)
-    assert judge.verdicts([""], [row])[0].answer is None
-    assert not judge.verdicts(["7"], [{"tests": ["assert ("]}])[0].lenient
+    assert verifier.verdicts([""], [row])[0].answer is None
+    assert not verifier.verdicts(["7"], [{"tests": ["assert ("]}])[0].lenient
 
 
 def test_one_program_that_cannot_be_tested_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from grpo.sandbox.unit_tests import tester
 
     def broken(program: str, *_: object, **__: object) -> None:
-        raise RunError("no")
+        raise SandboxError("no")
 
     monkeypatch.setattr(tester, "run_tests", broken)
-    judge = ProgramJudge(find_format("answer_tags"))
-    assert not judge.verdicts(["7"], [{"tests": ["assert solution == 7"]}])[0].lenient
+    verifier = ProgramVerifier(find_format("answer_tags"))
+    assert not verifier.verdicts(["7"], [{"tests": ["assert solution == 7"]}])[0].lenient
     monkeypatch.setattr(program_answers, "run_program", broken)
-    with pytest.raises(RunError):
-        judge.verdicts(["7"], [{"tests": ["assert solution == 7"]}])[0]
+    with pytest.raises(SandboxError):
+        verifier.verdicts(["7"], [{"tests": ["assert solution == 7"]}])[0]

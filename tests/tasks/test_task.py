@@ -100,24 +100,24 @@ def test_a_negative_size_is_refused() -> None:
 )
 def test_the_judge_compares_with_the_answer_column(answer: object, text: str, right: bool) -> None:
     task = task_of(read_rows([{"prompt": "2 + 3?", "answer": answer}]))
-    assert task.judge is not None
-    assert task.judge.verdicts([text], [task.train[0].columns])[0].strict is right
+    assert task.verifier is not None
+    assert task.verifier.verdicts([text], [task.train[0].columns])[0].strict is right
 
 
 def test_the_judge_can_be_sent_to_another_process() -> None:
     task = task_of(sums(3))
-    assert pickle.loads(pickle.dumps(task.judge)) == task.judge
+    assert pickle.loads(pickle.dumps(task.verifier)) == task.verifier
 
 
 @pytest.mark.parametrize("answer", [None, ["5", "five"], {"tests": []}, " "])
 def test_rows_without_an_answer_to_compare_with_have_no_judge(answer: object) -> None:
-    assert task_of(read_rows([{"prompt": "2 + 3?", "answer": answer}])).judge is None
+    assert task_of(read_rows([{"prompt": "2 + 3?", "answer": answer}])).verifier is None
 
 
 def test_the_evaluation_rows_decide_whether_there_is_a_judge() -> None:
     unanswered = read_rows(["a", "b"])
-    assert task_of(unanswered, sums(2)).judge is not None
-    assert task_of(sums(2), unanswered).judge is None
+    assert task_of(unanswered, sums(2)).verifier is not None
+    assert task_of(sums(2), unanswered).verifier is None
 
 
 @pytest.mark.parametrize("answer_format", FORMATS.values(), ids=list(FORMATS))

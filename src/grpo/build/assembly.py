@@ -26,7 +26,7 @@ from grpo.evaluate import Evaluator
 from grpo.machine import keep_freed_memory
 from grpo.policy import Policy
 from grpo.rewards import Backbones, RewardSuite
-from grpo.rewards.code import judge_as_rewarded
+from grpo.rewards.code import verifier_as_rewarded
 from grpo.tasks import Task
 
 __all__ = ["Parts", "assemble"]
@@ -82,7 +82,7 @@ def assemble(
             prompts.evaluation,
             decoder(policy),
             rewards=rewards,
-            judge=judge_as_rewarded(task.judge, rewards.functions),
+            verifier=verifier_as_rewarded(task.verifier, rewards.functions),
             is_well_formed=task.answer_format.is_strict if task.answer_format.blocks else None,
             sampling=sampling_params(config),
             samples=config.output.eval_samples,

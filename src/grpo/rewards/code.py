@@ -12,10 +12,10 @@ from grpo.errors import ConfigError, DataError, RunError
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.texts import Completion, completion_texts
 from grpo.sandbox import Case, Limits, Tester, TestRun, check_tests, namespaces_refused
-from grpo.tasks import Judge
-from grpo.tasks.program_answers import ProgramJudge, row_case, row_tests
+from grpo.tasks import Verifier
+from grpo.tasks.program_answers import ProgramVerifier, row_case, row_tests
 
-__all__ = ["UnitTestReward", "judge_as_rewarded"]
+__all__ = ["UnitTestReward", "verifier_as_rewarded"]
 
 
 class UnitTestReward:
@@ -132,15 +132,15 @@ class UnitTestReward:
         return self.reward * (float(all(run.passed)) if self.all_or_nothing else run.share)
 
 
-def judge_as_rewarded(judge: Judge | None, functions: Iterable[RewardFunction]) -> Judge | None:
-    """Return a task's judge; one of programs with the options of the first `UnitTestReward` among functions.
+def verifier_as_rewarded(verifier: Verifier | None, functions: Iterable[RewardFunction]) -> Verifier | None:
+    """Return a task's verifier; one of programs with the options of the first `UnitTestReward` among functions.
 
     It then also knows what that reward has just found.
     """
     for function in functions:
-        if isinstance(function.function, UnitTestReward) and isinstance(judge, ProgramJudge):
-            return ProgramJudge(judge.answer_format, function.function.tester)
-    return judge
+        if isinstance(function.function, UnitTestReward) and isinstance(verifier, ProgramVerifier):
+            return ProgramVerifier(verifier.answer_format, function.function.tester)
+    return verifier
 
 
 def _number(name: str, value: Any, *, above: float = -math.inf) -> float:

@@ -1,36 +1,36 @@
 """Where prompts come from and what a right answer is.
 
-read_rows → Task (train, evaluation, judge) → render → PromptOrder
+read_rows → Task (train, evaluation, verifier) → render → PromptOrder
 """
 
 from __future__ import annotations
 
-from grpo.tasks.answers import FORMATS, AnswerFormat, find_format, judge
+from grpo.tasks.answers import FORMATS, AnswerFormat, find_format, verify
 from grpo.tasks.chat import Rendered, render, render_chat
 from grpo.tasks.generated import finance_task, headlines_task, programs_task
 from grpo.tasks.gsm8k import gsm8k_task
 from grpo.tasks.order import PromptOrder
 from grpo.tasks.rows import Row, read_rows
-from grpo.tasks.task import AnswerJudge, Judge, Task, arithmetic_task, rows_task
+from grpo.tasks.task import AnswerVerifier, Task, Verifier, arithmetic_task, rows_task
 
 __all__ = [
     "FORMATS",
     "AnswerFormat",
-    "AnswerJudge",
-    "Judge",
+    "AnswerVerifier",
     "PromptOrder",
     "Rendered",
     "Row",
     "Task",
+    "Verifier",
     "arithmetic_task",
     "finance_task",
     "find_format",
     "gsm8k_task",
     "headlines_task",
-    "judge",
     "programs_task",
     "read_rows",
     "render",
     "render_chat",
     "rows_task",
+    "verify",
 ]

@@ -19,12 +19,12 @@ __all__ = [
     "AnswerFormat",
     "find_format",
     "gsm8k_reference",
-    "judge",
     "last_integer",
     "last_number",
     "normalise_number",
     "plain_reference",
     "same_answer",
+    "verify",
 ]
 
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+"
@@ -130,7 +130,7 @@ def find_format(name: str) -> AnswerFormat:
     return FORMATS[name]
 
 
-def judge(text: str, reference: str, *, answer_format: AnswerFormat) -> Verdict:
+def verify(text: str, reference: str, *, answer_format: AnswerFormat) -> Verdict:
     """Return whether a completion gives the reference answer.
 
     Strict: the text is in the format and the marked answer is the reference and nothing else ("5" or

@@ -11,7 +11,7 @@ from grpo.tasks.answers import AnswerFormat
 from grpo.tasks.clicks import best_headline
 from grpo.tasks.headlines import TOPICS, headline_prompt
 from grpo.tasks.preferences import CONCEPTS, QUESTIONS, better_answer, worse_answer
-from grpo.tasks.program_answers import ProgramJudge
+from grpo.tasks.program_answers import ProgramVerifier
 from grpo.tasks.programs import program_problems
 from grpo.tasks.rows import Row
 from grpo.tasks.task import Task, rows_task
@@ -96,4 +96,4 @@ def programs_task(
         for number, problem in enumerate(problems)
     ]
     task = rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="programs")
-    return replace(task, judge=ProgramJudge(answer_format))
+    return replace(task, verifier=ProgramVerifier(answer_format))

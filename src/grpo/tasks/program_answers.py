@@ -1,18 +1,18 @@
-"""Finds the program in a completion, and judges it by the tests of its row."""
+"""Finds the program in a completion, and verifies it by the tests of its row."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo.errors import RunError
-from grpo.sandbox import Case, Limits, Tester, TestRun, run_program
+from grpo.errors import ConfigError, SandboxError
+from grpo.sandbox import Case, Tester, TestRun, run_program
 from grpo.tasks.answers import AnswerFormat
 from grpo.types import Verdict
 
-__all__ = ["ProgramJudge", "extract_program", "row_case", "row_tests"]
+__all__ = ["ProgramVerifier", "extract_program", "row_case", "row_tests"]
 
 _FENCE = "```"
 _PYTHON = ("python", "py", "python3")
@@ -73,14 +73,14 @@ def row_case(text: str, tests: Any, entry_point: Any) -> Case | None:
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramJudge:
+class ProgramVerifier:
     """Runs the tests of a row, which decide, where other tasks compare answers.
 
     Strict: in the format, and every test passes. Lenient: every test passes.
     """
 
     answer_format: AnswerFormat
-    tester: Tester = field(default_factory=lambda: Tester(limits=Limits(wall_s=5, cpu_s=2)))
+    tester: Tester = field(default_factory=Tester)
 
     def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         """Return one verdict a text, given the columns of its row: `tests`, and perhaps `entry_point`.
@@ -88,22 +88,28 @@ class ProgramJudge:
         Programs are tested side by side.
 
         Raises:
-            RunError: the sandbox could not be set up.
+            SandboxError: the sandbox cannot be set up.
+            ConfigError: programs cannot be run on this system.
         """
         cases = [
             row_case(text, columns.get("tests"), columns.get("entry_point"))
             for text, columns in zip(texts, rows, strict=True)
         ]
         runs = self.tester.run_all([case for case in cases if case is not None and case.program], known=True)
+        self._require_sandbox(runs.values())
         verdicts = []
         for text, case in zip(texts, cases, strict=True):
-            passed = case is not None and self._passed(runs.get(case))
+            run = runs.get(case) if case is not None else None
+            passed = isinstance(run, TestRun) and all(run.passed)
             well_formed = self.answer_format.is_strict(text)
             verdicts.append(Verdict(well_formed and passed, passed, well_formed, extract_program(text) or None))
         return verdicts
 
-    def _passed(self, run: TestRun | Exception | None) -> bool:
-        if isinstance(run, RunError):
-            # One program must not end a run; but where an empty one cannot be run either, nothing can be judged.
+    def _require_sandbox(self, runs: Iterable[TestRun | Exception]) -> None:
+        """Raise if nothing can be tested here: one program must not end a run, but then there are no verdicts."""
+        errors = [run for run in runs if isinstance(run, Exception)]
+        for error in errors:
+            if isinstance(error, ConfigError):
+                raise error
+        if any(isinstance(error, SandboxError) for error in errors):
             run_program("", limits=self.tester.limits, namespaces=self.tester.namespaces)
-        return isinstance(run, TestRun) and all(run.passed)

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 from grpo.errors import DataError
 from grpo.seeding import derive_seed
-from grpo.tasks.answers import AnswerFormat, judge
+from grpo.tasks.answers import AnswerFormat, verify
 from grpo.tasks.arithmetic import Problem, all_problems, split_problems
 from grpo.tasks.rows import Row
 from grpo.types import Verdict
 
-__all__ = ["AnswerJudge", "Judge", "Task", "arithmetic_task", "rows_task"]
+__all__ = ["AnswerVerifier", "Task", "Verifier", "arithmetic_task", "rows_task"]
 
 
-class Judge(Protocol):
+class Verifier(Protocol):
     """Says whether completions answer their prompts."""
 
     def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
@@ -33,7 +33,7 @@ class Task:
     Attributes:
         train: rows to train on.
         evaluation: rows to evaluate on, none of which asks what a train row asks; may be empty.
-        judge: says whether a completion is right; None when the rows have no answer that is text or a number.
+        verifier: says whether a completion is right; None when the rows have no answer that is text or a number.
         removed: how many train rows were left out because evaluation rows ask the same.
         eval_size_wanted: how many rows were to be held out, where there are too few for so many; else None.
     """
@@ -42,14 +42,14 @@ class Task:
     train: list[Row]
     evaluation: list[Row]
     answer_format: AnswerFormat
-    judge: Judge | None
+    verifier: Verifier | None
     removed: int = 0
     eval_size_wanted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerJudge:
-    """Compares a completion with the column `answer`, as `answers.judge` does."""
+class AnswerVerifier:
+    """Compares a completion with the column `answer`, as `answers.verify` does."""
 
     answer_format: AnswerFormat
 
@@ -59,8 +59,8 @@ class AnswerJudge:
 
     def _verdict(self, text: str, columns: Mapping[str, Any]) -> Verdict:
         reference = _reference(columns["answer"])
-        assert reference is not None, "rows_task gives a judge only to rows with usable answers"
-        return judge(text, reference, answer_format=self.answer_format)
+        assert reference is not None, "rows_task gives a verifier only to rows with usable answers"
+        return verify(text, reference, answer_format=self.answer_format)
 
 
 def arithmetic_task(
@@ -140,8 +140,8 @@ def rows_task(
     if not kept:
         raise DataError(f"none of the {len(train)} train rows is left: all of them are used to evaluate")
     answered = all(_reference(row.columns.get("answer")) is not None for row in held_out or kept)
-    judge_ = AnswerJudge(answer_format) if answered else None
-    return Task(name, kept, held_out, answer_format, judge_, removed, wanted)
+    verifier = AnswerVerifier(answer_format) if answered else None
+    return Task(name, kept, held_out, answer_format, verifier, removed, wanted)
 
 
 def _problem_rows(problems: Sequence[Problem]) -> list[Row]:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from grpo.rewards.texts import Completion, completion_texts
-from grpo.tasks.answers import find_format, judge, normalise_number, plain_reference, same_answer
+from grpo.tasks.answers import find_format, normalise_number, plain_reference, same_answer, verify
 from grpo.tasks.answers import last_integer as find_last_integer
 
 __all__ = ["accuracy", "correctness", "integer_answer", "last_integer"]
@@ -75,7 +75,7 @@ def accuracy(
     """Return `correct_reward` where the strict verdict holds (in the format, and right), else `wrong_reward`."""
     wanted = find_format(format)
     verdicts = [
-        None if reference is None else judge(text, reference, answer_format=wanted).strict
+        None if reference is None else verify(text, reference, answer_format=wanted).strict
         for text, reference in zip(completion_texts(completions), map(_reference, answer), strict=True)
     ]
     return _rewards(verdicts, correct_reward, wrong_reward)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grpo.tasks.answers import FORMATS, AnswerFormat, judge
+from grpo.tasks.answers import FORMATS, AnswerFormat, verify
 from grpo.tasks.arithmetic import (
     Problem,
     WordProblem,
@@ -60,7 +60,7 @@ def shares(
     texts: Sequence[str], questions: Sequence[Problem | WordProblem], answer_format: AnswerFormat
 ) -> dict[str, float]:
     verdicts = [
-        judge(text, question.answer, answer_format=answer_format)
+        verify(text, question.answer, answer_format=answer_format)
         for text, question in zip(texts, questions, strict=True)
     ]
     return {

@@ -48,7 +48,7 @@ def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
-    """Return how often each answer was given, most frequent first; empty when the task judges no answers."""
+    """Return how often each answer was given, most frequent first; empty when the task verifies no answers."""
     answers: Mapping[str, int] = metrics.get("answers") or {}
     return dict(sorted(answers.items(), key=lambda answer: (-answer[1], answer[0])))
 

@@ -249,16 +249,16 @@ def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Re
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "before", "after", "change"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "change" else "left")
-    judged = "accuracy" in {**before, **after}
+    verified = "accuracy" in {**before, **after}
     for label, name in _OUTCOMES:
         _add_change(table, label, before, after, name)
     # Where there are right answers, these say how good the policy is; elsewhere only the rewards do.
     before_each, after_each = before.get("rewards") or {}, after.get("rewards") or {}
-    if not judged and len(names := {**before_each, **after_each}) > 1:
+    if not verified and len(names := {**before_each, **after_each}) > 1:
         for name in names:
             _add_change(table, f" {name}", before_each, after_each, name)
     legend = "strict: right and in the format asked for; lenient: right in any format;\ngreedy: strict at temperature 0"
-    return Group(table, Text(legend, style="dim"), Text()) if judged else table
+    return Group(table, Text(legend, style="dim"), Text()) if verified else table
 
 
 def _add_change(table: Table, label: str, before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> None:

@@ -99,6 +99,7 @@ def test_a_scorer_goes_by_its_own_model():
     with_other_scorer = load_config("ctr-headlines", ["scorer_model=Qwen/x"])
     assert with_other_scorer.scorer.scorer_learning_rate == 1e-4
     assert with_other_scorer.policy.lora_rank == 0
+    assert with_other_scorer.remarks()[0].startswith("as the model is Qwen/x and not tiny: scorer_")
     with_tiny_scorer = load_config("ctr-headlines", [OTHER, "scorer_model=tiny"])
     assert with_tiny_scorer.scorer.scorer_learning_rate == load_config("ctr-headlines").scorer.scorer_learning_rate
     assert with_tiny_scorer.policy.lora_rank == 16

@@ -169,7 +169,8 @@ def _config(layers: Sequence[_Layer], *changes: Settings, model: str | None = No
     """
     plain = merge_layers([*(layer.settings for layer in layers), *changes])
     model = model or plain.get("model") or "tiny"
-    tables = [layer.table_for(model, plain.get("scorer_model") or model) for layer in layers]
+    scorer_model = plain.get("scorer_model") or model
+    tables = [layer.table_for(model, scorer_model) for layer in layers]
     parts = [
         (part, layer.is_recipe, is_table)
         for layer, table in zip(layers, tables, strict=True)
@@ -181,14 +182,17 @@ def _config(layers: Sequence[_Layer], *changes: Settings, model: str | None = No
         last |= dict.fromkeys(change, (False, False))
     config = config.with_defaults({name for name, (is_recipe, _) in last.items() if is_recipe})
     of_tables = sorted(name for name, (_, is_table) in last.items() if is_table)
-    return config.with_remarks(_on_other_model(config, model, of_tables)) if of_tables else config
+    return config.with_remarks(_on_other_models(config, model, scorer_model, of_tables))
 
 
-def _on_other_model(config: GRPOConfig, model: str, names: Sequence[str]) -> list[str]:
-    """Return a line that says which options are as they are because the model is another than `tiny`."""
+def _on_other_models(config: GRPOConfig, model: str, scorer_model: str, names: Sequence[str]) -> list[str]:
+    """Return lines that say which options are as they are because a model is another than `tiny`."""
     values = config.flat()
-    said = ", ".join(f"{name}={_written(values[name])}" for name in names if name in values)
-    return [f"as the model is {model} and not tiny: {said}"]
+    said: dict[str, list[str]] = {}
+    for name in names:
+        which = scorer_model if name.startswith("scorer_") else model
+        said.setdefault(which, []).append(f"{name}={_written(values[name])}")
+    return [f"as the model is {which} and not tiny: {', '.join(options)}" for which, options in said.items()]
 
 
 def _written(value: Any) -> str:

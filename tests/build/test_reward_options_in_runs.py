@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,10 @@ def test_processes_of_rewards_end_with_the_run():
     assert parts.rewards.functions[1].processes == 2, "they are still there to be used"
 
 
-def test_a_run_with_them_resumes_bit_for_bit():
+def resumed_bit_for_bit(options: Sequence[str]) -> Path:
+    """Train twice, take the second run back to its step 2 and let it go on; return the first."""
     for name in ("alone", "cut"):
-        build.train(load_config(None, [*OPTIONS, f"output_dir={name}"]))
+        build.train(load_config(None, [*options, f"output_dir={name}"]))
     alone, cut = Path("alone"), Path("cut")
     shutil.rmtree(cut / "final_model")
     for checkpoint in cut.glob("checkpoint-*"):
@@ -105,6 +107,11 @@ def test_a_run_with_them_resumes_bit_for_bit():
     assert contents(cut / "final_model") == contents(alone / "final_model")
     for file in ("completions.jsonl", "eval.jsonl"):
         assert (cut / file).read_bytes() == (alone / file).read_bytes()
+    return alone
+
+
+def test_a_run_with_them_resumes_bit_for_bit():
+    resumed_bit_for_bit(OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -131,19 +138,7 @@ def test_a_run_with_a_normalised_reward_resumes_bit_for_bit():
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_pretrained(TINY_DIRECTORY, num_labels=1).save_pretrained("taste")
     AutoTokenizer.from_pretrained(TINY_DIRECTORY).save_pretrained("taste")
-    for name in ("alone", "cut"):
-        build.train(load_config(None, [*NORMALISED, f"output_dir={name}"]))
-    alone, cut = Path("alone"), Path("cut")
-    shutil.rmtree(cut / "final_model")
-    for checkpoint in cut.glob("checkpoint-*"):
-        if checkpoint.name != "checkpoint-2":
-            shutil.rmtree(checkpoint)
-
-    build.resume(cut)
-
-    assert contents(cut / "final_model") == contents(alone / "final_model")
-    for file in ("completions.jsonl", "eval.jsonl"):
-        assert (cut / file).read_bytes() == (alone / file).read_bytes()
+    alone = resumed_bit_for_bit(NORMALISED)
     state = torch.load(alone / "final_model" / "training_state.pt", weights_only=True)
     assert state["rewards"]["normalisations"]["taste"]["count"] == 4 * 3 * 4, "evaluations are left out"
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
-from grpo.cli import main
+from grpo.cli import script
 
 __all__: list[str] = []
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -174,5 +174,5 @@ def test_a_reward_gives_up_shortly_before_a_call_of_it_would_be_given_up():
 def test_tests_that_are_none_are_told_before_a_run_begins(refused):
     write_lines("rows.jsonl", [{"prompt": "Add.", "tests": ["assert f(1) == 2"]}, {"prompt": "Sub.", "tests": ["1 +"]}])
     said = refused("train", "train_file=rows.jsonl", "eval_size=0", "rewards=unit_tests", "output_dir=run")
-    assert "row 1: tests '1 +' are not Python" in said
+    assert "row 2: tests '1 +' are not Python" in said
     assert not Path("run").exists()

@@ -178,7 +178,7 @@ NO_TESTS = [
 def test_tests_that_test_nothing_are_refused_and_the_form_wanted_is_named(tests: str) -> None:
     with pytest.raises(DataError, match=r"assert f.*unittest\.TestCase.*entry_point"):
         check_tests(tests)
-    with pytest.raises(DataError, match="row 1"):
+    with pytest.raises(DataError, match="row 2"):
         UnitTestReward().check_rows([{"tests": TESTS}, {"tests": tests}])
 
 

@@ -268,3 +268,21 @@ def test_a_reward_object_may_say_itself_that_it_overlaps():
 
     assert resolve_rewards([Tests()])[0].overlap
     assert not resolve_rewards([{"name": Tests(), "overlap": False}])[0].overlap
+
+
+def test_a_function_whose_calls_all_take_too_long_is_not_waited_for_again(group):
+    release = threading.Event()
+    calls = []
+
+    def hangs(prompts, completions):
+        calls.append(prompts[0])
+        release.wait(60)
+        return [1.0] * len(completions)
+
+    groups, texts = some_groups(group, sizes=(1,) * 9)
+    result = suite({"name": hangs, "overlap": True}, timeout_s=0.1).score(groups, texts, step=0, max_steps=1)
+    release.set()
+    failures = [scored.score.failures["hangs"] for one in result.groups for scored in one.rollouts]
+    assert failures[:3] == ["TimeoutError: no result within 0.1 s"] * 3
+    assert failures[3:] == ["TimeoutError: not waited for: the calls before it took too long"] * 6
+    assert len(calls) <= 4

@@ -386,3 +386,22 @@ def test_a_column_called_like_what_gates_log_is_kept_apart(group):
 
     result = score(suite(logs, {"name": zeros, "gate": "logs", "gate_at": 2.0}), [group("?", [1])], ["a"])
     assert result.groups[0].rollouts[0].logged == {"logs/gated_out": 7, "gated_out": {"zeros": 0.0}}
+
+
+def test_a_reward_that_fails_now_and_then_is_told_once_with_its_exception(group, caplog):
+    def shaky(completions):
+        return [ValueError("no such table") if text == "bad" else 1.0 for text in completions]
+
+    one = suite(shaky)
+    for _ in range(2):
+        score(one, [group("?", [1, 1, 1])], ["bad", "good", "good"])
+    assert caplog.text.count("reward 'shaky' failed for 1 of 3 completions: ValueError: no such table") == 1
+
+
+def test_an_option_that_is_misspelt_is_not_taken_for_a_parameter():
+    def free(completions, **kwargs):
+        return [kwargs["scale"]] * len(completions)
+
+    with pytest.raises(ConfigError, match="has 'wieght': did you mean 'weight'"):
+        resolve_rewards({"name": free, "wieght": 0.5})
+    assert resolve_rewards({"name": free, "scale": 2.0})[0].parameters == {"scale": 2.0}

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from grpo.cli.commands import COMMANDS, Command
-from grpo.cli.entry import main
+from grpo.cli.entry import main, script
 
-__all__ = ["COMMANDS", "Command", "main"]
+__all__ = ["COMMANDS", "Command", "main", "script"]

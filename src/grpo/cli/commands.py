@@ -85,10 +85,14 @@ def _ablate(config: GRPOConfig) -> int:
     from grpo.cli.ablation_text import ablation_table
 
     ablation = ablate_rewards(
-        config, on_run=lambda left_out, path: print(f"\n=== without {left_out or 'nothing'}: {path}", flush=True)
+        config, on_run=lambda left_out, path: print(f"\n=== {_ablated(left_out)}: {path}", flush=True)
     )
     print("\n" + ablation_table(ablation))
     return _exit_code(ablation.signal_number)
+
+
+def _ablated(left_out: str | None) -> str:
+    return "all rewards" if left_out is None else f"without {left_out}"
 
 
 def _exit_code(signal_number: int | None) -> int:

@@ -9,18 +9,22 @@ import difflib
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from grpo.cli.commands import COMMANDS
 from grpo.cli.printing import help_text, overview
 from grpo.cli.words import take_switch
 from grpo.errors import ConfigError, GrpoError, InputError
 
-__all__ = ["main"]
+__all__ = ["main", "script"]
+
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         _complain("interrupted", debug)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         # The reader (`head`, a pager) has left; Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,6 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"error: {type(error).__name__}: {error}{hint}", debug)
         return 1
     return code
+
+
+def script() -> NoReturn:
+    """Run `main` as a program."""
+    code = main()
+    if code == _INTERRUPTED and any(thread.daemon for thread in threading.enumerate()):
+        # A thread that is inside a library when the interpreter ends would abort the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConf
             kept.append(override)
     if not uses_it:
         kept += [f"scorer_dir={config.scorer.scorer_dir}", f"rewards={reward}"]
-    words = [*([source] if source else []), *kept]
+    words = [source or "train_file=prompts.jsonl", *kept]
     return " ".join([own_command(), "train", *map(shlex.quote, words)])
 
 

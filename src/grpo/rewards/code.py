@@ -90,7 +90,7 @@ class UnitTestReward:
                 try:
                     check_tests(lines, columns.get("entry_point"))
                 except DataError as error:
-                    raise DataError(f"row {number}: {error}") from error
+                    raise DataError(f"row {number + 1}: {error}") from error
 
     def __call__(
         self,

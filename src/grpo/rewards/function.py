@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import os
@@ -191,6 +192,8 @@ def reward_function(
     settable = options if options_are_fixed else [key for key in named if key not in PROVIDED]
     if options_are_fixed or not takes_any:
         _check_parameters(name, given, settable)
+    else:
+        _refuse_slips(name, [key for key in given if key not in settable])
     if options_are_fixed:
         given = {key: named[key].default for key in options} | given
     return RewardFunction(
@@ -216,6 +219,14 @@ def _check_parameters(name: str, given: Mapping[str, Any], settable: Sequence[st
             raise ConfigError(
                 f"reward {name!r} has no parameter {key!r}: {takes}, besides name, weight, {', '.join(SUITE_OPTIONS)}"
             )
+
+
+def _refuse_slips(name: str, keys: Sequence[str]) -> None:
+    """Refuse what only `**kwargs` would take and looks like an option that was meant."""
+    for key in keys:
+        meant = difflib.get_close_matches(key, ("weight", *SUITE_OPTIONS), n=1, cutoff=0.8)
+        if meant:
+            raise ConfigError(f"reward {name!r} has {key!r}: did you mean {meant[0]!r}?")
 
 
 def _name_of(function: Callable[..., Any]) -> str:

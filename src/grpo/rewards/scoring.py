@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from grpo.rewards.calling.batch import RewardBatch, column_names
 from grpo.rewards.calling.caller import Caller, settled
-from grpo.rewards.calling.threads import Pending
+from grpo.rewards.calling.threads import Outcome, Pending
 from grpo.rewards.columns import Column, column_of
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.types import Group, Prompt, Rollout
@@ -14,6 +14,7 @@ from grpo.types import Group, Prompt, Rollout
 __all__ = ["Scoring"]
 
 _WHOLE_STEP = -1
+_ENOUGH_TIMEOUTS = 3
 
 
 class Scoring:
@@ -84,8 +85,7 @@ class Scoring:
 
     def cancel(self) -> None:
         """Give up what was begun."""
-        for pending in self._pending.values():
-            pending.cancel()
+        _cancel(list(self._pending.values()))
 
     def _start(self, function: RewardFunction, place: int) -> None:
         self._pending[function.name, place] = self._caller.start(function, self._batch(place), place)
@@ -102,7 +102,26 @@ class Scoring:
     def _column(self, function: RewardFunction) -> Column:
         """Wait for a function's calls and return the column that they make."""
         places = self._places(function)
-        outcomes = [self._pending[function.name, place].wait() for place in places]
+        outcomes = self._outcomes(function, places)
         results = [settled(outcome, len(self._batch(place))) for place, outcome in zip(places, outcomes, strict=True)]
         seconds = max((outcome.seconds for outcome in outcomes), default=0.0)
         return column_of(function, self._weights[function.name], results, seconds)
+
+    def _outcomes(self, function: RewardFunction, places: Sequence[int]) -> list[Outcome]:
+        """Wait for a function's calls. One whose calls all take too long is not waited for again in this step."""
+        pending = [self._pending[function.name, place] for place in places]
+        outcomes: list[Outcome] = []
+        for call in pending:
+            if len(outcomes) >= _ENOUGH_TIMEOUTS and all(isinstance(one.error, TimeoutError) for one in outcomes):
+                break
+            outcomes.append(call.wait())
+        left = pending[len(outcomes) :]
+        _cancel(left)
+        hopeless = Outcome(None, TimeoutError("not waited for: the calls before it took too long"), 0.0)
+        return outcomes + [hopeless] * len(left)
+
+
+def _cancel(pending: Sequence[Pending]) -> None:
+    """Give calls up, the last first: where they stand in a queue, none is to begin because the one before it ended."""
+    for call in reversed(pending):
+        call.cancel()

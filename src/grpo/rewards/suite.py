@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from grpo.rewards.weights import final_weight, weight_at
 from grpo.types import Group, Prompt, Score, ScoredGroup, ScoredRollout
 
 __all__ = ["RewardSuite", "SuiteResult"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,8 @@ class RewardSuite:
             for missing in [name for name in function.columns if name not in columns]:
                 raise DataError(
                     f"reward {function.name!r} needs the column {missing!r}, the data has {sorted(columns)}: "
-                    f"map a column to that name, or use another reward"
+                    f"map a column to that name, or use another reward (one is called with prompts, completions, "
+                    f"completion_ids and the data's columns by name)"
                 )
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -166,6 +170,7 @@ class RewardSuite:
         columns = apply_gates([self._normalised(column) for column in scoring.finish()])
         groups, texts = scoring.groups, scoring.texts
         scores = [score_at(columns, place) for place in range(len(texts))]
+        self._say_failures(columns, len(texts))
         allowed = self.max_failed_share if max_failed_share is None else max_failed_share
         self._check_failed_share(columns, scores, allowed, scoring.state.global_step)
         logged = logged_values(columns, len(texts), self._said)
@@ -197,6 +202,21 @@ class RewardSuite:
     def close(self) -> None:
         """End the processes of the functions that have any; scoring again would begin new ones."""
         self._caller.close()
+
+    def _say_failures(self, columns: Sequence[Column], count: int) -> None:
+        """Warn of a reward that failed for some completions, with its first exception, once in a run."""
+        for column in columns:
+            failed = [reading for reading in column.readings if isinstance(reading, Failed)]
+            key = f"{column.function.name} failed"
+            if 0 < len(failed) < count and key not in self._said:
+                self._said.add(key)
+                _logger.warning(
+                    "reward %r failed for %d of %d completions: %s (said once; completions.jsonl has them all)",
+                    column.function.name,
+                    len(failed),
+                    count,
+                    _told(failed[0], column),
+                )
 
     def _check_failed_share(
         self, columns: Sequence[Column], scores: Sequence[Score], allowed: float, step: int
@@ -252,7 +272,11 @@ def _first_failure(columns: Sequence[Column], scores: Sequence[Score]) -> tuple[
     for column in columns:
         for reading in column.readings:
             if isinstance(reading, Failed):
-                place = origin(reading.error, column.function.function)
-                where = "" if place is None else f" (at {place})"
-                return f"reward {column.function.name!r}: {in_one_line(reading.error)}{where}", reading.error
+                return f"reward {column.function.name!r}: {_told(reading, column)}", reading.error
     return f"all rewards: {next(score.failures[NO_REWARD] for score in scores if NO_REWARD in score.failures)}", None
+
+
+def _told(reading: Failed, column: Column) -> str:
+    """Return a failure in words, with its place in the user's code."""
+    place = origin(reading.error, column.function.function)
+    return in_one_line(reading.error) + ("" if place is None else f" (at {place})")

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 _CLICK_COLUMNS = ("text", "label")
 _PAIR_COLUMNS = ("prompt", "chosen", "rejected")
-_LABELS: Mapping[object, int] = {0: 0, 1: 1, "0": 0, "1": 1}
+_LABELS: Mapping[object, int] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
 
 def read_click_rows(source: object) -> list[ScorerRow]:

@@ -86,8 +86,11 @@ class CTRScorer:
         """Return the probability in [0, 1] that `text` is clicked; 0 for a text of blanks only.
 
         Raises:
+            TypeError: it is no text.
             RunError: the scorer's output is not a number.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"predict takes one text, not {type(text).__name__}: predict_many takes several")
         return self.predict_many([text])[0]
 
     def predict_many(self, texts: Sequence[str]) -> list[float]:

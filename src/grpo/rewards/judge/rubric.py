@@ -26,6 +26,7 @@ Conversation: TypeAlias = tuple[Message, ...]
 """What is sent to a judge: a system message if the rubric has one, and a user message."""
 
 _SHOWS: Mapping[str, tuple[str, ...]] = {"pointwise": ("completion",), "pairwise": ("first", "second")}
+_SHIPPED: Mapping[str, str] = {"pointwise": "helpfulness, correctness or headline", "pairwise": "preference"}
 _ENDS_WITH: Mapping[str, str] = {"pointwise": "score", "pairwise": "winner"}
 _HOW_TO_ANSWER: Mapping[str, str] = {
     "pointwise": (
@@ -172,7 +173,7 @@ def load_rubric(rubric: str | Path, *, mode: Mode, scale: Scale) -> Rubric:
     if unseen:
         raise ConfigError(
             f"rubric {name!r} does not show {unseen[0]!r} to the judge, which mode={mode!r} needs: "
-            f"write {{{{ {unseen[0]} }}}} where it belongs, or use another mode"
+            f"write {{{{ {unseen[0]} }}}} where it belongs, or use one for this mode ({_SHIPPED[mode]})"
         )
     if "how_to_answer" not in variables and _ENDS_WITH[mode] not in text.casefold():
         raise ConfigError(f"rubric {name!r} does not say how to answer: write {{{{ how_to_answer }}}} at its end")

@@ -76,4 +76,5 @@ def _find_scorer(scorer: str | Path | None) -> Path:
                 f"{scorer} holds no scorer of clicks but a model: if it is a reward model of answers, name the reward "
                 f"'preference', else give another scorer"
             ) from error
-        raise ConfigError(f"the reward 'ctr' finds no scorer in {str(scorer)!r} (no scorer.json): {how}") from error
+        seen = f"in {str(scorer)!r} as seen from {str(Path.cwd())!r}"
+        raise ConfigError(f"the reward 'ctr' finds no scorer {seen}: {how}") from error

@@ -56,64 +56,74 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
         ConfigError: there is nowhere to take rows from.
         DataError: the data cannot be used, or too little of it is left to train on.
     """
-    data, seed = config.data, config.optimizer.seed
-    answer_format = find_format(data.answer_format)
-    # What a user asks for is kept to; what a recipe asks for was meant for its own rows.
-    spares = not config.is_typed("eval_size")
+    if config.data.task in GENERATED:
+        return _generated_task(config)
+    task = _gsm8k(config, given) if config.data.task == "gsm8k" else _rows(config, given)
+    return replace(task, train=task.train[: config.data.train_size])
+
+
+def _generated_task(config: GRPOConfig) -> Task:
+    data = config.data
+    common: dict[str, Any] = {"answer_format": find_format(data.answer_format), "seed": config.optimizer.seed}
     if data.task == "arithmetic":
         return arithmetic_task(
             train_size=data.train_size,
             eval_size=data.eval_size or 0,
             max_operand=data.max_operand,
             operators=data.operators,
-            answer_format=answer_format,
-            seed=seed,
-            spares_train_rows=spares,
+            spares_train_rows=_spares_train_rows(config),
+            **common,
         )
-    if data.task == "headlines":
-        task = headlines_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
-    elif data.task == "finance":
-        task = finance_task(eval_size=data.eval_size, answer_format=answer_format, seed=seed)
-    elif data.task == "programs":
+    if data.task == "programs":
         return programs_task(
             train_size=data.train_size,
             eval_size=data.eval_size,
             kinds=(data.program_kinds,) if isinstance(data.program_kinds, str) else data.program_kinds,
             max_operand=data.max_operand,
-            answer_format=answer_format,
-            seed=seed,
+            **common,
         )
-    elif data.task == "gsm8k":
-        is_original = data.dataset in (None, _GSM8K)
-        task = gsm8k_task(
-            train_file=_first(given.train_rows, data.train_file),
-            eval_file=_first(given.eval_rows, data.eval_file),
-            dataset=data.dataset or _GSM8K,
-            dataset_config=data.dataset_config or ("main" if is_original else None),
-            train_split=data.train_split,
-            eval_split=data.eval_split or ("test" if is_original else None),
-            prompt_column=data.prompt_column or "question",
-            eval_size=data.eval_size,
-            answer_format=answer_format,
-            seed=seed,
-            system_prompt=data.system_prompt,
-            spares_train_rows=spares,
-        )
-    else:
-        train, evaluation = _own_rows(config, given)
-        task = rows_task(
-            train,
-            evaluation,
-            eval_size=data.eval_size,
-            answer_format=answer_format,
-            seed=seed,
-            spares_train_rows=spares,
-        )
-    if data.task in GENERATED and data.train_size is not None and data.train_size < len(task.train):
-        # They stand in the order of their subjects.
-        rng = random.Random(derive_seed(seed, "train_size"))
-        return replace(task, train=rng.sample(task.train, data.train_size))
-    return replace(task, train=task.train[: data.train_size])
+    task = (headlines_task if data.task == "headlines" else finance_task)(eval_size=data.eval_size, **common)
+    if data.train_size is None or data.train_size >= len(task.train):
+        return task
+    # They stand in the order of their subjects.
+    rng = random.Random(derive_seed(config.optimizer.seed, "train_size"))
+    return replace(task, train=rng.sample(task.train, data.train_size))
+
+
+def _gsm8k(config: GRPOConfig, given: Given) -> Task:
+    data = config.data
+    is_original = data.dataset in (None, _GSM8K)
+    return gsm8k_task(
+        train_file=_first(given.train_rows, data.train_file),
+        eval_file=_first(given.eval_rows, data.eval_file),
+        dataset=data.dataset or _GSM8K,
+        dataset_config=data.dataset_config or ("main" if is_original else None),
+        train_split=data.train_split,
+        eval_split=data.eval_split or ("test" if is_original else None),
+        prompt_column=data.prompt_column or "question",
+        eval_size=data.eval_size,
+        answer_format=find_format(data.answer_format),
+        seed=config.optimizer.seed,
+        system_prompt=data.system_prompt,
+        spares_train_rows=_spares_train_rows(config),
+    )
+
+
+def _rows(config: GRPOConfig, given: Given) -> Task:
+    train, evaluation = _own_rows(config, given)
+    return rows_task(
+        train,
+        evaluation,
+        eval_size=config.data.eval_size,
+        answer_format=find_format(config.data.answer_format),
+        seed=config.optimizer.seed,
+        spares_train_rows=_spares_train_rows(config),
+    )
+
+
+def _spares_train_rows(config: GRPOConfig) -> bool:
+    """Return whether fewer rows than asked for may be held out: what a recipe asks for was meant for its own rows."""
+    return not config.is_typed("eval_size")
 
 
 def evaluation_task(config: GRPOConfig, given: Given) -> Task:

@@ -173,21 +173,7 @@ def reward_function(
     is_async = _is_async(function)
     overlap = is_async or getattr(function, "overlaps", False) is True
     given = dict(parameters or {})
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some callables written in C
-        return RewardFunction(
-            name, function, weight, given, is_async=is_async, accepts=None, columns=(), overlap=overlap
-        )
-    named = {
-        parameter.name: parameter
-        for parameter in signature.parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    nameless = [key for key, parameter in signature.parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY]
-    if nameless:
-        raise ConfigError(f"reward {name!r} takes {nameless[0]!r} by position only: leave out the '/' in its signature")
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    named, takes_any = _signature(function, name)
     options = [key for key, parameter in named.items() if parameter.kind is parameter.KEYWORD_ONLY]
     settable = options if options_are_fixed else [key for key in named if key not in PROVIDED]
     if options_are_fixed or not takes_any:
@@ -210,6 +196,20 @@ def reward_function(
         ),
         overlap=overlap,
     )
+
+
+def _signature(function: Callable[..., Any], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the parameters that can be given by name, and whether it takes any others."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables written in C
+        return {}, True
+    nameless = [key for key, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY]
+    if nameless:
+        raise ConfigError(f"reward {name!r} takes {nameless[0]!r} by position only: leave out the '/' in its signature")
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {key: parameter for key, parameter in parameters.items() if parameter.kind in by_name}
+    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def _check_parameters(name: str, given: Mapping[str, Any], settable: Sequence[str]) -> None:

@@ -286,3 +286,15 @@ def test_a_function_whose_calls_all_take_too_long_is_not_waited_for_again(group)
     assert failures[:3] == ["TimeoutError: no result within 0.1 s"] * 3
     assert failures[3:] == ["TimeoutError: not waited for: the calls before it took too long"] * 6
     assert len(calls) <= 4
+
+
+def test_async_calls_that_take_too_long_cost_no_other_group_its_answer(group):
+    async def slow_at_first(prompts, completions):
+        if prompts[0] in ("question 0", "question 1", "question 2"):
+            await asyncio.sleep(60)
+        return [1.0] * len(completions)
+
+    groups, texts = some_groups(group, sizes=(1,) * 6)
+    result = suite(slow_at_first, timeout_s=0.3).score(groups, texts, step=0, max_steps=1)
+    totals = [scored.score.total for one in result.groups for scored in one.rollouts]
+    assert totals == [None] * 3 + [1.0] * 3

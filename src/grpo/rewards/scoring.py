@@ -108,17 +108,19 @@ class Scoring:
         return column_of(function, self._weights[function.name], results, seconds)
 
     def _outcomes(self, function: RewardFunction, places: Sequence[int]) -> list[Outcome]:
-        """Wait for a function's calls. One whose calls all take too long is not waited for again in this step."""
+        """Wait for a function's calls. Where they wait for each other and all take too long, no more are waited for."""
         pending = [self._pending[function.name, place] for place in places]
         outcomes: list[Outcome] = []
         for call in pending:
-            if len(outcomes) >= _ENOUGH_TIMEOUTS and all(isinstance(one.error, TimeoutError) for one in outcomes):
+            timeouts = sum(isinstance(outcome.error, TimeoutError) for outcome in outcomes)
+            if not function.is_async and timeouts == len(outcomes) >= _ENOUGH_TIMEOUTS:
                 break
             outcomes.append(call.wait())
         left = pending[len(outcomes) :]
-        _cancel(left)
         hopeless = Outcome(None, TimeoutError("not waited for: the calls before it took too long"), 0.0)
-        return outcomes + [hopeless] * len(left)
+        outcomes += [call.wait() if call.is_done() else hopeless for call in left]
+        _cancel(left)
+        return outcomes
 
 
 def _cancel(pending: Sequence[Pending]) -> None:

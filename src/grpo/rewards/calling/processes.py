@@ -82,7 +82,7 @@ class ProcessPool:
             wait_until(future, None)
             return future.result()
 
-        return Pending(outcome, future.cancel)
+        return Pending(outcome, future.cancel, future.done)
 
     def close(self) -> None:
         """End all processes; a later call would begin new ones."""

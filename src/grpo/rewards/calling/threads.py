@@ -41,10 +41,12 @@ class Pending:
     Attributes:
         wait: returns the outcome once it is there; TimeoutError is an outcome, too.
         cancel: gives the call up, whose outcome is then nobody's.
+        is_done: returns whether the outcome is there.
     """
 
     wait: Callable[[], Outcome]
     cancel: Callable[[], object]
+    is_done: Callable[[], bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +80,7 @@ class SyncWorker:
             self._queue.serve()
         call = _Call(function, timeout_s, Future())
         self._queue.calls.put(call)
-        return Pending(lambda: self._wait(call), lambda: self._give_up(call))
+        return Pending(lambda: self._wait(call), lambda: self._give_up(call), call.future.done)
 
     def _wait(self, call: _Call) -> Outcome:
         try:
@@ -167,7 +169,7 @@ class AsyncWorker:
             _stop(loop)
             return _timed_out(timeout_s)
 
-        return Pending(outcome, future.cancel)
+        return Pending(outcome, future.cancel, future.done)
 
 
 def wait_until(future: Future[Outcome], timeout_s: float | None) -> None:

@@ -8,7 +8,7 @@ demo: .venv/installed
 	.venv/bin/grpo train
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed-dev
 	scripts/check

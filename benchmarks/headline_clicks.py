@@ -15,10 +15,10 @@ import json
 from collections.abc import Callable, Sequence
 
 from grpo.config import load_run_config
+from grpo.demos.clicks import best_click_probability, click_probability
+from grpo.demos.headlines import TOPICS, headline_of, headline_prompt
+from grpo.demos.tasks import headlines_task
 from grpo.tasks.answers import find_format
-from grpo.tasks.clicks import best_click_probability, click_probability
-from grpo.tasks.generated import headlines_task
-from grpo.tasks.headlines import TOPICS, headline_of, headline_prompt
 from sampled import sampled
 
 

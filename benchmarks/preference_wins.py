@@ -3,7 +3,7 @@
     python benchmarks/preference_wins.py RUN [--against MODEL] [--samples 4] [--seed 0]
 
 Every question of the task is asked of both models, `--samples` times at temperature 1. An answer that meets more of
-the criteria in `grpo.tasks.preferences` wins, equal ones share the point. Prints one JSON line with the share of
+the criteria in `grpo.demos.preferences` wins, equal ones share the point. Prints one JSON line with the share of
 wins on questions that were held out from the run, on all of them, and the mean number of criteria met.
 """
 
@@ -14,9 +14,9 @@ import json
 from collections.abc import Sequence
 
 from grpo.config import load_run_config
+from grpo.demos.preferences import criteria_met
+from grpo.demos.tasks import finance_task
 from grpo.tasks.answers import find_format
-from grpo.tasks.generated import finance_task
-from grpo.tasks.preferences import criteria_met
 from sampled import sampled
 
 

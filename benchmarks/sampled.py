@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grpo import build
+from grpo import assembly
 from grpo.config import GRPOConfig, load_model_config
 
 __all__ = ["sampled"]
@@ -22,5 +22,5 @@ def sampled(model: str, prompts: Sequence[str], *, like: GRPOConfig, samples: in
         f"max_completion_length={like.rollout.max_completion_length}",
     ]
     config = load_model_config(model, None, options, needs_task=False)
-    answers = build.generate(config, list(prompts), prompts_file=None, num_completions=samples)
+    answers = assembly.generate(config, list(prompts), prompts_file=None, num_completions=samples)
     return [list(answer["completions"]) for answer in answers]

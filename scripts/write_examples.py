@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from grpo.demos.preferences import preference_pairs
 from grpo.tasks.answers import FORMATS
 from grpo.tasks.arithmetic import (
     Problem,
     split_problems,
     word_problems,
 )
-from grpo.tasks.preferences import preference_pairs
 
 # From sums that `tiny` knows to stories of several steps that only larger models can follow.
 LONGER_STORIES = (

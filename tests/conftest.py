@@ -9,6 +9,8 @@ from collections.abc import Callable
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from grpo.engines.native import NativeEngine
 from grpo.policy import Policy, load_policy
@@ -16,6 +18,24 @@ from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import RolloutCollector
 from grpo.tasks import PromptOrder, arithmetic_task, find_format, render
 from grpo.types import Prompt, SamplingParams
+
+WORDS = ["<pad>", "<end>", "<unk>", "user", "assistant", *"abcdefghijklmnopqrstuvwxyz0123456789+=?.: "]
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}:{{ message['content'] }}<end>{% endfor %}"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of one token a character, with a chat template."""
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("user|assistant|."), "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unk>",
+        chat_template=CHAT_TEMPLATE,
+    )
 
 
 @pytest.fixture
@@ -39,7 +59,13 @@ def make_collector(tiny_policy: Policy, sums: list[Prompt]) -> Callable[..., Rol
     def make(
         rewards: object = ("strict_format", "correctness"), *, temperature: float = 1.0, **options: object
     ) -> RolloutCollector:
-        settings = {"prompts_per_step": 3, "group_size": 4, "uniform_groups": "keep", "max_resamples": 0, **options}
+        settings = {
+            "prompts_per_step": 3,
+            "group_size": 4,
+            "zero_variance_groups": "keep",
+            "max_resamples": 0,
+            **options,
+        }
         return RolloutCollector(
             NativeEngine(tiny_policy.model, end_ids=tiny_policy.end_token_ids),
             PromptOrder(sums, 0),

@@ -211,12 +211,12 @@ def test_a_slow_async_reward_is_timed_beside_a_quick_one() -> None:
 
 
 def test_runs_on_generated_data_are_judged_by_what_the_data_follows(tmp_path: Path) -> None:
-    from grpo import build
+    from grpo import assembly
     from grpo.config import load_config
 
     for recipe, reward in (("ctr-headlines", "clicks_by_rule"), ("finance-preferences", "criteria_by_rule")):
         short = ["steps=1", "prompts_per_step=2", "group_size=2", "eval_every=0", f"rewards={reward}"]
-        build.train(load_config(recipe, [*short, f"output_dir={tmp_path}/{recipe}"]))
+        assembly.train(load_config(recipe, [*short, f"output_dir={tmp_path}/{recipe}"]))
     clicks = json.loads(run("headline_clicks.py", tmp_path / "ctr-headlines", "--samples", "2"))
     assert 0.0 < clicks["clicks_before"] < clicks["best_attainable"] < 0.9
     assert 0.0 < clicks["format_rate"] <= 1.0

@@ -20,10 +20,10 @@ from grpo.errors import DataError, RewardError
 
 
 class Recorder(types.ModuleType):
-    """Stands in for `grpo.build`: writes down how it is called, so that no run is needed to test the words."""
+    """Stands in for `grpo.assembly`: writes down how it is called, so that no run is needed to test the words."""
 
     def __init__(self):
-        super().__init__("grpo.build")
+        super().__init__("grpo.assembly")
         self.calls = []
         self.signal_number = None
         self.error = None
@@ -60,10 +60,10 @@ class Recorder(types.ModuleType):
 
 
 @pytest.fixture
-def build(monkeypatch, tmp_path):
+def assembly(monkeypatch, tmp_path):
     recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "grpo.build", recorder)
-    monkeypatch.setattr(grpo, "build", recorder, raising=False)
+    monkeypatch.setitem(sys.modules, "grpo.assembly", recorder)
+    monkeypatch.setattr(grpo, "assembly", recorder, raising=False)
     monkeypatch.chdir(tmp_path)
     return recorder
 
@@ -109,13 +109,13 @@ def test_the_trainer_is_part_of_the_public_face():
 
 
 def test_build_takes_what_the_command_line_gives():
-    from grpo import build
+    from grpo import assembly
 
     config = GRPOConfig()
-    inspect.signature(build.train).bind(config)
-    inspect.signature(build.resume).bind("runs/latest", ["steps=3"])
-    inspect.signature(build.evaluate).bind(config)
-    inspect.signature(build.generate).bind(config, ["prompt"], prompts_file=None, num_completions=1)
+    inspect.signature(assembly.train).bind(config)
+    inspect.signature(assembly.resume).bind("runs/latest", ["steps=3"])
+    inspect.signature(assembly.evaluate).bind(config)
+    inspect.signature(assembly.generate).bind(config, ["prompt"], prompts_file=None, num_completions=1)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -150,40 +150,40 @@ def test_version_is_printed(capsys):
     assert capsys.readouterr().out == f"grpo {grpo.__version__}\n"
 
 
-def test_train_without_words_is_the_default_recipe(build):
+def test_train_without_words_is_the_default_recipe(assembly):
     assert main(["train"]) == 0
-    assert build.calls == [("train", load_config("arithmetic"))]
+    assert assembly.calls == [("train", load_config("arithmetic"))]
 
 
-def test_train_takes_a_recipe_a_file_and_overrides_in_any_order(build):
+def test_train_takes_a_recipe_a_file_and_overrides_in_any_order(assembly):
     Path("my.yaml").write_text("seed: 3\n")
     assert main(["train", "my.yaml", "steps=5", "--learning-rate", "1e-4", "--no-shuffle"]) == 0
     assert main(["train", "--learning-rate=1e-4", "--no-shuffle", "steps=5", "my.yaml"]) == 0
     expected = GRPOConfig(seed=3, steps=5, learning_rate=1e-4, shuffle=False)
-    assert build.calls == [("train", expected), ("train", expected)]
+    assert assembly.calls == [("train", expected), ("train", expected)]
 
 
 @pytest.mark.parametrize("words", [["--resume", "runs/a"], ["--resume=runs/a"], ["resume=runs/a"]])
-def test_resume_hands_over_the_run_and_the_overrides(build, words):
+def test_resume_hands_over_the_run_and_the_overrides(assembly, words):
     write_run("runs/a")
     assert main(["train", *words, "steps=200", "--save-steps", "5"]) == 0
-    assert build.calls == [("resume", "runs/a", ["steps=200", "save_steps=5"])]
+    assert assembly.calls == [("resume", "runs/a", ["steps=200", "save_steps=5"])]
 
 
-def test_resume_remarks_on_options_without_effect(build, capsys):
+def test_resume_remarks_on_options_without_effect(assembly, capsys):
     write_run("runs/a", wandb_project="mine")
     assert main(["train", "--resume", "runs/a", "min_learning_rate_ratio=0.5", "schedule=constant"]) == 0
     remarks = capsys.readouterr().err.splitlines()
     assert "note: min_learning_rate_ratio has no effect: schedule is constant" in remarks
-    assert len(build.calls) == 1
+    assert len(assembly.calls) == 1
 
 
-def test_dry_run_prints_the_configuration_and_trains_nothing(build, capsys):
+def test_dry_run_prints_the_configuration_and_trains_nothing(assembly, capsys):
     assert main(["train", "gsm8k", "--dry-run", "lora_rank=0"]) == 0
     shown = capsys.readouterr()
     assert GRPOConfig.from_yaml(shown.out) == load_config("gsm8k", ["lora_rank=0"])
     assert shown.err == "note: lora_alpha has no effect: lora_rank is 0\n"
-    assert build.calls == []
+    assert assembly.calls == []
 
 
 @pytest.mark.parametrize(
@@ -216,14 +216,14 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(build, capsys):
         (["recipes", "zzz"], "no recipe 'zzz'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(build, capsys, words, said):
+def test_bad_input_is_one_line_and_exit_code_2(assembly, capsys, words, said):
     assert main(words) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: ")
     assert shown.err.count("\n") == 1
     assert said in shown.err
-    assert build.calls == []
+    assert assembly.calls == []
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -232,7 +232,7 @@ def test_the_switches_that_are_suggested_are_those_that_help_explains(command):
     assert explained <= set(command.switches) <= explained | {"--help", "--debug", "--model"}
 
 
-def test_a_switch_of_another_command_is_not_suggested(build, capsys):
+def test_a_switch_of_another_command_is_not_suggested(assembly, capsys):
     assert main(["eval", "--resum", "runs/a"]) == 2
     assert "--resume" not in capsys.readouterr().err
 
@@ -246,8 +246,8 @@ def test_a_switch_of_another_command_is_not_suggested(build, capsys):
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_exit_codes_say_what_happened(build, capfd, error, code, said):
-    build.error = error
+def test_exit_codes_say_what_happened(assembly, capfd, error, code, said):
+    assembly.error = error
     assert main(["train"]) == code
     assert capfd.readouterr().err == said
     assert main(["--debug", "train"]) == code
@@ -255,8 +255,8 @@ def test_exit_codes_say_what_happened(build, capfd, error, code, said):
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(None, 0), (2, 130), (15, 143)])
-def test_a_run_that_saved_after_a_signal_ends_as_one_that_was_stopped(build, signal_number, code):
-    build.signal_number = signal_number
+def test_a_run_that_saved_after_a_signal_ends_as_one_that_was_stopped(assembly, signal_number, code):
+    assembly.signal_number = signal_number
     assert main(["train"]) == code
     assert main(["train", "--resume", "runs/a"]) == code
 
@@ -277,7 +277,7 @@ def test_the_module_is_the_command_and_its_exit_code_is_the_process():
     assert done.stderr == "error: no command 'trian': did you mean 'train'?\n"
 
 
-def test_eval_prints_a_table_or_json(build, capsys):
+def test_eval_prints_a_table_or_json(assembly, capsys):
     assert main(["eval", "tiny", "eval_samples=2"]) == 0
     shown = capsys.readouterr().out
     assert shown.splitlines()[0] == "tiny: 64 prompts × 4 completions"
@@ -286,26 +286,26 @@ def test_eval_prints_a_table_or_json(build, capsys):
     assert "reward" not in shown
     assert main(["eval", "--model", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == 0.5
-    assert build.calls[0][1].output.eval_samples == 2
+    assert assembly.calls[0][1].output.eval_samples == 2
 
 
-def test_eval_takes_a_model_and_then_a_recipe(build):
+def test_eval_takes_a_model_and_then_a_recipe(assembly):
     assert main(["eval", "tiny", "gsm8k", "train_file=x.jsonl"]) == 0
-    config = build.calls[0][1]
+    config = assembly.calls[0][1]
     assert (config.policy.model, config.data.task, config.policy.lora_rank) == ("tiny", "gsm8k", 0)
 
 
-def test_generate_prints_one_answer_alone_and_several_under_their_prompts(build, capsys):
+def test_generate_prints_one_answer_alone_and_several_under_their_prompts(assembly, capsys):
     assert main(["generate", "What is 2+3=5?", "--max-new-tokens", "9", "temperature=0.5"]) == 0
     assert capsys.readouterr().out == "What is 2+3=5?!0\n"
-    _, config, prompts, file, number = build.calls[0]
+    _, config, prompts, file, number = assembly.calls[0]
     assert (config.policy.model, config.rollout.max_completion_length, config.rollout.temperature) == ("tiny", 9, 0.5)
     assert (prompts, file, number) == (["What is 2+3=5?"], None, 1)
     assert main(["generate", "--num", "2", "a", "b"]) == 0
     assert capsys.readouterr().out == "> a\na!0\na!1\n\n> b\nb!0\nb!1\n\n"
 
 
-def test_generate_writes_json_lines(build, capsys):
+def test_generate_writes_json_lines(assembly, capsys):
     assert main(["generate", "a", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"prompt": "a", "completions": ["a!0"]}
     assert main(["generate", "é", "--output", "out.jsonl"]) == 0
@@ -314,22 +314,22 @@ def test_generate_writes_json_lines(build, capsys):
     assert "cannot write nowhere/out.jsonl: No such file" in capsys.readouterr().err
 
 
-def test_generate_reads_prompts_from_a_file_or_standard_input(build, capsys, monkeypatch):
+def test_generate_reads_prompts_from_a_file_or_standard_input(assembly, capsys, monkeypatch):
     assert main(["generate", "--file", "prompts.jsonl", "--model", "tiny"]) == 0
-    assert build.calls[0][2:] == ([], "prompts.jsonl", 1)
+    assert assembly.calls[0][2:] == ([], "prompts.jsonl", 1)
     monkeypatch.setattr(sys, "stdin", io.StringIO("from a\npipe\n"))
     assert main(["generate"]) == 0
-    assert build.calls[1][2] == ["from a\npipe"]
+    assert assembly.calls[1][2] == ["from a\npipe"]
 
 
-def test_words_after_two_dashes_are_prompts(build):
+def test_words_after_two_dashes_are_prompts(assembly):
     assert main(["generate", "--", "seed=1", "--help"]) == 0
-    assert build.calls[0][2] == ["seed=1", "--help"]
+    assert assembly.calls[0][2] == ["seed=1", "--help"]
 
 
-def test_generate_without_a_task_asks_the_question_as_it_is(build):
+def test_generate_without_a_task_asks_the_question_as_it_is(assembly):
     assert main(["generate", "a", "--model", "Qwen/Qwen3-0.6B"]) == 0
-    data = build.calls[0][1].data
+    data = assembly.calls[0][1].data
     assert (data.task, data.answer_format, data.system_prompt) == ("rows", "plain", None)
 
 

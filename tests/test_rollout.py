@@ -73,7 +73,7 @@ def test_the_text_that_is_scored_is_the_text_of_the_tokens_that_are_kept(
 def test_resampling_replaces_groups_without_spread_by_later_prompts(make_collector: MakeCollector) -> None:
     settings = {"temperature": 0.6, "prompts_per_step": 4, "group_size": 2}
     plain = make_collector(**settings).collect(1, 0)
-    resampled = make_collector(**settings, uniform_groups="resample", max_resamples=20).collect(1, 0)
+    resampled = make_collector(**settings, zero_variance_groups="resample", max_resamples=20).collect(1, 0)
 
     assert not groups_with_spread(plain.groups).all()
     assert len(resampled.groups) == 4
@@ -89,7 +89,7 @@ def test_metrics_of_resampled_rounds_are_those_of_all_their_completions(make_col
     def rewards_in_turn(completions: list[str], **columns: object) -> list[float]:
         return left.pop(0)
 
-    collected = make_collector([rewards_in_turn], uniform_groups="resample", max_resamples=3).collect(1, 0)
+    collected = make_collector([rewards_in_turn], zero_variance_groups="resample", max_resamples=3).collect(1, 0)
 
     assert left == []
     assert collected.prompts_taken == 4
@@ -101,7 +101,7 @@ def test_metrics_of_resampled_rounds_are_those_of_all_their_completions(make_col
 
 
 def test_a_step_is_full_even_when_no_group_ever_has_spread(make_collector: MakeCollector) -> None:
-    collected = make_collector([equal_rewards], uniform_groups="resample", max_resamples=2).collect(1, 0)
+    collected = make_collector([equal_rewards], zero_variance_groups="resample", max_resamples=2).collect(1, 0)
 
     assert len(collected.groups) == 3
     assert collected.prompts_taken == 9
@@ -145,7 +145,7 @@ def test_what_rewards_log_stays_with_its_completion_through_resampling(make_coll
         log_extra("seen", [text[:20] for text in completions])
         return [float("12" in text) for text in completions]
 
-    collected = make_collector([logging], uniform_groups="resample", max_resamples=3).collect(1, 0)
+    collected = make_collector([logging], zero_variance_groups="resample", max_resamples=3).collect(1, 0)
     assert collected.prompts_taken > 3
     for group in collected.groups:
         for scored in group.rollouts:
@@ -185,7 +185,7 @@ def test_tokens_of_discarded_groups_were_generated_too(make_collector: MakeColle
         lengths.extend(len(ids) for ids in completion_ids)
         return [1.0] * len(completion_ids)
 
-    collected = make_collector([equal], uniform_groups="resample", max_resamples=2).collect(1, 0)
+    collected = make_collector([equal], zero_variance_groups="resample", max_resamples=2).collect(1, 0)
     assert len(lengths) == 36
     assert collected.tokens_generated == sum(lengths) > describe_groups(collected.groups).num_tokens
 
@@ -195,7 +195,7 @@ def test_resampling_looks_for_spread_among_what_the_loss_counts(make_collector: 
         return [float(index) for index in range(len(completions))]
 
     for truncated in ("keep", "mask"):
-        collector = make_collector([all_differ], uniform_groups="resample", max_resamples=2, truncated=truncated)
+        collector = make_collector([all_differ], zero_variance_groups="resample", max_resamples=2, truncated=truncated)
         collector.sampling = SamplingParams(max_tokens=2)  # too few for most completions to end by themselves
         assert (collector.collect(1, 0).prompts_taken > 3) == (truncated == "mask")
 
@@ -327,6 +327,6 @@ def test_resampling_looks_for_spread_as_rewards_are_combined(make_collector: Mak
         return [-2.0 * place for place in range(len(completions))]
 
     for combine, rounds in (("sum", 3), ("normalise", 1)):
-        options = {"uniform_groups": "resample", "max_resamples": 2, "combine": combine}
+        options = {"zero_variance_groups": "resample", "max_resamples": 2, "combine": combine}
         collector = make_collector([rising, {"name": falling, "weight": 0.5}], **options)
         assert collector.collect(1, 0).prompts_taken == 3 * rounds

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo import build
+from grpo import assembly
 from grpo.checkpoint import checkpoint_steps
 from grpo.config import load_config
 from grpo.evaluate import Evaluation, Evaluator
@@ -25,5 +25,5 @@ def test_the_best_weights_are_kept_though_no_checkpoint_was_due(
         return Evaluation({"accuracy": accuracies[step]})
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
-    build.train(load_config(None, [*OPTIONS, f"save_every={save_every}", f"output_dir={tmp_path / 'run'}"]))
+    assembly.train(load_config(None, [*OPTIONS, f"save_every={save_every}", f"output_dir={tmp_path / 'run'}"]))
     assert checkpoint_steps(tmp_path / "run") == expected

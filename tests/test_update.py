@@ -28,7 +28,7 @@ def make_learner(policy: Policy, **changes: object) -> Learner:
         "max_completion_length": 20,
         "epochs_per_step": 1,
         "max_grad_norm": 0.0,
-        "skip_uniform_groups": False,
+        "skip_zero_variance_groups": False,
         "truncated": "keep",
         "tokens_per_micro_batch": None,
         "min_micro_batches": 1,
@@ -87,7 +87,7 @@ def test_skipping_groups_without_spread_changes_nothing_at_beta_zero(
     assert spread.any()
     assert not spread.all()
     kept, _ = step_of(tiny_policy, collector)
-    skipped, _ = step_of(tiny_policy, collector, skip_uniform_groups=True)
+    skipped, _ = step_of(tiny_policy, collector, skip_zero_variance_groups=True)
     assert_same_step(kept, skipped)
 
 
@@ -95,7 +95,7 @@ def test_a_step_in_which_no_group_has_spread_still_ends(tiny_policy: Policy, mak
     def equal(completions: list[str], **columns: object) -> list[float]:
         return [1.0] * len(completions)
 
-    moved, metrics = step_of(tiny_policy, make_collector([equal]), skip_uniform_groups=True)
+    moved, metrics = step_of(tiny_policy, make_collector([equal]), skip_zero_variance_groups=True)
     assert metrics["micro_batches"] == 0
     assert metrics["grad_norm"] == 0
     assert all(not change.any() for change in moved)

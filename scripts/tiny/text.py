@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from grpo.demos.headlines import TOPICS, headline, headline_prompt, headline_reasoning
+from grpo.demos.preferences import better_answer, financial_question, worse_answer
 from grpo.tasks.answers import FORMATS
 from grpo.tasks.arithmetic import Problem, word_problem
-from grpo.tasks.headlines import TOPICS, headline, headline_prompt, headline_reasoning
-from grpo.tasks.preferences import better_answer, financial_question, worse_answer
 
 __all__ = ["Document", "Layouts", "Segment", "document"]
 

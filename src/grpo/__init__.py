@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpo.build import GRPOTrainer
+    from grpo.assembly import GRPOTrainer
     from grpo.config import GRPOConfig, load_config
     from grpo.errors import (
         CheckpointError,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         StaleWeightsError,
         StorageError,
     )
-    from grpo.scorer import CTRScorer
+    from grpo.reward_models import CTRScorer
     from grpo.types import Message, Prompt, Rollout, SamplingParams, Score, Verdict
 
     __version__: str
@@ -58,9 +58,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "grpo.build": ("GRPOTrainer",),
+    "grpo.assembly": ("GRPOTrainer",),
     "grpo.config": ("GRPOConfig", "load_config"),
-    "grpo.scorer": ("CTRScorer",),
+    "grpo.reward_models": ("CTRScorer",),
     "grpo.types": ("Message", "Prompt", "Rollout", "SamplingParams", "Score", "Verdict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -14,9 +14,9 @@ from grpo.rewards import RewardSuite, SuiteResult
 from grpo.seeding import derive_seed
 from grpo.types import Prompt, Request, Rollout, SamplingParams, ScoredGroup
 
-__all__ = ["Collected", "PromptSource", "RolloutCollector", "UniformGroups"]
+__all__ = ["Collected", "PromptSource", "RolloutCollector", "ZeroVarianceGroups"]
 
-UniformGroups: TypeAlias = Literal["skip", "resample", "keep"]
+ZeroVarianceGroups: TypeAlias = Literal["skip", "resample", "keep"]
 """What becomes of a group whose completions all have one reward, and so advantage 0."""
 
 
@@ -67,7 +67,7 @@ class RolloutCollector:
         sampling: SamplingParams,
         prompts_per_step: int,
         group_size: int,
-        uniform_groups: UniformGroups,
+        zero_variance_groups: ZeroVarianceGroups,
         max_resamples: int,
         max_steps: int,
         seed: int,
@@ -81,7 +81,7 @@ class RolloutCollector:
         self.sampling = sampling
         self.prompts_per_step = prompts_per_step
         self.group_size = group_size
-        self.uniform_groups = uniform_groups
+        self.zero_variance_groups = zero_variance_groups
         self.max_resamples = max_resamples
         self.max_steps = max_steps
         self.seed = seed
@@ -103,12 +103,12 @@ class RolloutCollector:
         uniform: list[ScoredGroup] = []
         rounds: list[_Round] = []
         taken = 0
-        for attempt in range(1 + (self.max_resamples if self.uniform_groups == "resample" else 0)):
+        for attempt in range(1 + (self.max_resamples if self.zero_variance_groups == "resample" else 0)):
             wanted = self.prompts_per_step - len(useful)
             round_ = self._sample_and_score(step, attempt, consumed + taken, wanted)
             taken += wanted
             rounds.append(round_)
-            if self.uniform_groups != "resample":
+            if self.zero_variance_groups != "resample":
                 useful = list(round_.scored.groups)
                 break
             spread = groups_with_spread(round_.scored.groups, truncated=self.truncated, combine=self.combine)

@@ -263,7 +263,7 @@ def test_options_without_effect_are_remarked_on():
     assert config.remarks() == [
         "lora_alpha has no effect: lora_rank is 0",
         "reference_model has no effect: beta is 0",
-        "max_resamples has no effect: uniform_groups is not resample",
+        "max_resamples has no effect: zero_variance_groups is not resample",
         "wandb_project has no effect: wandb is off",
     ]
     assert GRPOConfig(lora_rank=8, lora_alpha=16, beta=0.1, reference_model="x").remarks() == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo import build
+from grpo import assembly
 from grpo.config import load_config
 
 OPTIONS = (
@@ -58,17 +58,17 @@ def lose_all_after_step_2(run: Path) -> None:
 @pytest.fixture
 def alone(tmp_path: Path) -> Path:
     run = tmp_path / "alone"
-    build.train(load_config(None, [*OPTIONS, f"output_dir={run}"]))
+    assembly.train(load_config(None, [*OPTIONS, f"output_dir={run}"]))
     return run
 
 
 def test_a_run_that_lost_its_last_steps_ends_with_the_same_bytes(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "cut"
-    build.train(load_config(None, [*OPTIONS, f"output_dir={run}"]))
+    assembly.train(load_config(None, [*OPTIONS, f"output_dir={run}"]))
     expected = contents(run / "final_model")
     lose_all_after_step_2(run)
 
-    build.resume(run)
+    assembly.resume(run)
 
     assert contents(run / "final_model") == expected == contents(alone / "final_model")
     assert log_without_times(run) == log_without_times(alone)
@@ -79,11 +79,11 @@ def test_a_run_that_lost_its_last_steps_ends_with_the_same_bytes(alone: Path, tm
 def test_lora_resumes_bit_for_bit(tmp_path: Path) -> None:
     options = [*OPTIONS, "lora_rank=4", "lora_dropout=0.1", "learning_rate=1e-2"]
     run = tmp_path / "run"
-    build.train(load_config(None, [*options, f"output_dir={run}"]))
+    assembly.train(load_config(None, [*options, f"output_dir={run}"]))
     expected = contents(run / "final_model")
     lose_all_after_step_2(run)
 
-    build.resume(run)
+    assembly.resume(run)
 
     assert contents(run / "final_model") == expected
 
@@ -114,5 +114,5 @@ def test_a_run_killed_inside_an_epoch_ends_with_the_same_bytes(call: int, tmp_pa
         assert run_command(*options, f"output_dir={tmp_path / 'alone'}") == 0
     else:
         # The custom surrogate computes what the built-in one does.
-        build.train(load_config(None, [*OPTIONS, f"output_dir={tmp_path / 'alone'}"]))
+        assembly.train(load_config(None, [*OPTIONS, f"output_dir={tmp_path / 'alone'}"]))
     assert contents(tmp_path / "killed" / "final_model") == contents(tmp_path / "alone" / "final_model")

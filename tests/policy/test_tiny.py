@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from grpo.demos.headlines import headline_prompt
+from grpo.demos.preferences import preference_pairs
 from grpo.policy.tiny import TINY_DIRECTORY
 from grpo.tasks.answers import FORMATS, verify
 from grpo.tasks.arithmetic import (
     all_problems,
     reasoned_answer,
 )
-from grpo.tasks.headlines import headline_prompt
-from grpo.tasks.preferences import preference_pairs
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>", "<think>", "</think>")
 

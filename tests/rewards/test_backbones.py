@@ -14,8 +14,8 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from grpo import build
-from grpo.build import runs
+from grpo import assembly
+from grpo.assembly import runs
 from grpo.config import load_config
 from grpo.errors import ConfigError, ModelError
 from grpo.policy import LoraSettings, load_policy
@@ -211,7 +211,7 @@ def test_a_run_with_lora_shares_its_base_with_a_reward_and_leaves_it_as_it_is(wo
 
 
 def test_a_run_that_goes_on_training_an_adapter_shares_its_base_as_well(workplace):
-    build.train(load_config(None, [*OPTIONS, "rewards=./kind", "lora_rank=2", "output_dir=run"]))
+    assembly.train(load_config(None, [*OPTIONS, "rewards=./kind", "lora_rank=2", "output_dir=run"]))
     words = [*OPTIONS, "rewards=./kind", "model=run", "output_dir=further"]
     parts = runs.assemble(load_config(None, [word for word in words if word != "model=base"]))
     assert parts.policy.has_adapter

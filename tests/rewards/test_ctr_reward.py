@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from grpo import build
-from grpo.build import runs
+from grpo import assembly
+from grpo.assembly import runs
 from grpo.config import load_config
+from grpo.demos.clicks import click_rows
+from grpo.demos.headlines import headline_of
 from grpo.errors import CheckpointError, ConfigError, ModelError
 from grpo.policy import LoraSettings, load_policy
 from grpo.policy.tiny import TINY_DIRECTORY
+from grpo.reward_models import CTRScorer, ScorerSettings, train_ctr_scorer
 from grpo.rewards import Backbones, resolve_rewards
 from grpo.rewards.models.ctr import CTRReward
-from grpo.scorer import CTRScorer, ScorerSettings, train_ctr_scorer
-from grpo.tasks.clicks import click_rows
-from grpo.tasks.headlines import headline_of
 
 HEADLINES = ["7 best robots of 2027", "Robots in the lab", "Is this the greatest phone?"]
 
@@ -177,5 +177,5 @@ def test_a_run_with_lora_holds_its_base_once_and_resumes_bit_for_bit(scorer, tmp
     final = {path.name: path.read_bytes() for path in Path("run/final_model").iterdir()}
     shutil.rmtree("run/final_model")
     shutil.rmtree("run/checkpoint-2")
-    build.resume("run")
+    assembly.resume("run")
     assert {path.name: path.read_bytes() for path in Path("run/final_model").iterdir()} == final

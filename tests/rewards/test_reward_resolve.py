@@ -234,7 +234,7 @@ def test_rewards_that_bring_models_or_servers_are_imported_when_they_are_named()
     loaded = "import sys, grpo.rewards; print([name for name in sys.modules if name in sys.argv[1:]])"
     targets = {name: target.partition(":") for name, target in ON_DEMAND.items()}
     modules = [module for module, _, _ in targets.values()]
-    command = [sys.executable, "-c", loaded, *modules, "grpo.scorer", "openai", "sklearn", "transformers"]
+    command = [sys.executable, "-c", loaded, *modules, "grpo.reward_models", "openai", "sklearn", "transformers"]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
     for module, _, attribute in targets.values():
         assert callable(getattr(importlib.import_module(module), attribute))

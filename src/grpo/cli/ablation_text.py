@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpo.build.ablation import Ablation, AblationRun
+    from grpo.assembly.ablation import Ablation, AblationRun
 
 __all__ = ["ablation_table"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from grpo.rewards.check import Cell, CheckReport, Finding, RewardResult, SampleResult
+from grpo.reward_check import Cell, CheckReport, Finding, RewardResult, SampleResult
 
 __all__ = ["report_text"]
 

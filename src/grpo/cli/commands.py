@@ -15,7 +15,7 @@ from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_nu
 from grpo.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    from grpo.build.answers import Weights
+    from grpo.assembly.answers import Weights
     from grpo.config import GRPOConfig
 
 __all__ = ["COMMANDS", "Command"]
@@ -62,9 +62,9 @@ def _train(words: list[str]) -> int:
             from grpo.config import load_run_config
 
             show_remarks(load_run_config(run, overrides))
-        from grpo import build
+        from grpo import assembly
 
-        return _exit_code(build.resume(run, overrides).signal_number)
+        return _exit_code(assembly.resume(run, overrides).signal_number)
 
     from grpo.config import load_config
 
@@ -75,13 +75,13 @@ def _train(words: list[str]) -> int:
         return 0
     if ablated is not None:
         return _ablate(config)
-    from grpo import build
+    from grpo import assembly
 
-    return _exit_code(build.train(config).signal_number)
+    return _exit_code(assembly.train(config).signal_number)
 
 
 def _ablate(config: GRPOConfig) -> int:
-    from grpo.build.ablation import ablate_rewards
+    from grpo.assembly.ablation import ablate_rewards
     from grpo.cli.ablation_text import ablation_table
 
     ablation = ablate_rewards(
@@ -110,11 +110,11 @@ def _eval(words: list[str]) -> int:
     from grpo.config import load_model_config
 
     config = load_model_config(model, at_most_one(plain, "recipe or file"), overrides)
-    from grpo import build
+    from grpo import assembly
 
-    found, weights = build.find_weights(config)
+    found, weights = assembly.find_weights(config)
     _remark_on_weights(config, weights)
-    metrics = build.evaluate(found)
+    metrics = assembly.evaluate(found)
     if as_json:
         print(json.dumps(dict(metrics), ensure_ascii=False))
     else:
@@ -155,11 +155,11 @@ def _generate(words: list[str]) -> int:
     from grpo.config import load_model_config
 
     named = load_model_config(model, None, overrides, needs_task=False)
-    from grpo import build
+    from grpo import assembly
 
-    config, weights = build.find_weights(named)
+    config, weights = assembly.find_weights(named)
     _remark_on_weights(named, weights)
-    answers = build.generate(config, prompts, prompts_file=file, num_completions=number)
+    answers = assembly.generate(config, prompts, prompts_file=file, num_completions=number)
     if output is None:
         write_answers(answers, sys.stdout, as_json=as_json, alone=number == 1 and len(prompts) == 1 and file is None)
         return 0

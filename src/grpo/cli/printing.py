@@ -51,7 +51,7 @@ _MEASURES = (
 
 
 def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
-    """Return the accuracies that `build.evaluate` gives, with intervals and what each means."""
+    """Return the accuracies that `assembly.evaluate` gives, with intervals and what each means."""
     from grpo.tracking.formatting import interval
 
     head = f"{model}: {metrics['prompts']} prompts × {metrics['samples_per_prompt']} completions"

@@ -15,7 +15,7 @@ from grpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from grpo.config import GRPOConfig
-    from grpo.scorer import EpochReport, ScorerReport
+    from grpo.reward_models import EpochReport, ScorerReport
 
 __all__ = ["SWITCHES", "USAGE", "run"]
 
@@ -67,12 +67,12 @@ def _train(words: list[str]) -> int:
     plain, overrides = split(words, SWITCHES)
     source = at_most_one(plain, "recipe or file")
 
-    from grpo import build
+    from grpo import assembly
     from grpo.config import load_config
 
     config = load_config(source, overrides)
     show_remarks(config)
-    report = build.train_scorer(config, overwrite=overwrite, on_epoch=None if as_json else _show_epoch)
+    report = assembly.train_scorer(config, overwrite=overwrite, on_epoch=None if as_json else _show_epoch)
     if as_json:
         print(json.dumps(report.to_json()))
         return 0
@@ -83,7 +83,7 @@ def _train(words: list[str]) -> int:
 
 def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConfig) -> str:
     """Return how to train a policy on the scorer: by the same recipe if it has it among its rewards."""
-    from grpo.build.invocation import own_command
+    from grpo.assembly.invocation import own_command
     from grpo.config.synonyms import normalise
 
     reward = "ctr" if config.scorer.scorer_kind == "ctr" else "preference"
@@ -132,7 +132,7 @@ def _check(words: list[str]) -> int:
     sampled = 0 if groups == "0" else whole_number("--groups", groups)
     plain, overrides = split(words, SWITCHES)
 
-    from grpo.build.check import check
+    from grpo.assembly.check import check
     from grpo.cli.check_text import report_text
     from grpo.config import load_config
 
@@ -163,9 +163,9 @@ def _score(words: list[str]) -> int:
     if not texts:
         raise ConfigError("no text to score: write it after the scorer, or name a --file")
 
-    from grpo import build
+    from grpo import assembly
 
-    scores = build.score_texts(scorer, texts, None if prompt is None else [prompt] * len(texts), device=device)
+    scores = assembly.score_texts(scorer, texts, None if prompt is None else [prompt] * len(texts), device=device)
     for text, score in zip(texts, scores, strict=True):
         row: dict[str, Any] = {"text": text, "score": score}
         print(json.dumps(row, ensure_ascii=False) if as_json else f"{score:.4f}  {text}")

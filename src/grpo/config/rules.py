@@ -58,7 +58,7 @@ def remarks(config: GRPOConfig) -> Iterator[str]:
         *((name, config.data.dataset is not None, "there is no dataset") for name in ("dataset_config", "train_split")),
         ("eval_split", config.data.dataset is not None, "there is no dataset"),
         ("advantage_scale", config.rewards.combine == "sum", "combine is normalise"),
-        ("max_resamples", config.rollout.uniform_groups == "resample", "uniform_groups is not resample"),
+        ("max_resamples", config.rollout.zero_variance_groups == "resample", "zero_variance_groups is not resample"),
         ("min_learning_rate_ratio", config.optimizer.schedule != "constant", "schedule is constant"),
         *((name, config.output.wandb, "wandb is off") for name in ("wandb_project", "wandb_run_name")),
         ("sampler_correction", config.rollout.engine_dtype is not None, "engine_dtype is null"),

@@ -190,7 +190,7 @@ class RolloutSection(Section):
     max_cache_tokens: Count | None = Field(
         None, description="most tokens whose keys and values are held; null: a quarter of the free memory"
     )
-    uniform_groups: Literal["skip", "resample", "keep"] = Field(
+    zero_variance_groups: Literal["skip", "resample", "keep"] = Field(
         "skip",
         description="groups whose rewards are all equal: no compute, new prompts in their place, or as any other",
     )

@@ -53,6 +53,7 @@ SYNONYMS: Mapping[str, str] = {
     "max_new_tokens": "max_completion_length",
     "mask_truncated_completions": "truncated",
     "use_vllm": "engine",
+    "uniform_groups": "zero_variance_groups",
     # algorithm
     "loss_type": "method",
     "kl_coef": "beta",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from grpo.tasks.answers import FORMATS, AnswerFormat, find_format, verify
 from grpo.tasks.chat import Rendered, render, render_chat
-from grpo.tasks.generated import finance_task, headlines_task, programs_task
 from grpo.tasks.gsm8k import gsm8k_task
 from grpo.tasks.order import PromptOrder
 from grpo.tasks.rows import Row, read_rows
@@ -23,11 +22,8 @@ __all__ = [
     "Task",
     "Verifier",
     "arithmetic_task",
-    "finance_task",
     "find_format",
     "gsm8k_task",
-    "headlines_task",
-    "programs_task",
     "read_rows",
     "render",
     "render_chat",

@@ -77,7 +77,7 @@ class Learner:
         max_completion_length: int,
         epochs_per_step: int,
         max_grad_norm: float,
-        skip_uniform_groups: bool,
+        skip_zero_variance_groups: bool,
         truncated: Truncated,
         tokens_per_micro_batch: int | None,
         min_micro_batches: int,
@@ -97,7 +97,7 @@ class Learner:
         self.max_completion_length = max_completion_length
         self.epochs_per_step = epochs_per_step
         self.max_grad_norm = max_grad_norm
-        self.skip_uniform_groups = skip_uniform_groups
+        self.skip_zero_variance_groups = skip_zero_variance_groups
         self.truncated = truncated
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.lowered_budget = lowered_budget
@@ -123,7 +123,7 @@ class Learner:
     def pack(self, groups: Sequence[ScoredGroup], signal: Signal) -> PackedStep:
         """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""
         loss_mask = counted_completions(groups, self.truncated)
-        trained = signal.spread.unsqueeze(1).expand_as(signal.advantages) if self.skip_uniform_groups else None
+        trained = signal.spread.unsqueeze(1).expand_as(signal.advantages) if self.skip_zero_variance_groups else None
 
         def cut(max_tokens: int | None) -> list[PackedBatch]:
             return pack(

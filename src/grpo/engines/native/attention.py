@@ -1,7 +1,7 @@
 """How the engine's tokens attend: prompts among themselves, then each new token to its prompt and its own past.
 
 Both classes are `policy.attention.Attend`, the same object being handed to every layer of one forward pass, and take
-the flat tensors of `lean` as well.
+the flat tensors of `fused_decoder` as well.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from grpo.engines.native.fallback import LockstepRunner
-from grpo.engines.native.lean import LeanForward, ModuleForward, Rotations
+from grpo.engines.native.fused_decoder import FusedDecoder, ModuleForward, Rotations
 from grpo.engines.native.limits import ModelLimits, check_request, check_tokens
-from grpo.engines.native.probe import lean_structure, why_not_lean, why_not_shared
+from grpo.engines.native.probe import decoder_structure, why_not_fused, why_not_shared
 from grpo.engines.native.runner import Runner, SharedPrefixRunner
 from grpo.engines.native.sampling import sample, uniforms
 from grpo.engines.native.scheduler import Admission, Scheduler
@@ -97,8 +97,8 @@ class NativeEngine:
         return not self._runner.lockstep
 
     @property
-    def runs_lean(self) -> bool:
-        """Whether it computes with its own forward pass (`lean`) instead of the model's modules."""
+    def runs_fused(self) -> bool:
+        """Whether it computes with its own forward pass (`fused_decoder`) instead of the model's modules."""
         return self._weights is not None
 
     @property
@@ -237,13 +237,13 @@ class NativeEngine:
         )
 
     def _choose_runner(self) -> Callable[[], Runner]:
-        """Return what makes runners: the first of lean, by modules and lockstep that gives the model's own logits."""
+        """Return what makes runners: the first of fused, by modules and lockstep that gives the model's own logits."""
         name = type(causal_lm(self.model)).__name__
         reason: str | None = "its attention cannot be replaced"
         if use_attention(self.model):
-            lean, why_not = self._try_lean()
-            if lean is not None:
-                return lean
+            fused, why_not = self._try_fused()
+            if fused is not None:
+                return fused
             _logger.info("%s runs by its own modules (%s): generating more slowly", name, why_not)
             with self._inference():
                 reason = why_not_shared(self.model, self._shared_runner)
@@ -256,23 +256,23 @@ class NativeEngine:
         )
         return lambda: LockstepRunner(self.model)
 
-    def _try_lean(self) -> tuple[Callable[[], Runner] | None, str | None]:
+    def _try_fused(self) -> tuple[Callable[[], Runner] | None, str | None]:
         """Return what makes runners with a forward pass of their own, or why there can be none."""
         with self._inference():
-            decoder = lean_structure(self.model)
+            decoder = decoder_structure(self.model)
             if isinstance(decoder, str):
                 return None, decoder
             weights, rotations = WeightSource(decoder, self.dtype), Rotations(decoder.rotary, self._device)
 
-            def lean() -> SharedPrefixRunner:
-                forward = LeanForward(weights, rotations)
+            def fused() -> SharedPrefixRunner:
+                forward = FusedDecoder(weights, rotations)
                 return SharedPrefixRunner(forward, max_prefill_tokens=self._max_prefill_tokens, device=self._device)
 
-            reason = why_not_lean(self.model, lean)
+            reason = why_not_fused(self.model, fused)
         if reason is not None:
             return None, reason
         self._weights = weights
-        return lean, None
+        return fused, None
 
     def _shared_runner(self) -> SharedPrefixRunner:
         return SharedPrefixRunner(

@@ -1,6 +1,6 @@
 """Does a model, run through the shared cache, give what it gives alone? Asked once, when an engine is made.
 
-Asked of two ways to run it: by `lean`, from a copy of its weights, and by its own modules.
+Asked of two ways to run it: by `fused_decoder`, from a copy of its weights, and by its own modules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from grpo.engines.native.structure import Decoder, UnrecognisedError, recognise
 from grpo.policy.architecture import WindowWitness, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import causal_lm, placeholder_mask
 
-__all__ = ["lean_structure", "why_not_lean", "why_not_shared"]
+__all__ = ["decoder_structure", "why_not_fused", "why_not_shared"]
 
 MakeRunner = Callable[[], SharedPrefixRunner]
 
@@ -45,8 +45,8 @@ def why_not_shared(model: nn.Module, make: MakeRunner) -> str | None:
         return _in_one_line(error)
 
 
-def lean_structure(model: nn.Module) -> Decoder | str:
-    """Return what `model` is made of, or why `lean` has no forward pass for it."""
+def decoder_structure(model: nn.Module) -> Decoder | str:
+    """Return what `model` is made of, or why `fused_decoder` has no forward pass for it."""
     config: Any = causal_lm(model).config
     config = config.get_text_config()
     try:
@@ -61,7 +61,7 @@ def lean_structure(model: nn.Module) -> Decoder | str:
         return _in_one_line(error)
 
 
-def why_not_lean(model: nn.Module, make: MakeRunner) -> str | None:
+def why_not_fused(model: nn.Module, make: MakeRunner) -> str | None:
     """Return why the runners that `make` gives, with a forward pass of their own, cannot stand for `model`."""
     config: Any = causal_lm(model).config
     try:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grpo.engines.native.attention import DecodeAttention, PrefillAttention
 from grpo.engines.native.cache import KeyValueTable, vacate
-from grpo.engines.native.lean import Forward
+from grpo.engines.native.fused_decoder import Forward
 from grpo.engines.native.membership import Membership
 
 __all__ = ["COPIED_BYTES", "Runner", "SharedPrefixRunner"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpo.demos.headlines import headline_of
 from grpo.errors import CheckpointError, ConfigError
 from grpo.rewards.models.backbones import Backbones, find_device
 from grpo.rewards.texts import Completion, completion_texts
-from grpo.tasks.headlines import headline_of
 
 __all__ = ["CTRReward"]
 
@@ -43,8 +43,8 @@ class CTRReward:
             CheckpointError: the scorer is damaged, or of another backbone.
             ModelError: the backbone cannot be loaded.
         """
-        from grpo.scorer import CTRScorer
-        from grpo.scorer.checkpoint import read_description
+        from grpo.reward_models import CTRScorer
+        from grpo.reward_models.checkpoint import read_description
 
         self.__name__ = "ctr"
         directory = _find_scorer(scorer)
@@ -63,7 +63,7 @@ class CTRReward:
 
 def _find_scorer(scorer: str | Path | None) -> Path:
     """Return the directory that holds the scorer's files."""
-    from grpo.scorer.checkpoint import best_model_of, find_scorer
+    from grpo.reward_models.checkpoint import best_model_of, find_scorer
 
     how = "train it first: grpo reward train ctr-headlines"
     if scorer is None:

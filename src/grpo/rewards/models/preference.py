@@ -43,7 +43,7 @@ class PreferenceReward:
             ConfigError: `scorer` is missing or there is none, or there is no such device.
             ModelError: it cannot be loaded.
         """
-        from grpo.scorer.checkpoint import DESCRIPTION_FILE, best_model_of
+        from grpo.reward_models.checkpoint import DESCRIPTION_FILE, best_model_of
 
         self.__name__ = "preference"
         how = "train it first: grpo reward train finance-preferences"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from grpo.demos.clicks import click_probability
+from grpo.demos.headlines import headline_of
+from grpo.demos.preferences import CRITERIA, criteria_met
 from grpo.rewards.texts import Completion, completion_texts
-from grpo.tasks.clicks import click_probability
-from grpo.tasks.headlines import headline_of
-from grpo.tasks.preferences import CRITERIA, criteria_met
 
 __all__ = ["clicks_by_rule", "criteria_by_rule"]
 

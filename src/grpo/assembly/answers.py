@@ -1,0 +1,146 @@
+"""Using a model without training it: accuracy on held-out rows, and completions of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo.assembly.assembly import Parts, assemble
+from grpo.assembly.data import read_prompts
+from grpo.assembly.given import Given
+from grpo.assembly.parts import decoder, make_engine, make_policy, sampling_params
+from grpo.checkpoint import model_step
+from grpo.config import GRPOConfig
+from grpo.engines import generate as run_engine
+from grpo.errors import ConfigError, DataError
+from grpo.policy import Policy
+from grpo.policy.sources import find_source
+from grpo.seeding import derive_seed
+from grpo.tasks import Row, find_format, read_rows, render
+from grpo.types import Prompt, Request
+
+__all__ = ["Weights", "complete", "evaluate", "evaluate_parts", "find_weights", "generate"]
+
+_REQUESTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the weights of a run were found.
+
+    Attributes:
+        folder: `final_model` or a checkpoint.
+        step: how many steps they were trained.
+        is_final: whether they are those that the run ended with.
+        was_chosen: whether the folder was named, and not just its run.
+    """
+
+    folder: Path
+    step: int
+    is_final: bool
+    was_chosen: bool
+
+
+def find_weights(config: GRPOConfig) -> tuple[GRPOConfig, Weights | None]:
+    """Return a config that names the very folder of its model, and what is known of it where a run has saved it.
+
+    Raises:
+        ModelError: it is the directory of a run that has nothing to load.
+    """
+    name = config.policy.model
+    place = Path(name).expanduser()
+    if name == "tiny" or not place.is_dir():
+        return config, None
+    folder = find_source(name).directory
+    step = model_step(folder)
+    if step is None:
+        return config, None
+    is_final = folder.name == "final_model"
+    return config.replace(model=str(folder)), Weights(folder, step, is_final, place.resolve() == folder)
+
+
+def evaluate(config: GRPOConfig, given: Given | None = None) -> Mapping[str, Any]:
+    """Return the metrics of `config.policy.model` on the task's held-out rows.
+
+    Raises:
+        DataError: nothing is held out.
+    """
+    return evaluate_parts(assemble(config.replace(beta=0.0), given, only_evaluate=True))
+
+
+def evaluate_parts(parts: Parts) -> Mapping[str, Any]:
+    """Return the metrics of the policy as it is.
+
+    Raises:
+        DataError: nothing is held out.
+    """
+    if parts.evaluator is None:
+        raise DataError("no rows are held out to evaluate on: give eval_file, or eval_size to hold out training rows")
+    return parts.evaluator.evaluate(step=0, max_steps=0).metrics
+
+
+def generate(
+    config: GRPOConfig, prompts: Sequence[Any], *, prompts_file: str | Path | None = None, num_completions: int = 1
+) -> Iterator[Mapping[str, Any]]:
+    """Yield for each prompt `{"prompt", "completions"}`, in order.
+
+    Args:
+        prompts: texts or lists of messages.
+        prompts_file: rows with a column `prompt`, which follow.
+
+    Raises:
+        InputError: the model, a prompt or the file cannot be used.
+    """
+    rows = read_rows(list(prompts)) if prompts else []
+    if prompts_file is not None:
+        rows += read_prompts(config, str(prompts_file))
+    if not rows:
+        raise ConfigError("no prompt was given: name at least one")
+    policy = make_policy(config, Given())
+    return complete(config, policy, rows, num_completions=num_completions)
+
+
+def complete(
+    config: GRPOConfig, policy: Policy, rows: Sequence[Row], *, num_completions: int = 1
+) -> Iterator[Mapping[str, Any]]:
+    """Yield `{"prompt", "completions"}` for each row, sampled from the policy as it is."""
+    system_prompt = config.data.system_prompt
+    if system_prompt is None:
+        system_prompt = find_format(config.data.answer_format).system_prompt
+    rendered = render(
+        rows,
+        policy.tokenizer,
+        system_prompt=system_prompt,
+        chat=config.data.chat,
+        max_prompt_length=config.data.max_prompt_length,
+    )
+    if rendered.dropped:
+        raise DataError(
+            f"{rendered.dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
+            f"shorten them or raise max_prompt_length"
+        )
+    for start in range(0, len(rendered.prompts), _REQUESTS_AT_ONCE):
+        yield from _complete_batch(config, policy, rendered.prompts[start : start + _REQUESTS_AT_ONCE], num_completions)
+
+
+def _complete_batch(
+    config: GRPOConfig, policy: Policy, prompts: Sequence[Prompt], num_completions: int
+) -> Iterator[Mapping[str, Any]]:
+    requests = [
+        Request(
+            id=place,
+            prompt_ids=prompt.token_ids,
+            seeds=tuple(
+                derive_seed(config.optimizer.seed, "generate", prompt.row, index) for index in range(num_completions)
+            ),
+            sampling=sampling_params(config),
+        )
+        for place, prompt in enumerate(prompts)
+    ]
+    decode = decoder(policy)
+    engine = make_engine(config, policy)
+    for prompt, rollouts in zip(prompts, run_engine(engine, requests), strict=True):
+        raw = prompt.raw if isinstance(prompt.raw, str) else [dict(message) for message in prompt.raw]
+        yield {"prompt": raw, "completions": decode([rollout.token_ids for rollout in rollouts])}

@@ -1,0 +1,91 @@
+"""The parts of a run, assembled and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from grpo.algorithm import Method
+from grpo.assembly.budgets import take_budgets
+from grpo.assembly.data import Prompts, evaluation_task, make_prompts, make_task
+from grpo.assembly.given import Given
+from grpo.assembly.parts import (
+    decoder,
+    make_engine,
+    make_method,
+    make_policy,
+    make_rewards,
+    offer_base,
+    sampling_params,
+    take_threads,
+)
+from grpo.config import GRPOConfig
+from grpo.engines.native import NativeEngine
+from grpo.errors import ConfigError
+from grpo.evaluate import Evaluator
+from grpo.machine import keep_freed_memory
+from grpo.policy import Policy
+from grpo.rewards import Backbones, RewardSuite
+from grpo.rewards.code import verifier_as_rewarded
+from grpo.tasks import Task
+
+__all__ = ["Parts", "assemble"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of before anything is written."""
+
+    config: GRPOConfig
+    given: Given
+    task: Task
+    policy: Policy
+    prompts: Prompts
+    rewards: RewardSuite
+    method: Method
+    engine: NativeEngine
+    evaluator: Evaluator | None
+
+
+def assemble(
+    config: GRPOConfig, given: Given | None = None, *, policy: Policy | None = None, only_evaluate: bool = False
+) -> Parts:
+    """Return the parts of a run; whatever is wrong with the input shows here, before anything is written.
+
+    Args:
+        policy: made of the same configuration before; None: a new one.
+        only_evaluate: rows to train on may be missing.
+    """
+    given = given or Given()
+    config = take_threads(config)
+    keep_freed_memory()
+    if config.rollout.temperature == 0 and not only_evaluate:
+        raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
+    method = make_method(config)
+    task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
+    if task.eval_size_wanted is not None:
+        # From now on it is what the run goes by, also when it is resumed.
+        config = config.replace(eval_size=len(task.evaluation))
+    # Made by whoever needs it first: bad rewards are to show before a large model is loaded.
+    the_policy = cache(lambda: make_policy(config, given) if policy is None else policy)
+    backbones = Backbones()
+    offer_base(backbones, config, given, the_policy)
+    rewards = make_rewards(config, given, [row.columns for row in (*task.train, *task.evaluation)], backbones)
+    policy = the_policy()
+    prompts = make_prompts(config, task, policy)
+    config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)
+    engine = make_engine(config, policy)
+    evaluator = None
+    if prompts.evaluation:
+        evaluator = Evaluator(
+            engine,
+            prompts.evaluation,
+            decoder(policy),
+            rewards=rewards,
+            verifier=verifier_as_rewarded(task.verifier, rewards.functions),
+            is_well_formed=task.answer_format.is_strict if task.answer_format.blocks else None,
+            sampling=sampling_params(config),
+            samples=config.output.eval_samples,
+            seed=config.optimizer.seed,
+        )
+    return Parts(config, given, task, policy, prompts, rewards, method, engine, evaluator)

@@ -1,0 +1,287 @@
+"""Configuration → the parts of a run. Parts take plain arguments; this is where options become arguments."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grpo.algorithm import Method, find_method
+from grpo.assembly.budgets import cache_budget, engine_dtype
+from grpo.assembly.given import Given
+from grpo.config import GRPOConfig
+from grpo.engines.native import NativeEngine
+from grpo.errors import DataError
+from grpo.machine import idle_cores
+from grpo.policy import LoraSettings, Policy, load_policy
+from grpo.policy.sources import find_source
+from grpo.rewards import Backbones, RewardSuite, resolve_rewards
+from grpo.rollout import RolloutCollector
+from grpo.schedules import learning_rate_factor
+from grpo.tasks import PromptOrder
+from grpo.types import Prompt, SamplingParams
+from grpo.update import Learner
+
+__all__ = [
+    "decoder",
+    "make_collector",
+    "make_engine",
+    "make_learner",
+    "make_method",
+    "make_policy",
+    "make_rewards",
+    "number_of_steps",
+    "offer_base",
+    "sampling_params",
+    "take_threads",
+]
+
+_log = logging.getLogger(__name__)
+
+_FLOAT32_MISMATCH = 1e-3
+_BFLOAT16_MISMATCH = 0.1
+
+
+def take_threads(config: GRPOConfig) -> GRPOConfig:
+    """Let torch use as many threads as configured, or as there are idle cores; return the config that says so.
+
+    OMP_NUM_THREADS, where it is set, takes the place of looking. A resumed run takes as many as it began
+    with: the last bits of a sum depend on how it was shared out.
+    """
+    threads = config.policy.threads
+    if threads is None:
+        threads = torch.get_num_threads()
+        if "OMP_NUM_THREADS" not in os.environ:
+            threads = min(threads, idle_cores())
+    torch.set_num_threads(threads)
+    return config.replace(threads=threads)
+
+
+def make_policy(config: GRPOConfig, given: Given) -> Policy:
+    """Return the model with its tokenizer, adapters and reference."""
+    options = config.policy
+    lora = None
+    if options.lora_rank > 0:
+        lora = LoraSettings(
+            rank=options.lora_rank,
+            alpha=options.lora_alpha or float(options.lora_rank),
+            dropout=options.lora_dropout,
+            target_modules=options.lora_targets,
+        )
+    reference: Any = given.reference_model if given.reference_model is not None else options.reference_model
+    if config.algorithm.beta == 0.0:
+        if given.reference_model is not None:
+            _log.warning("reference_model has no effect: beta is 0, so there is no KL term")
+        reference = "none"
+    return load_policy(
+        given.model if given.model is not None else options.model,
+        tokenizer=given.tokenizer if given.tokenizer is not None else options.tokenizer,
+        dtype=options.dtype,
+        device=options.device,
+        lora=lora,
+        reference="start" if reference is None else reference,
+        revision=options.revision,
+        gradient_checkpointing=options.gradient_checkpointing,
+        compile=options.compile,
+        seed=config.optimizer.seed,
+    )
+
+
+def offer_base(backbones: Backbones, config: GRPOConfig, given: Given, policy: Callable[[], Policy]) -> None:
+    """Let rewards that read with the policy's own base share its weights, which training adapters never changes.
+
+    A model in memory is not shared: what it is called does not tell what has become of its weights.
+    """
+    options = config.policy
+    if given.model is not None:
+        return
+    base, revision = None, None
+    if options.lora_rank > 0:
+        base, revision = options.model, options.revision
+    elif Path(options.model).expanduser().is_dir():
+        base = find_source(options.model).base
+    if base is not None:
+        backbones.offer(base, lambda: policy().model, revision=revision)
+
+
+def make_rewards(
+    config: GRPOConfig, given: Given, rows: Sequence[Mapping[str, Any]], backbones: Backbones | None = None
+) -> RewardSuite:
+    """Return the reward functions, checked against the `rows` of the data, at least one, given by their columns.
+
+    Raises:
+        ConfigError: a reward is unknown or has an impossible option.
+        DataError: the rows lack what a reward needs.
+        CheckpointError, ModelError: a reward model does not load.
+    """
+    options, columns = config.rewards, rows[0]
+    defaults: dict[str, Any] = {
+        "format": config.data.answer_format,
+        "deadline_s": _shortly_before(options.reward_timeout_s),
+    }
+    for name in ("correct_reward", "wrong_reward"):
+        if getattr(options, name) is not None:
+            defaults[name] = getattr(options, name)
+    if "scorer_dir" in config.given():
+        # What `grpo reward train` made of the same configuration.
+        defaults["scorer"] = config.scorer.scorer_dir
+    specs = given.rewards if given.rewards is not None else [spec.model_dump() for spec in options.functions]
+    suite = RewardSuite(
+        resolve_rewards(specs, weights=given.reward_weights, defaults=defaults, backbones=backbones),
+        timeout_s=options.reward_timeout_s,
+        max_failed_share=options.max_failed_share,
+        seed=config.optimizer.seed,
+    )
+    if given.rewards is None and "functions" not in config.given() and "answer" not in columns:
+        others = f"they have {', '.join(sorted(columns))}" if columns else "they have the prompt only"
+        raise DataError(
+            f"no reward was named, and the rows have no column 'answer' to compare with ({others}): "
+            f"name the column (answer_column), or give a reward (rewards) that does without"
+        )
+    suite.check_columns(columns)
+    suite.check_rows(rows)
+    return suite
+
+
+def _shortly_before(timeout_s: float | None) -> float | None:
+    """Return when a reward should give up what is not done, so that the rest of the call is not lost with it."""
+    return None if timeout_s is None else max(timeout_s - 10.0, timeout_s / 2)
+
+
+def make_engine(config: GRPOConfig, policy: Policy) -> NativeEngine:
+    """Return an engine that runs the policy's own module."""
+    dtype = engine_dtype(config, policy)
+    return NativeEngine(
+        policy.model,
+        end_ids=policy.end_token_ids,
+        max_sequences=config.rollout.max_sequences,
+        max_cache_tokens=config.rollout.max_cache_tokens or cache_budget(config, policy),
+        dtype=None if dtype == torch.float32 else dtype,
+    )
+
+
+def sampling_params(config: GRPOConfig) -> SamplingParams:
+    """Return how completions are sampled."""
+    rollout = config.rollout
+    return SamplingParams(
+        max_tokens=rollout.max_completion_length,
+        temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+        min_p=rollout.min_p,
+    )
+
+
+def decoder(policy: Policy) -> Callable[[Sequence[Sequence[int]]], list[str]]:
+    """Return the function that turns completions into text for rewards and logs; end tokens are left out."""
+
+    def decode(completions: Sequence[Sequence[int]]) -> list[str]:
+        return list(policy.tokenizer.batch_decode([list(ids) for ids in completions], skip_special_tokens=True))
+
+    return decode
+
+
+def number_of_steps(config: GRPOConfig, num_train_prompts: int) -> int:
+    """Return the length of the run in steps."""
+    if config.optimizer.steps is not None:
+        return config.optimizer.steps
+    epochs = config.optimizer.num_epochs or 1.0
+    return max(1, math.ceil(epochs * num_train_prompts / config.rollout.prompts_per_step))
+
+
+def make_collector(
+    config: GRPOConfig,
+    policy: Policy,
+    engine: NativeEngine,
+    prompts: Sequence[Prompt],
+    rewards: RewardSuite,
+    *,
+    steps: int,
+) -> RolloutCollector:
+    """Return what samples and scores a step's groups."""
+    return RolloutCollector(
+        engine,
+        PromptOrder(prompts, config.optimizer.seed, shuffle=config.data.shuffle),
+        rewards,
+        decoder(policy),
+        sampling=sampling_params(config),
+        prompts_per_step=config.rollout.prompts_per_step,
+        group_size=config.rollout.group_size,
+        zero_variance_groups=config.rollout.zero_variance_groups,
+        max_resamples=config.rollout.max_resamples,
+        max_steps=steps,
+        seed=config.optimizer.seed,
+        truncated=config.rollout.truncated,
+        combine=config.rewards.combine,
+    )
+
+
+def make_learner(
+    config: GRPOConfig, policy: Policy, method: Method, *, steps: int, lowered_budget: int | None = None
+) -> Learner:
+    """Return what turns scored groups into updates.
+
+    Args:
+        lowered_budget: what the run's tokens_per_micro_batch has come down to for lack of memory.
+    """
+    algorithm, optimizer = config.algorithm, config.optimizer
+    sampled_in = engine_dtype(config, policy)
+    is_exact = sampled_in == policy.compute_dtype
+    is_float32 = is_exact and sampled_in == torch.float32
+    warmup_steps = optimizer.warmup_steps
+    if optimizer.warmup_ratio is not None:
+        warmup_steps = round(optimizer.warmup_ratio * steps)
+
+    def learning_rate(step: int) -> float:
+        return optimizer.learning_rate * learning_rate_factor(
+            step,
+            schedule=optimizer.schedule,
+            warmup_steps=warmup_steps,
+            steps=steps,
+            minimum=optimizer.min_learning_rate_ratio,
+        )
+
+    return Learner(
+        policy,
+        torch.optim.AdamW(
+            policy.trainable_parameters(),
+            lr=optimizer.learning_rate,
+            betas=(optimizer.adam_beta1, optimizer.adam_beta2),
+            eps=optimizer.adam_epsilon,
+            weight_decay=optimizer.weight_decay,
+        ),
+        learning_rate,
+        method,
+        beta=algorithm.beta,
+        gamma=algorithm.gamma,
+        temperature=config.rollout.temperature,
+        max_completion_length=config.rollout.max_completion_length,
+        epochs_per_step=algorithm.epochs_per_step,
+        max_grad_norm=optimizer.max_grad_norm,
+        skip_zero_variance_groups=config.rollout.zero_variance_groups == "skip",
+        truncated=config.rollout.truncated,
+        tokens_per_micro_batch=optimizer.tokens_per_micro_batch,
+        lowered_budget=lowered_budget,
+        min_micro_batches=optimizer.gradient_accumulation_steps,
+        mismatch_limit=_FLOAT32_MISMATCH if is_float32 else _BFLOAT16_MISMATCH,
+        seed=optimizer.seed,
+        sampler_is_exact=is_exact,
+        sampler_correction=None if is_exact else algorithm.sampler_correction,
+    )
+
+
+def make_method(config: GRPOConfig) -> Method:
+    """Return the method with what the configuration sets in place of the method's own choices."""
+    algorithm = config.algorithm
+    return find_method(algorithm.method).override(
+        epsilon=algorithm.epsilon,
+        epsilon_high=algorithm.epsilon_high,
+        kl=algorithm.kl_estimator,
+        scale=algorithm.advantage_scale,
+        combine=config.rewards.combine,
+    )

@@ -1,0 +1,103 @@
+"""Going on with a run where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from grpo.assembly.assembly import Parts, assemble
+from grpo.assembly.given import require_objects
+from grpo.assembly.parts import number_of_steps
+from grpo.assembly.runs import run_parts
+from grpo.checkpoint import CheckpointStore, Progress
+from grpo.config import GRPOConfig
+from grpo.errors import CheckpointError, ConfigError
+from grpo.tracking import RunDirectory, find_run
+from grpo.trainer import Outcome
+
+__all__ = ["resume", "resume_with"]
+
+_FIXED = (
+    *("model", "tokenizer", "revision", "lora_rank", "lora_alpha", "lora_targets", "reference_model"),
+    *("task", "train_file", "eval_file", "dataset", "dataset_config", "train_split", "eval_split", "train_size"),
+    *("prompt_column", "answer_column", "max_prompt_length", "shuffle", "eval_size", "max_operand", "operators"),
+    "program_kinds",
+    *("seed", "output_dir", "run_name"),
+)
+"""Options that cannot change in the middle of a run."""
+
+
+def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Outcome:
+    """Go on with a run from its newest good checkpoint (from its beginning when there is none).
+
+    Args:
+        overrides: options that change from here on, as `steps=200`.
+
+    Raises:
+        CheckpointError: no run is there, or all its checkpoints are damaged.
+        ConfigError: an option cannot change in the middle of a run, or objects are needed that only Python can give.
+    """
+    return resume_with(path, assemble, overrides)[0]
+
+
+def resume_with(
+    path: str | Path,
+    make_parts: Callable[[GRPOConfig], Parts],
+    overrides: Sequence[str] | Mapping[str, Any],
+    objects: Collection[str] = (),
+) -> tuple[Outcome, Parts]:
+    """Go on with a run, as `resume`, with the parts that `make_parts` makes of its configuration; return both.
+
+    Args:
+        objects: names of what is given from Python.
+    """
+    directory = find_run(path)
+    require_objects(directory, objects)
+    before = GRPOConfig.from_file(directory / "config.yaml")
+    config = _changed(before, overrides)
+    with RunDirectory.open(path) as run:
+        store = CheckpointStore(run.path, config.output.keep_checkpoints)
+        checkpoint = store.newest()
+        progress = Progress() if checkpoint is None else checkpoint.state.progress
+        if "tokens_per_micro_batch" in before.differences(config):
+            progress = replace(progress, lowered_budget=None)
+        if checkpoint is None and "model" in objects:
+            raise CheckpointError(
+                f"{directory} has no checkpoint, and its model is in memory, perhaps trained since: start a new run"
+            )
+        parts = make_parts(config)
+        steps = number_of_steps(config, len(parts.prompts.train))
+        if steps < progress.step:
+            raise ConfigError(f"{directory} has done {progress.step} steps already: give more, as steps=N")
+        run.write_config(parts.config.to_yaml())
+        changes = before.differences(config)
+        if checkpoint is None:
+            run.rewind(-1)
+            notes = ["it had stopped before anything was saved, so it begins again"]
+            return run_parts(parts, run, progress, changes=changes, notes=notes), parts
+        if steps > progress.step:
+            # From here on it is not finished: nobody is to take what it had come to for its end.
+            checkpoint = store.reopen(checkpoint)
+            run.set_summary_aside()
+        parts.policy.load_weights(checkpoint.path)
+        run.rewind(progress.step)
+        return run_parts(parts, run, progress, checkpoint.state, changes=changes), parts
+
+
+def _changed(config: GRPOConfig, overrides: Sequence[str] | Mapping[str, Any]) -> GRPOConfig:
+    if not overrides:
+        return config
+    if not isinstance(overrides, Mapping):
+        from grpo.config.overrides import parse_overrides
+
+        overrides = parse_overrides(overrides)
+    changed = config.replace(**overrides)
+    fixed = [name for name in config.differences(changed) if name in _FIXED]
+    if fixed:
+        was, wanted = config.differences(changed)[fixed[0]]
+        raise ConfigError(
+            f"{fixed[0]} is {was!r} in this run and cannot become {wanted!r} in the middle of it: start a new run"
+        )
+    return changed

@@ -1,0 +1,133 @@
+"""Training runs: from the parts of a run to a run directory."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+
+from grpo.assembly.announcement import Changes, announce, make_trackers, remark_on_data, warnings_on
+from grpo.assembly.assembly import Parts, assemble
+from grpo.assembly.given import Given, write_objects
+from grpo.assembly.invocation import own_command
+from grpo.assembly.parts import make_collector, make_learner, number_of_steps
+from grpo.checkpoint import CheckpointStore, Progress, TrainingState
+from grpo.config import GRPOConfig
+from grpo.errors import InputError
+from grpo.storage import require_free_space
+from grpo.tracking import Journal, RunDirectory, require_empty
+from grpo.tracking.console import Console
+from grpo.trainer import Outcome, Plan, Trainer
+
+__all__ = ["Parts", "assemble", "output_directory", "run_parts", "train", "train_parts"]
+
+_BYTES_PER_TRAINED_PARAMETER = 12
+"""In a checkpoint: the weight and AdamW's two moments, float32 each."""
+
+
+def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
+    """Train in a new run directory and return how it ended.
+
+    Raises:
+        InputError: the configuration, data, model or output directory cannot be used; nothing was written.
+        RunError: it failed while running; what was saved before is intact.
+    """
+    if (directory := output_directory(config)) is not None:
+        require_empty(directory)
+    return train_parts(assemble(config, given))
+
+
+def train_parts(parts: Parts) -> Outcome:
+    """Train the policy of `parts` from where it is, in a new run directory; errors as `train`."""
+    directory = output_directory(parts.config)
+    needed = _BYTES_PER_TRAINED_PARAMETER * parts.policy.num_trainable_parameters
+    require_free_space(directory or Path("runs"), needed)
+    with RunDirectory.create(directory, name=parts.task.name) as run:
+        run.write_config(parts.config.to_yaml())
+        write_objects(run.path, parts.given.names())
+        try:
+            return run_parts(parts, run, Progress())
+        except InputError:
+            if not (run.path / "metrics.jsonl").exists() and not (run.path / "eval.jsonl").exists():
+                run.discard()
+            raise
+
+
+def output_directory(config: GRPOConfig) -> Path | None:
+    """Return where the run was told to go; None: a new place below runs/."""
+    output = config.output
+    if output.output_dir is not None:
+        return Path(output.output_dir)
+    return Path("runs", output.run_name) if output.run_name is not None else None
+
+
+def run_parts(
+    parts: Parts,
+    run: RunDirectory,
+    progress: Progress,
+    state: TrainingState | None = None,
+    *,
+    changes: Changes = MappingProxyType({}),
+    notes: Sequence[str] = (),
+) -> Outcome:
+    """Train from `progress` on, in a run directory that is open, and return how it ended.
+
+    Args:
+        state: of optimizer and rewards, in a run that goes on; the policy has its weights already.
+        changes: options that differ from those the run has had so far.
+        notes: what the user should know of how it goes on.
+    """
+    config, policy = parts.config, parts.policy
+    steps = number_of_steps(config, len(parts.prompts.train))
+    learner = make_learner(config, policy, parts.method, steps=steps, lowered_budget=progress.lowered_budget)
+    if state is not None:
+        learner.optimizer.load_state_dict(dict(state.optimizer))
+        parts.rewards.load_state_dict(state.rewards)
+    parts.engine.load_weights(policy.model, version=progress.step)
+    with ExitStack() as stack:
+        stack.callback(parts.rewards.close)
+        console = stack.enter_context(Console(log_every=config.output.log_every, live=config.output.live))
+        stack.enter_context(warnings_on(console))
+        journal = Journal(
+            run,
+            console,
+            make_trackers(config, run.path),
+            log_every=config.output.log_every,
+            log_completions=config.output.log_completions,
+        )
+        for tracker in journal.trackers:
+            tracker.start(config.flat(), step=progress.step)
+        console.start(announce(parts, run.path, steps, progress.step, changes))
+        for note in notes:
+            journal.note(note)
+        remark_on_data(parts, journal)
+        trainer = Trainer(
+            policy=policy,
+            engine=parts.engine,
+            collector=make_collector(config, policy, parts.engine, parts.prompts.train, parts.rewards, steps=steps),
+            learner=learner,
+            evaluator=parts.evaluator,
+            journal=journal,
+            checkpoints=CheckpointStore(run.path, config.output.keep_checkpoints),
+            plan=_plan(config, steps),
+            progress=progress,
+        )
+        outcome = trainer.train()
+        if outcome.signal_number is not None:
+            step = trainer.progress.step
+            done = f"saved after step {step}" if step else "nothing was trained yet"
+            command = f"{own_command()} train --resume {shlex.quote(str(run.path))}"
+            journal.interrupted(outcome.summary, f"{done}; go on with: {command}")
+        return outcome
+
+
+def _plan(config: GRPOConfig, steps: int) -> Plan:
+    return Plan(
+        steps=steps,
+        eval_every=config.output.eval_every,
+        save_every=config.output.save_every,
+        seed=config.optimizer.seed,
+        eval_at_start=config.output.eval_at_start,
+    )

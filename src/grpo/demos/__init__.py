@@ -1,0 +1,7 @@
+"""Generators of the shipped examples: headlines with clicks, financial questions with preferences, programs."""
+
+from __future__ import annotations
+
+from grpo.demos.tasks import finance_task, headlines_task, programs_task
+
+__all__ = ["finance_task", "headlines_task", "programs_task"]

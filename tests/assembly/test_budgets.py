@@ -1,0 +1,108 @@
+"""Budgets of memory: chosen, recorded, kept on resume, and lowered for the rest of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from short_runs import CHARACTERS, lines_of, quick
+
+from grpo import assembly
+from grpo.assembly.budgets import cache_budget
+from grpo.assembly.runs import assemble
+from grpo.checkpoint import CheckpointStore
+from grpo.config import GRPOConfig
+from grpo.policy import Policy, load_policy
+
+REWARD = {"rewards": [CHARACTERS.partition("=")[2]]}
+
+
+def test_a_run_writes_down_its_budgets_and_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grpo.assembly.budgets.free_memory_bytes", lambda device: 300e6)
+    assembly.train(quick(save_every=1))
+    config = GRPOConfig.from_file("run/config.yaml")
+    tokens, cached = config.optimizer.tokens_per_micro_batch, config.rollout.max_cache_tokens
+    assert 256 <= tokens < 16_384
+    assert 4096 <= cached < 2**18
+
+    monkeypatch.setattr("grpo.assembly.budgets.free_memory_bytes", lambda device: 50e6)
+    assembly.resume("run", ["steps=2"])
+    again = GRPOConfig.from_file("run/config.yaml")
+    assert again.optimizer.tokens_per_micro_batch == tokens
+    assert again.rollout.max_cache_tokens == cached
+
+
+def test_budgets_that_are_given_stay() -> None:
+    parts = assemble(quick(tokens_per_micro_batch=300, max_cache_tokens=5000))
+    assert parts.config.optimizer.tokens_per_micro_batch == 300
+    assert parts.config.rollout.max_cache_tokens == 5000
+
+
+def test_a_cache_takes_at_most_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy("tiny", dtype="float32", device="cpu")
+    shape = policy.model.config
+    each = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 4
+
+    def budget(free: float | None, **options: Any) -> int:
+        monkeypatch.setattr("grpo.assembly.budgets.free_memory_bytes", lambda device: free)
+        return cache_budget(quick(**options), policy)
+
+    assert budget(4 * each * 40_000) == 2**15
+    assert budget(4 * each * 40_000, engine_dtype="bfloat16") == 2**16
+    assert budget(0) == 2**12
+    assert budget(1e15) == budget(None) == 2**18
+
+
+def test_a_prompt_that_is_longer_than_the_cache_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grpo.assembly.budgets.free_memory_bytes", lambda device: 0.0)
+    monkeypatch.setattr("grpo.assembly.budgets._LEAST_CACHE_TOKENS", 8)
+    parts = assemble(quick())
+    longest = max(len(prompt.token_ids) for prompt in [*parts.prompts.train, *parts.prompts.evaluation])
+    assert parts.config.rollout.max_cache_tokens == longest + 8
+
+
+def test_a_budget_that_came_down_stays_down_when_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Policy.token_logprobs
+
+    def limited(self: Policy, batch: Any, **options: Any) -> Any:
+        # What is measured before the run is short.
+        if torch.is_grad_enabled() and len(batch.segments) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, batch, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "token_logprobs", limited)
+        assembly.train(quick(save_every=1, zero_variance_groups="keep", **REWARD))
+    state = CheckpointStore(Path("run"), 3).newest().state
+    lowered = state.progress.lowered_budget
+    assert lowered < 16_384
+    assert lines_of("run/metrics.jsonl")[0]["micro_batches"] > 1
+
+    assembly.resume("run", ["steps=2"])
+    assert CheckpointStore(Path("run"), 3).newest().state.progress.lowered_budget == lowered
+    assert lines_of("run/metrics.jsonl")[1]["micro_batches"] > 1
+
+    # A budget that is given anew is tried anew.
+    assembly.resume("run", ["steps=3", "tokens_per_micro_batch=5000"])
+    assert CheckpointStore(Path("run"), 3).newest().state.progress.lowered_budget is None
+    assert lines_of("run/metrics.jsonl")[2]["micro_batches"] == 1
+
+
+def test_a_run_that_samples_in_bfloat16_says_what_it_corrects() -> None:
+    assembly.train(quick(engine_dtype="bfloat16", zero_variance_groups="keep", **REWARD))
+    metrics = lines_of("run/metrics.jsonl")[0]
+    assert 0 < metrics["sampler_mismatch"] < 0.1
+    assert metrics["sampler_correction_mean"] == pytest.approx(1.0, abs=0.1)
+    assert metrics["sampler_correction_mean"] != 1.0
+
+
+def test_without_a_cap_nothing_is_corrected() -> None:
+    assembly.train(quick(engine_dtype="bfloat16", sampler_correction=None, zero_variance_groups="keep", **REWARD))
+    assert "sampler_correction_mean" not in lines_of("run/metrics.jsonl")[0]
+
+
+def test_a_summary_has_the_highest_peak_of_all_steps() -> None:
+    summary = assembly.train(quick(steps=2)).summary
+    assert summary["peak_memory_mb"] >= max(line["peak_memory_mb"] for line in lines_of("run/metrics.jsonl")) - 0.1

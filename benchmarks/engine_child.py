@@ -25,8 +25,8 @@ def native(model_dir: str, settings: dict[str, Any]) -> Batch:
     """Return the native engine on the model as training has it."""
     import torch
 
-    from grpo.engines import generate
-    from grpo.engines.native import NativeEngine
+    from grpo.engines import sample
+    from grpo.engines.native import NativeEngine, NativeSampler
     from grpo.machine import keep_freed_memory
     from grpo.policy import load_policy
     from grpo.types import Request, SamplingParams
@@ -34,7 +34,7 @@ def native(model_dir: str, settings: dict[str, Any]) -> Batch:
     keep_freed_memory()
     policy = load_policy(model_dir, dtype="float32", device=settings["device"], reference="none")
     dtype = getattr(torch, settings["dtype"])
-    engine = NativeEngine(policy.model, end_ids=(), dtype=None if dtype == torch.float32 else dtype)
+    sampler = NativeSampler(NativeEngine(policy.model, end_ids=(), dtype=None if dtype == torch.float32 else dtype))
     sampling = SamplingParams(max_tokens=settings["tokens"])
 
     def run(prompts: list[list[int]], completions: int, seed: int) -> int:
@@ -43,7 +43,7 @@ def native(model_dir: str, settings: dict[str, Any]) -> Batch:
             Request(number, tuple(ids), tuple(range(first, first + completions)), sampling)
             for number, (ids, first) in enumerate(zip(prompts, firsts, strict=False))
         ]
-        return sum(len(rollout.token_ids) for group in generate(engine, requests) for rollout in group)
+        return sum(len(completion.token_ids) for group in sample(sampler, requests) for completion in group)
 
     return run
 

@@ -12,10 +12,10 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from grpo.engines.native import NativeEngine
+from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.policy import Policy, load_policy
 from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.rollout import RolloutCollector
+from grpo.rollout import EpisodeCollector, RolloutCollector
 from grpo.tasks import PromptOrder, arithmetic_task, find_format, render
 from grpo.types import Prompt, SamplingParams
 
@@ -67,10 +67,12 @@ def make_collector(tiny_policy: Policy, sums: list[Prompt]) -> Callable[..., Rol
             **options,
         }
         return RolloutCollector(
-            NativeEngine(tiny_policy.model, end_ids=tiny_policy.end_token_ids),
+            EpisodeCollector(
+                NativeSampler(NativeEngine(tiny_policy.model, end_ids=tiny_policy.end_token_ids)),
+                lambda ids: list(tiny_policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
+            ),
             PromptOrder(sums, 0),
             RewardSuite(resolve_rewards(list(rewards) if isinstance(rewards, tuple) else rewards)),
-            lambda ids: list(tiny_policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
             sampling=SamplingParams(max_tokens=20, temperature=temperature),
             max_steps=10,
             seed=0,

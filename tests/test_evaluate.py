@@ -6,19 +6,22 @@ from itertools import combinations
 import pytest
 from scipy import stats
 
-from grpo.engines.native import NativeEngine
+from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.evaluate import Evaluator, confidence_interval, pass_at_k
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.rollout import EpisodeCollector
 from grpo.tasks import AnswerVerifier, find_format
 from grpo.types import Prompt, SamplingParams
 
 
 def make_evaluator(policy: Policy, prompts: list[Prompt], *, verifier: bool = True) -> Evaluator:
     return Evaluator(
-        NativeEngine(policy.model, end_ids=policy.end_token_ids),
+        EpisodeCollector(
+            NativeSampler(NativeEngine(policy.model, end_ids=policy.end_token_ids)),
+            lambda ids: list(policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
+        ),
         prompts[:6],
-        lambda ids: list(policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
         rewards=RewardSuite(resolve_rewards(["correctness"])),
         verifier=AnswerVerifier(find_format("answer_tags")) if verifier else None,
         sampling=SamplingParams(max_tokens=24),

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from grpo.engines import generate
-from grpo.engines.native import NativeEngine
+from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.errors import RewardError
 from grpo.groups import (
     describe_groups,
@@ -20,7 +19,7 @@ from grpo.groups import (
 )
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import RolloutCollector
-from grpo.types import Rollout, SamplingParams
+from grpo.types import Completion, SamplingParams
 
 MakeCollector = Callable[..., RolloutCollector]
 
@@ -152,17 +151,6 @@ def test_what_rewards_log_stays_with_its_completion_through_resampling(make_coll
             assert scored.logged["seen"] == scored.text[:20]
 
 
-def test_generate_refuses_two_requests_of_one_id(make_collector: MakeCollector, sums: list[object]) -> None:
-    from grpo.errors import InputError
-    from grpo.types import Request, SamplingParams
-
-    engine = make_collector().engine
-    request = Request(1, (5, 6), (1,), SamplingParams(max_tokens=2))
-    with pytest.raises(InputError):
-        generate(engine, [request, request])
-    assert not engine.has_work
-
-
 def test_rewards_are_told_how_many_passes_over_the_prompts_are_done(make_collector: MakeCollector) -> None:
     epochs: list[float] = []
 
@@ -215,17 +203,20 @@ class Watched:
         self._between(self.finished)
         self._engine.step()
 
-    def collect(self) -> list[tuple[int, tuple[Rollout, ...]]]:
+    def collect(self) -> list[tuple[int, int, Completion]]:
         collected = self._engine.collect()
-        self.finished += len(collected)
+        self.finished += sum(not self._engine.holds(request_id) for request_id in {found[0] for found in collected})
         return collected
 
 
 def one_group_at_a_time(collector: RolloutCollector, between: Callable[[int], None]) -> Watched:
-    engine = collector.engine
-    assert isinstance(engine, NativeEngine)
-    alone = NativeEngine(engine.model, end_ids=engine._end_ids.tolist(), max_sequences=collector.group_size)
-    collector.engine = watched = Watched(alone, between)  # type: ignore[assignment]
+    sampler = collector.episodes.sampler
+    assert isinstance(sampler, NativeSampler)
+    alone = NativeEngine(
+        sampler.engine.model, end_ids=sampler.engine._end_ids.tolist(), max_sequences=collector.group_size
+    )
+    watched = Watched(alone, between)
+    collector.episodes.sampler = NativeSampler(watched)  # type: ignore[arg-type]
     return watched
 
 
@@ -316,7 +307,7 @@ def test_an_engine_that_breaks_takes_the_rewards_that_were_begun_with_it(make_co
     with pytest.raises(MemoryError):
         collector.collect(1, 0)
     assert ended.wait(20)
-    assert not collector.engine.has_work
+    assert not collector.episodes.sampler.engine.has_work  # type: ignore[attr-defined]
 
 
 def test_resampling_looks_for_spread_as_rewards_are_combined(make_collector: MakeCollector) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grpo.algorithm import find_method
-from grpo.engines.native import NativeEngine
+from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.errors import RunError, StaleWeightsError
 from grpo.groups import groups_with_spread
 from grpo.packing import PackedBatch
@@ -317,7 +317,7 @@ def test_with_dropout_a_sampler_that_agrees_spares_the_forwards_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     collector = make_collector()
-    collector.engine = NativeEngine(noisy_policy.model, end_ids=noisy_policy.end_token_ids)
+    collector.episodes.sampler = NativeSampler(NativeEngine(noisy_policy.model, end_ids=noisy_policy.end_token_ids))
     groups = collector.collect(1, 0).groups
     forwards = count_forwards(noisy_policy, monkeypatch)
     learner = make_learner(noisy_policy, min_micro_batches=4, sampler_is_exact=exact)
@@ -331,7 +331,9 @@ def test_a_sampler_that_is_off_by_more_than_rounding_is_not_believed(
     noisy_policy: Policy, make_collector: MakeCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector = make_collector()
-    collector.engine = NativeEngine(noisy_policy.model, end_ids=noisy_policy.end_token_ids, dtype=torch.bfloat16)
+    collector.episodes.sampler = NativeSampler(
+        NativeEngine(noisy_policy.model, end_ids=noisy_policy.end_token_ids, dtype=torch.bfloat16)
+    )
     groups = collector.collect(1, 0).groups
     forwards = count_forwards(noisy_policy, monkeypatch)
     learner = make_learner(noisy_policy, min_micro_batches=4, mismatch_limit=0.1)
@@ -358,7 +360,9 @@ def test_a_sampler_of_lower_precision_is_corrected_and_measured(
     assert exact_metrics["sampler_correction_mean"] == pytest.approx(1.0, abs=1e-5)
     assert_same_step(exact, plain)
 
-    collector.engine = NativeEngine(tiny_policy.model, end_ids=tiny_policy.end_token_ids, dtype=torch.bfloat16)
+    collector.episodes.sampler = NativeSampler(
+        NativeEngine(tiny_policy.model, end_ids=tiny_policy.end_token_ids, dtype=torch.bfloat16)
+    )
     options: dict[str, Any] = {"mismatch_limit": 0.1, "epochs_per_step": 2}
     uncorrected, metrics = step_of(tiny_policy, collector, **options)
     corrected, corrected_metrics = step_of(tiny_policy, collector, sampler_correction=2.0, **options)

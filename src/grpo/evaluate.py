@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo.engines import Engine, generate
 from grpo.intervals import wilson_interval
 from grpo.rewards import RewardSuite
+from grpo.rollout import EpisodeCollector
 from grpo.seeding import derive_seed
 from grpo.tasks import Verifier
-from grpo.types import Group, Prompt, Request, SamplingParams, Verdict
+from grpo.types import Group, Prompt, SamplingParams, Verdict
 
 __all__ = ["Evaluation", "Evaluator", "confidence_interval", "pass_at_k"]
 
@@ -36,13 +36,12 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates an engine's current weights on the same prompts with the same seeds every time."""
+    """Evaluates a sampler's current weights on the same prompts with the same seeds every time."""
 
     def __init__(
         self,
-        engine: Engine,
+        episodes: EpisodeCollector,
         prompts: Sequence[Prompt],
-        decode: Callable[[Sequence[Sequence[int]]], list[str]],
         *,
         rewards: RewardSuite | None,
         verifier: Verifier | None,
@@ -51,9 +50,8 @@ class Evaluator:
         samples: int,
         seed: int,
     ) -> None:
-        self.engine = engine
+        self.episodes = episodes
         self.prompts = prompts
-        self.decode = decode
         self.rewards = rewards
         self.verifier = verifier
         self.is_well_formed = is_well_formed
@@ -62,7 +60,7 @@ class Evaluator:
         self.seed = seed
 
     def evaluate(self, step: int, max_steps: int, epoch: float = 0.0) -> Evaluation:
-        """Return accuracies of the engine's current weights; the arguments only tell rewards where the run is."""
+        """Return accuracies of the sampler's current weights; the arguments only tell rewards where the run is."""
         sampled, texts = self._sample(self.sampling, self.samples)
         lengths = [len(rollout.token_ids) for group in sampled for rollout in group.rollouts]
         cut = [rollout.finish_reason == "length" for group in sampled for rollout in group.rollouts]
@@ -88,20 +86,12 @@ class Evaluator:
         return Evaluation(metrics)
 
     def _sample(self, sampling: SamplingParams, samples: int) -> tuple[list[Group], list[str]]:
-        requests = [
-            Request(
-                id=place,
-                prompt_ids=prompt.token_ids,
-                seeds=tuple(derive_seed(self.seed, "evaluation", place, index) for index in range(samples)),
-                sampling=sampling,
-            )
-            for place, prompt in enumerate(self.prompts)
+        seeds = [
+            [derive_seed(self.seed, "evaluation", place, index) for index in range(samples)]
+            for place in range(len(self.prompts))
         ]
-        groups = [
-            Group(prompt, rollouts)
-            for prompt, rollouts in zip(self.prompts, generate(self.engine, requests), strict=True)
-        ]
-        return groups, self.decode([rollout.token_ids for group in groups for rollout in group.rollouts])
+        groups = self.episodes.collect(self.prompts, seeds, sampling)
+        return groups, self.episodes.texts([rollout for group in groups for rollout in group.rollouts])
 
     def _verdicts(self, groups: Sequence[Group], texts: Sequence[str]) -> list[list[Verdict]]:
         """Return one verdict a completion, grouped by prompt."""

@@ -1,23 +1,34 @@
-"""Prompts × engine → scored groups: the first half of a step."""
+"""Prompts × environment × sampler → scored groups: the first half of a step."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, Protocol, TypeAlias
 
+from grpo import event_loop
 from grpo.algorithm import Combine
-from grpo.engines import Engine, generate
+from grpo.engines import Sampler
+from grpo.environments import Environment, EpisodeSampler, SingleTurn
+from grpo.errors import RunError
 from grpo.groups import Truncated, groups_with_spread
 from grpo.rewards import RewardSuite, SuiteResult
 from grpo.seeding import derive_seed
-from grpo.types import Prompt, Request, Rollout, SamplingParams, ScoredGroup
+from grpo.types import Group, Prompt, Rollout, SamplingParams, ScoredGroup
 
-__all__ = ["Collected", "PromptSource", "RolloutCollector", "ZeroVarianceGroups"]
+__all__ = ["Collected", "EpisodeCollector", "PromptSource", "RolloutCollector", "ZeroVarianceGroups"]
+
+_log = logging.getLogger(__name__)
 
 ZeroVarianceGroups: TypeAlias = Literal["skip", "resample", "keep"]
-"""What becomes of a group whose completions all have one reward, and so advantage 0."""
+"""The treatment of a group whose completions all have one reward, and so advantage 0."""
+
+OnGroup: TypeAlias = Callable[[int, Group], None]
+"""Called with the place of a prompt and its group as soon as the group's last episode has ended."""
 
 
 class PromptSource(Protocol):
@@ -33,13 +44,124 @@ class PromptSource(Protocol):
     def take(self, consumed: int, count: int) -> list[Prompt]: ...
 
 
+class EpisodeCollector:
+    """Runs the episodes of prompts side by side; training, evaluation and generation all collect with it."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        decode: Callable[[Sequence[Sequence[int]]], list[str]],
+        environment: Environment | None = None,
+        *,
+        max_failed_share: float = 0.5,
+    ) -> None:
+        """Take what samples.
+
+        Args:
+            decode: token sequences → texts, special tokens left out.
+            environment: None: each episode is one completion.
+            max_failed_share: share of the episodes of one collection that may fail before it does.
+        """
+        self.sampler = sampler
+        self.decode = decode
+        self.environment = environment or SingleTurn()
+        self.max_failed_share = max_failed_share
+
+    def collect(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        on_group: OnGroup | None = None,
+    ) -> list[Group]:
+        """Return the group of each prompt, with one episode for each of its seeds.
+
+        An episode whose environment raises is left out of its group, with a warning.
+
+        Args:
+            seeds: of the episodes, prompt by prompt.
+
+        Raises:
+            RunError: more than `max_failed_share` of the episodes failed; its cause is the first exception.
+            InputError: the sampler cannot serve a prompt.
+        """
+        return event_loop.run(self._collect(prompts, seeds, sampling, on_group))
+
+    def texts(self, rollouts: Sequence[Rollout]) -> list[str]:
+        """Return what the policy wrote in each rollout; several turns are joined by line breaks."""
+        turns = [sampled_turns(rollout) for rollout in rollouts]
+        decoded = iter(self.decode([ids for spans in turns for ids in spans]))
+        return ["\n".join(next(decoded) for _ in spans) for spans in turns]
+
+    async def _collect(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        on_group: OnGroup | None,
+    ) -> list[Group]:
+        failures: list[Exception] = []
+        total = sum(map(len, seeds))
+
+        async def episode(place: int, index: int) -> Rollout | None:
+            sampler = EpisodeSampler(self.sampler, sampling, (place, index))
+            try:
+                return await self.environment.rollout(prompts[place], sampler, seeds[place][index])
+            except Exception as error:
+                if sampler.error is not None:
+                    raise
+                failures.append(error)
+                self._check_failures(failures, total)
+                return None
+
+        async def group(place: int, episodes: Sequence[asyncio.Task[Rollout | None]]) -> Group:
+            rollouts = await asyncio.gather(*episodes)
+            found = Group(prompts[place], tuple(rollout for rollout in rollouts if rollout is not None))
+            if on_group is not None:
+                on_group(place, found)
+            return found
+
+        # All episodes ask for their first turn before the sampler draws a token: they are made before their groups.
+        episodes = [
+            [asyncio.ensure_future(episode(place, index)) for index in range(len(seeds[place]))]
+            for place in range(len(prompts))
+        ]
+        groups = [asyncio.ensure_future(group(place, episodes[place])) for place in range(len(prompts))]
+        try:
+            return list(await asyncio.gather(*groups))
+        finally:
+            tasks = [*groups, *(task for row in episodes for task in row)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _check_failures(self, failures: Sequence[Exception], total: int) -> None:
+        first = failures[0]
+        line = f"{type(first).__name__}: {first}"
+        if len(failures) > self.max_failed_share * total:
+            raise RunError(
+                f"{len(failures)} of {total} episodes failed in the environment, max_failed_share="
+                f"{self.max_failed_share:g} allows fewer; first failure: {line}: correct the environment"
+            ) from first
+        if len(failures) == 1:
+            _log.warning("an episode failed in the environment and is left out of its group: %s", line)
+
+
+def sampled_turns(rollout: Rollout) -> list[tuple[int, ...]]:
+    """Return the token ids of each turn that the policy sampled, in order."""
+    if all(rollout.sampled):
+        return [rollout.token_ids]
+    tokens = zip(rollout.sampled, rollout.token_ids, strict=True)
+    return [tuple(token for _, token in span) for sampled, span in groupby(tokens, key=lambda t: t[0]) if sampled]
+
+
 @dataclass(frozen=True, slots=True)
 class Collected:
     """The groups of one step.
 
     Attributes:
         prompts_taken: prompts taken from the source, those of discarded groups included.
-        tokens_generated: tokens in all completions sampled for the step, those of discarded groups included.
+        tokens_generated: tokens that the policy sampled for the step, those of discarded groups included.
         metrics: of the rewards of all completions sampled for the step, resampled groups included, the seconds that
             generating took, and those that scoring took once all was generated.
     """
@@ -51,18 +173,17 @@ class Collected:
 
 
 class RolloutCollector:
-    """Collects the groups of a step: samples with the engine, decodes for the rewards, scores.
+    """Collects the groups of a step: runs their episodes, decodes them for the rewards, scores them.
 
     Each group is handed to the rewards as soon as it is finished, so that those which can begin while others are
-    still generated; what they give does not depend on it.
+    still generated; the scores do not depend on it.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        episodes: EpisodeCollector,
         prompts: PromptSource,
         rewards: RewardSuite,
-        decode: Callable[[Sequence[Sequence[int]]], list[str]],
         *,
         sampling: SamplingParams,
         prompts_per_step: int,
@@ -74,10 +195,9 @@ class RolloutCollector:
         truncated: Truncated = "keep",
         combine: Combine = "sum",
     ) -> None:
-        self.engine = engine
+        self.episodes = episodes
         self.prompts = prompts
         self.rewards = rewards
-        self.decode = decode
         self.sampling = sampling
         self.prompts_per_step = prompts_per_step
         self.group_size = group_size
@@ -130,11 +250,11 @@ class RolloutCollector:
         prompts = self.prompts.take(consumed, count)
         scoring = self.rewards.begin(prompts, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed))
 
-        def on_finished(place: int, rollouts: tuple[Rollout, ...]) -> None:
-            scoring.add(place, rollouts, self.decode([rollout.token_ids for rollout in rollouts]))
+        def on_group(place: int, group: Group) -> None:
+            scoring.add(place, group.rollouts, self.episodes.texts(group.rollouts))
 
         try:
-            generate(self.engine, self._requests(step, attempt, prompts), on_finished)
+            self.episodes.collect(prompts, self._seeds(step, attempt, count), self.sampling, on_group)
         except BaseException:
             scoring.cancel()
             raise
@@ -142,18 +262,11 @@ class RolloutCollector:
         scored = self.rewards.conclude(scoring)
         return _Round(scored, generated - began, time.perf_counter() - generated)
 
-    def _requests(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> list[Request]:
+    def _seeds(self, step: int, attempt: int, count: int) -> list[list[int]]:
         # The place in the step is part of the seed: a data set smaller than a step repeats its rows.
         return [
-            Request(
-                id=place,
-                prompt_ids=prompt.token_ids,
-                seeds=tuple(
-                    derive_seed(self.seed, "rollout", step, attempt, place, index) for index in range(self.group_size)
-                ),
-                sampling=self.sampling,
-            )
-            for place, prompt in enumerate(prompts)
+            [derive_seed(self.seed, "rollout", step, attempt, place, index) for index in range(self.group_size)]
+            for place in range(count)
         ]
 
 
@@ -165,4 +278,4 @@ class _Round:
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(member.rollout.token_ids) for group in self.scored.groups for member in group.rollouts)
+        return sum(sum(member.rollout.sampled) for group in self.scored.groups for member in group.rollouts)

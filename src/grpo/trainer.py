@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grpo import event_loop
 from grpo.checkpoint import CheckpointStore, Progress, TrainingState
-from grpo.engines import Engine
+from grpo.engines import Sampler
 from grpo.evaluate import Evaluator
 from grpo.groups import describe_groups
 from grpo.interruption import Interruption
@@ -51,7 +52,7 @@ class Trainer:
         self,
         *,
         policy: Policy,
-        engine: Engine,
+        sampler: Sampler,
         collector: RolloutCollector,
         learner: Learner,
         evaluator: Evaluator | None,
@@ -61,7 +62,7 @@ class Trainer:
         progress: Progress,
     ) -> None:
         self.policy = policy
-        self.engine = engine
+        self.sampler = sampler
         self.collector = collector
         self.learner = learner
         self.evaluator = evaluator
@@ -98,7 +99,7 @@ class Trainer:
         signal = self.learner.signal(collected.groups)
         packed = self.learner.pack(collected.groups, signal)
         learned = self.learner.update(packed, step)
-        self.engine.load_weights(self.policy.model, version=step)
+        event_loop.run(self.sampler.update_weights(self.policy.export_weights(), version=step))
 
         seconds = time.perf_counter() - began
         described = describe_groups(collected.groups)

@@ -1,6 +1,6 @@
 """The data that flows through a step, one frozen type for each stage.
 
-    Prompt → Request → Rollout → Group → ScoredGroup → (packing.PackedBatch)
+    Prompt → (Request → Completion) → Rollout → Group → ScoredGroup → (packing.PackedBatch)
 
 Nothing here computes: a later stage makes a new object, it never fills in an old one.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 __all__ = [
+    "Completion",
     "FinishReason",
     "Group",
     "Message",
@@ -73,16 +74,38 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """One completion as the engine produced it. All sequences have the same length.
+class Completion:
+    """One completion of one prompt as a sampler returns it. All sequences have the same length.
 
     Attributes:
-        token_ids: tokens after the prompt, the end token included.
-        sampled: True where the policy drew the token (False: put there by an environment, never trained on).
+        token_ids: the sampled tokens, the end token included.
+        logprobs: see `Rollout.logprobs`.
+        policy_versions: the version of the weights that each token was drawn with.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_versions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One episode: the tokens after a prompt, of one completion or of several turns with an environment.
+
+    The per-token sequences have the same length.
+
+    Attributes:
+        token_ids: tokens after the prompt, end tokens included.
+        sampled: True where the policy drew the token (False: written by the environment, never trained on).
         logprobs: natural log-probability of each token under softmax(logits / temperature) over the
             whole vocabulary, before top-k, top-p and min-p cut it (at temperature 0: temperature 1);
             0.0 where `sampled` is False.
-        policy_version: the weights it was drawn with.
+        finish_reason: of the last sampled turn.
+        policy_version: the oldest weights that any of its tokens was drawn with.
+        messages: the turns after the prompt as messages, the policy's as `assistant`; empty for a single completion.
+        rewards: rewards that the environment gave, by name; None: not applicable.
+        info: what the environment reports for the log.
     """
 
     token_ids: tuple[int, ...]
@@ -90,6 +113,20 @@ class Rollout:
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     policy_version: int
+    messages: tuple[Message, ...] = ()
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, completion: Completion) -> Rollout:
+        """Return the rollout that consists of one completion."""
+        return cls(
+            token_ids=completion.token_ids,
+            sampled=(True,) * len(completion.token_ids),
+            logprobs=completion.logprobs,
+            finish_reason=completion.finish_reason,
+            policy_version=min(completion.policy_versions, default=0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from sampling_helpers import generate
 from torch import nn
 
-from grpo.engines import NativeEngine, generate
+from grpo.engines.native import NativeEngine
 from grpo.engines.native import weights as weights_module
-from grpo.types import Request, Rollout, SamplingParams
+from grpo.types import Completion, Request, SamplingParams
 
 SIZES = {
     "vocab_size": 80,
@@ -74,7 +75,7 @@ def requests(prompts: tuple[tuple[int, ...], ...] = PROMPTS, max_tokens: int = 1
     return [Request(i, prompt, tuple(range(10 * i, 10 * i + 2 + i)), sampling) for i, prompt in enumerate(prompts)]
 
 
-def sampled(engine: NativeEngine) -> list[Rollout]:
+def sampled(engine: NativeEngine) -> list[Completion]:
     return [rollout for group in generate(engine, requests()) for rollout in group]
 
 

@@ -84,14 +84,15 @@ def test_a_prompt_is_kept_until_its_last_completion_is_done() -> None:
     assert not queue.is_idle
     assert admitted(queue) == [0, 1]
     assert run_token(queue, [9, 1]) == [0]
-    assert [request_id for request_id, _ in queue.collect()] == [0]
+    assert [(request_id, index) for request_id, index, _ in queue.collect()] == [(0, 0), (0, 1), (0, 2)]
+    assert not queue.holds(0)
     assert run_token(queue, [9]) == [0]
-    assert [request_id for request_id, _ in queue.collect()] == [1]
+    assert [(request_id, index) for request_id, index, _ in queue.collect()] == [(1, 0)]
     assert queue.is_idle
     assert not queue.has_work
 
 
-def test_rollouts_come_in_the_order_of_their_seeds_whatever_ends_first() -> None:
+def test_each_completion_is_handed_out_as_it_ends_with_the_index_of_its_seed() -> None:
     queue = scheduler()
     queue.add(request(5, 2, 3))
     assert admitted(queue) == [5, 5, 5]
@@ -100,13 +101,17 @@ def test_rollouts_come_in_the_order_of_their_seeds_whatever_ends_first() -> None
     assert queue.num_rows == 2
     assert queue.last_tokens().tolist() == [3, 2]
     run_token(queue, [3, 9])
+    assert [(request_id, index) for request_id, index, _ in queue.collect()] == [(5, 0), (5, 1)]
+    assert queue.holds(5)
+    assert [(index, tokens.tolist()) for index, tokens, _ in queue.running(5)] == [(2, [3, 3, 3])]
     run_token(queue, [3])
-    ((request_id, rollouts),) = queue.collect()
-    assert request_id == 5
-    assert [rollout.token_ids for rollout in rollouts] == [(1, 9), (2, 2, 9), (3, 3, 3, 3)]
-    assert [rollout.finish_reason for rollout in rollouts] == ["stop", "stop", "length"]
-    assert {rollout.policy_version for rollout in rollouts} == {3}
-    assert all(len(rollout.sampled) == len(rollout.logprobs) == len(rollout.token_ids) for rollout in rollouts)
+    ((request_id, index, completion),) = queue.collect()
+    assert (request_id, index) == (5, 2)
+    assert completion.token_ids == (3, 3, 3, 3)
+    assert completion.finish_reason == "length"
+    assert completion.policy_versions == (3, 3, 3, 3)
+    assert len(completion.logprobs) == 4
+    assert not queue.has_work
 
 
 def test_an_end_token_at_the_last_place_is_a_stop() -> None:
@@ -114,17 +119,48 @@ def test_an_end_token_at_the_last_place_is_a_stop() -> None:
     queue.add(request(0, 2, 1, max_tokens=1))
     assert admitted(queue) == [0]
     run_token(queue, [9])
-    ((_, (rollout,)),) = queue.collect()
-    assert rollout.finish_reason == "stop"
+    ((_, _, completion),) = queue.collect()
+    assert completion.finish_reason == "stop"
 
 
-def test_a_request_for_no_completions_is_finished_at_once() -> None:
+def test_a_request_for_no_completions_is_no_work() -> None:
     queue = scheduler()
     queue.add(request(0, 2, 0))
-    assert queue.has_work
-    assert admitted(queue) == []
-    assert queue.collect() == [(0, ())]
     assert not queue.has_work
+    assert admitted(queue) == []
+    assert queue.collect() == []
+
+
+def test_a_cancelled_request_leaves_the_batch_and_the_others_stay() -> None:
+    queue = scheduler(max_sequences=5)
+    for request_id in range(3):
+        queue.add(request(request_id, 3, 2))
+    assert admitted(queue) == [0, 0, 1, 1, 2]
+    run_token(queue, [9, 1, 2, 3, 4])
+    rows, slots = queue.cancel(1)
+    # Row 0 had ended and was filled with the last one.
+    assert (rows.tolist(), slots.tolist()) == ([2, 3], [1])
+    assert queue.last_tokens().tolist() == [4, 1]
+    assert not queue.holds(1)
+    assert admitted(queue) == [2]
+    rows, slots = queue.cancel(0)
+    assert (rows.tolist(), slots.tolist()) == ([1], [0])
+    assert queue.collect() == []
+    run_token(queue, [9, 9])
+    assert [(request_id, index) for request_id, index, _ in queue.collect()] == [(2, 1), (2, 0)]
+    assert queue.is_idle
+    assert not queue.has_work
+
+
+def test_a_request_that_waits_can_be_cancelled() -> None:
+    queue = scheduler(max_sequences=1)
+    for request_id in range(3):
+        queue.add(request(request_id, 3, 1))
+    assert admitted(queue) == [0]
+    rows, slots = queue.cancel(1)
+    assert len(rows) == len(slots) == 0
+    run_token(queue, [9])
+    assert admitted(queue) == [2]
 
 
 def test_in_lockstep_no_more_prompt_tokens_are_read_at_once_than_allowed() -> None:
@@ -163,13 +199,14 @@ def test_everything_is_served_once_under_any_limits(seed: int) -> None:
         queue.add(
             request(request_id, int(generator.integers(1, 12)), wanted[request_id], int(generator.integers(1, 12)))
         )
-    served = {}
+    served = dict.fromkeys(wanted, 0)
     for _ in range(2000):
         admission = queue.admit()
         assert queue.num_rows <= queue.max_sequences
         first = queue.first_row(admission)
         run_token(queue, generator.integers(0, 10, queue.num_rows - first).tolist(), first)
-        served.update({request_id: len(rollouts) for request_id, rollouts in queue.collect()})
+        for request_id, _, _ in queue.collect():
+            served[request_id] += 1
         if not queue.has_work:
             break
     assert served == wanted

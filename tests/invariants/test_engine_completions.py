@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sampling_helpers import generate
 from scipy import stats
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from grpo.engines import NativeEngine, generate
-from grpo.engines.native import runner
+from grpo.engines.native import NativeEngine, runner
 from grpo.types import Request, SamplingParams
 
 END = 3

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from sampling_helpers import generate
 from torch import nn
 
-from grpo.engines import NativeEngine, generate
-from grpo.engines.native import runner
+from grpo.engines.native import NativeEngine, runner
 from grpo.types import Request, SamplingParams
 
 WINDOW = 6

@@ -10,20 +10,20 @@ from typing import Any
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.data import read_prompts
 from grpo.assembly.given import Given
-from grpo.assembly.parts import decoder, make_engine, make_policy, sampling_params
+from grpo.assembly.parts import decoder, make_policy, make_policy_sampler, sampling_params
 from grpo.checkpoint import model_step
 from grpo.config import GRPOConfig
-from grpo.engines import generate as run_engine
 from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
 from grpo.policy.sources import find_source
+from grpo.rollout import EpisodeCollector
 from grpo.seeding import derive_seed
 from grpo.tasks import Row, find_format, read_rows, render
-from grpo.types import Prompt, Request
+from grpo.types import Prompt
 
 __all__ = ["Weights", "complete", "evaluate", "evaluate_parts", "find_weights", "generate"]
 
-_REQUESTS_AT_ONCE = 64
+_PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +121,22 @@ def complete(
             f"{rendered.dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
             f"shorten them or raise max_prompt_length"
         )
-    for start in range(0, len(rendered.prompts), _REQUESTS_AT_ONCE):
-        yield from _complete_batch(config, policy, rendered.prompts[start : start + _REQUESTS_AT_ONCE], num_completions)
+    # Questions put to the model are single turns, whatever environment it was trained in.
+    episodes = EpisodeCollector(make_policy_sampler(config, policy), decoder(policy))
+    for start in range(0, len(rendered.prompts), _PROMPTS_AT_ONCE):
+        yield from _complete_batch(
+            config, episodes, rendered.prompts[start : start + _PROMPTS_AT_ONCE], num_completions
+        )
 
 
 def _complete_batch(
-    config: GRPOConfig, policy: Policy, prompts: Sequence[Prompt], num_completions: int
+    config: GRPOConfig, episodes: EpisodeCollector, prompts: Sequence[Prompt], num_completions: int
 ) -> Iterator[Mapping[str, Any]]:
-    requests = [
-        Request(
-            id=place,
-            prompt_ids=prompt.token_ids,
-            seeds=tuple(
-                derive_seed(config.optimizer.seed, "generate", prompt.row, index) for index in range(num_completions)
-            ),
-            sampling=sampling_params(config),
-        )
-        for place, prompt in enumerate(prompts)
+    seeds = [
+        [derive_seed(config.optimizer.seed, "generate", prompt.row, index) for index in range(num_completions)]
+        for prompt in prompts
     ]
-    decode = decoder(policy)
-    engine = make_engine(config, policy)
-    for prompt, rollouts in zip(prompts, run_engine(engine, requests), strict=True):
-        raw = prompt.raw if isinstance(prompt.raw, str) else [dict(message) for message in prompt.raw]
-        yield {"prompt": raw, "completions": decode([rollout.token_ids for rollout in rollouts])}
+    for group in episodes.collect(prompts, seeds, sampling_params(config)):
+        raw = group.prompt.raw
+        shown = raw if isinstance(raw, str) else [dict(message) for message in raw]
+        yield {"prompt": shown, "completions": episodes.texts(group.rollouts)}

@@ -39,6 +39,8 @@ class GRPOTrainer:
             as `config` says.
         reward_weights: one a reward, in place of weights in mappings.
         reference_model: what the KL term is measured against; None: the model as it was at the start.
+        environment: an object with `rollout`, or a class with `reset`, `step` and `close` (`grpo.environments`), of
+            which each episode gets one; None: as `config` says, by default one completion an episode.
 
     Raises:
         InputError: something given cannot be used.
@@ -60,6 +62,7 @@ class GRPOTrainer:
         rewards: Any = None,
         reward_weights: Sequence[float] | None = None,
         reference_model: Any = None,
+        environment: Any = None,
         args: GRPOConfig | None = None,
         processing_class: Any = None,
         reward_funcs: Any = None,
@@ -77,6 +80,7 @@ class GRPOTrainer:
             rewards=rewards,
             reward_weights=reward_weights,
             reference_model=_one_of("reference_model", reference_model, "ref_model", ref_model),
+            environment=environment,
         )
         config = _one_of("config", config, "args", args)
         if config is not None and not isinstance(config, GRPOConfig):

@@ -10,8 +10,7 @@ from grpo.assembly.budgets import take_budgets
 from grpo.assembly.data import Prompts, evaluation_task, make_prompts, make_task
 from grpo.assembly.given import Given
 from grpo.assembly.parts import (
-    decoder,
-    make_engine,
+    make_episodes,
     make_method,
     make_policy,
     make_rewards,
@@ -20,13 +19,14 @@ from grpo.assembly.parts import (
     take_threads,
 )
 from grpo.config import GRPOConfig
-from grpo.engines.native import NativeEngine
+from grpo.engines import Sampler
 from grpo.errors import ConfigError
 from grpo.evaluate import Evaluator
 from grpo.machine import keep_freed_memory
 from grpo.policy import Policy
 from grpo.rewards import Backbones, RewardSuite
 from grpo.rewards.code import verifier_as_rewarded
+from grpo.rollout import EpisodeCollector
 from grpo.tasks import Task
 
 __all__ = ["Parts", "assemble"]
@@ -43,8 +43,13 @@ class Parts:
     prompts: Prompts
     rewards: RewardSuite
     method: Method
-    engine: NativeEngine
+    episodes: EpisodeCollector
     evaluator: Evaluator | None
+
+    @property
+    def sampler(self) -> Sampler:
+        """What samples for training and evaluation."""
+        return self.episodes.sampler
 
 
 def assemble(
@@ -74,13 +79,12 @@ def assemble(
     policy = the_policy()
     prompts = make_prompts(config, task, policy)
     config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)
-    engine = make_engine(config, policy)
+    episodes = make_episodes(config, given, policy)
     evaluator = None
     if prompts.evaluation:
         evaluator = Evaluator(
-            engine,
+            episodes,
             prompts.evaluation,
-            decoder(policy),
             rewards=rewards,
             verifier=verifier_as_rewarded(task.verifier, rewards.functions),
             is_well_formed=task.answer_format.is_strict if task.answer_format.blocks else None,
@@ -88,4 +92,4 @@ def assemble(
             samples=config.output.eval_samples,
             seed=config.optimizer.seed,
         )
-    return Parts(config, given, task, policy, prompts, rewards, method, engine, evaluator)
+    return Parts(config, given, task, policy, prompts, rewards, method, episodes, evaluator)

@@ -79,7 +79,7 @@ def _sample(parts: Parts, count: int) -> Sequence[ScoredGroup]:
     config = parts.config.replace(prompts_per_step=count, zero_variance_groups="keep")
     nothing = RewardSuite(resolve_rewards([_nothing]))
     prompts = parts.prompts.train
-    collector = make_collector(config, parts.policy, parts.engine, prompts, nothing, steps=1)
+    collector = make_collector(config, parts.episodes, prompts, nothing, steps=1)
     return collector.collect(1, 0).groups
 
 

@@ -29,6 +29,7 @@ class Given:
         rewards: functions, models or names.
         reward_weights: one a reward.
         reference_model: what the KL term is measured against.
+        environment: an environment, or the class of one.
     """
 
     model: Any = None
@@ -38,6 +39,7 @@ class Given:
     rewards: Any = None
     reward_weights: Sequence[float] | None = None
     reference_model: Any = None
+    environment: Any = None
 
     def names(self) -> list[str]:
         """Return what is given, by the names that `GRPOTrainer` has for it."""
@@ -48,6 +50,7 @@ class Given:
             "eval_dataset": self.eval_rows,
             "rewards": self.rewards,
             "reference_model": self.reference_model,
+            "environment": self.environment,
         }
         return [name for name, value in given.items() if value is not None]
 
@@ -65,9 +68,9 @@ def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
         )
     names: dict[str, Any] = {}
     rest: dict[str, Any] = {}
-    for attribute, option in (("model", "model"), ("tokenizer", "tokenizer"), ("reference_model", "reference_model")):
+    for attribute in ("model", "tokenizer", "reference_model", "environment"):
         if isinstance(value := getattr(given, attribute), str | Path):
-            names[option], rest[attribute] = str(value), None
+            names[attribute], rest[attribute] = str(value), None
     for attribute, file_option, name_option in (
         ("train_rows", "train_file", "dataset"),
         ("eval_rows", "eval_file", "eval_file"),

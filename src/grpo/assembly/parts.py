@@ -15,13 +15,15 @@ from grpo.algorithm import Method, find_method
 from grpo.assembly.budgets import cache_budget, engine_dtype
 from grpo.assembly.given import Given
 from grpo.config import GRPOConfig
-from grpo.engines.native import NativeEngine
+from grpo.engines import Capabilities, Sampler, make_sampler
+from grpo.environments import make_environment
 from grpo.errors import DataError
 from grpo.machine import idle_cores
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.policy.sources import find_source
 from grpo.rewards import Backbones, RewardSuite, resolve_rewards
-from grpo.rollout import RolloutCollector
+from grpo.rewards.imports import import_object
+from grpo.rollout import EpisodeCollector, RolloutCollector
 from grpo.schedules import learning_rate_factor
 from grpo.tasks import PromptOrder
 from grpo.types import Prompt, SamplingParams
@@ -30,10 +32,11 @@ from grpo.update import Learner
 __all__ = [
     "decoder",
     "make_collector",
-    "make_engine",
+    "make_episodes",
     "make_learner",
     "make_method",
     "make_policy",
+    "make_policy_sampler",
     "make_rewards",
     "number_of_steps",
     "offer_base",
@@ -153,15 +156,31 @@ def _shortly_before(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else max(timeout_s - 10.0, timeout_s / 2)
 
 
-def make_engine(config: GRPOConfig, policy: Policy) -> NativeEngine:
-    """Return an engine that runs the policy's own module."""
-    dtype = engine_dtype(config, policy)
-    return NativeEngine(
-        policy.model,
-        end_ids=policy.end_token_ids,
+def make_policy_sampler(config: GRPOConfig, policy: Policy) -> Sampler:
+    """Return a sampler of the policy's present weights."""
+    return make_sampler(
+        config.rollout.engine,
+        policy,
         max_sequences=config.rollout.max_sequences,
         max_cache_tokens=config.rollout.max_cache_tokens or cache_budget(config, policy),
-        dtype=None if dtype == torch.float32 else dtype,
+        dtype=engine_dtype(config, policy),
+    )
+
+
+def make_episodes(config: GRPOConfig, given: Given, policy: Policy) -> EpisodeCollector:
+    """Return what runs episodes: the sampler in the configured environment.
+
+    Raises:
+        ConfigError: the environment is unknown or cannot be imported.
+    """
+    named: Any = config.rollout.environment if given.environment is None else given.environment
+    if isinstance(named, str) and ":" in named:
+        named = import_object(named)
+    return EpisodeCollector(
+        make_policy_sampler(config, policy),
+        decoder(policy),
+        make_environment(named, policy.tokenizer),
+        max_failed_share=config.rewards.max_failed_share,
     )
 
 
@@ -195,20 +214,13 @@ def number_of_steps(config: GRPOConfig, num_train_prompts: int) -> int:
 
 
 def make_collector(
-    config: GRPOConfig,
-    policy: Policy,
-    engine: NativeEngine,
-    prompts: Sequence[Prompt],
-    rewards: RewardSuite,
-    *,
-    steps: int,
+    config: GRPOConfig, episodes: EpisodeCollector, prompts: Sequence[Prompt], rewards: RewardSuite, *, steps: int
 ) -> RolloutCollector:
     """Return what samples and scores a step's groups."""
     return RolloutCollector(
-        engine,
+        episodes,
         PromptOrder(prompts, config.optimizer.seed, shuffle=config.data.shuffle),
         rewards,
-        decoder(policy),
         sampling=sampling_params(config),
         prompts_per_step=config.rollout.prompts_per_step,
         group_size=config.rollout.group_size,
@@ -222,17 +234,23 @@ def make_collector(
 
 
 def make_learner(
-    config: GRPOConfig, policy: Policy, method: Method, *, steps: int, lowered_budget: int | None = None
+    config: GRPOConfig,
+    policy: Policy,
+    method: Method,
+    sampler: Capabilities,
+    *,
+    steps: int,
+    lowered_budget: int | None = None,
 ) -> Learner:
     """Return what turns scored groups into updates.
 
     Args:
+        sampler: of the sampler whose completions are learned from.
         lowered_budget: what the run's tokens_per_micro_batch has come down to for lack of memory.
     """
     algorithm, optimizer = config.algorithm, config.optimizer
-    sampled_in = engine_dtype(config, policy)
-    is_exact = sampled_in == policy.compute_dtype
-    is_float32 = is_exact and sampled_in == torch.float32
+    is_exact = sampler.trainer_arithmetic
+    is_float32 = is_exact and policy.compute_dtype == torch.float32
     warmup_steps = optimizer.warmup_steps
     if optimizer.warmup_ratio is not None:
         warmup_steps = round(optimizer.warmup_ratio * steps)

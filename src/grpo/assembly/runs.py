@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
+from grpo import event_loop
 from grpo.assembly.announcement import Changes, announce, make_trackers, remark_on_data, warnings_on
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.given import Given, write_objects
@@ -81,11 +82,18 @@ def run_parts(
     """
     config, policy = parts.config, parts.policy
     steps = number_of_steps(config, len(parts.prompts.train))
-    learner = make_learner(config, policy, parts.method, steps=steps, lowered_budget=progress.lowered_budget)
+    learner = make_learner(
+        config,
+        policy,
+        parts.method,
+        parts.sampler.capabilities,
+        steps=steps,
+        lowered_budget=progress.lowered_budget,
+    )
     if state is not None:
         learner.optimizer.load_state_dict(dict(state.optimizer))
         parts.rewards.load_state_dict(state.rewards)
-    parts.engine.load_weights(policy.model, version=progress.step)
+    event_loop.run(parts.sampler.update_weights(policy.export_weights(), version=progress.step))
     with ExitStack() as stack:
         stack.callback(parts.rewards.close)
         console = stack.enter_context(Console(log_every=config.output.log_every, live=config.output.live))
@@ -105,8 +113,8 @@ def run_parts(
         remark_on_data(parts, journal)
         trainer = Trainer(
             policy=policy,
-            engine=parts.engine,
-            collector=make_collector(config, policy, parts.engine, parts.prompts.train, parts.rewards, steps=steps),
+            sampler=parts.sampler,
+            collector=make_collector(config, parts.episodes, parts.prompts.train, parts.rewards, steps=steps),
             learner=learner,
             evaluator=parts.evaluator,
             journal=journal,

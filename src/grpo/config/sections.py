@@ -183,6 +183,9 @@ class RolloutSection(Section):
     top_p: AboveZeroShare = Field(1.0, description="sample among the likeliest tokens that together reach p; 1: all")
     min_p: BelowOne = Field(0.0, description="drop tokens below this share of the likeliest one's probability; 0: none")
     engine: Literal["native"] = Field("native", description="what generates")
+    environment: str = Field(
+        "single_turn", description="single_turn: one completion an episode; or your own as package.module:name"
+    )
     engine_dtype: Literal["bfloat16"] | None = Field(
         None, description="bfloat16: sample with a bfloat16 copy of the weights, made once a step; null: as dtype"
     )

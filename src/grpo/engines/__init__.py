@@ -1,6 +1,34 @@
-"""Engines: they turn requests into rollouts, all behind the same few verbs."""
+"""Engines: implementations of the Sampler protocol, found by name."""
 
-from grpo.engines.interface import Engine, generate
-from grpo.engines.native import NativeEngine
+from __future__ import annotations
 
-__all__ = ["Engine", "NativeEngine", "generate"]
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from grpo.engines.protocol import Capabilities, Piece, Sampler, sample
+from grpo.errors import ConfigError
+from grpo.policy import Policy
+
+__all__ = ["ENGINES", "Capabilities", "Piece", "Sampler", "make_sampler", "sample"]
+
+ENGINES: Mapping[str, str] = MappingProxyType({"native": "grpo.engines.native:make_sampler"})
+"""By the name in the configuration: the function that makes the sampler from a policy and engine options."""
+
+
+def make_sampler(engine: str, policy: Policy, **options: Any) -> Sampler:
+    """Return a sampler that has the policy's present weights.
+
+    Args:
+        engine: a key of `ENGINES`.
+        options: of that engine.
+
+    Raises:
+        ConfigError: there is no such engine, or an option is impossible.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"no engine named {engine!r}: use one of {', '.join(sorted(ENGINES))}")
+    module, _, name = ENGINES[engine].partition(":")
+    make: Callable[..., Sampler] = getattr(importlib.import_module(module), name)
+    return make(policy, **options)

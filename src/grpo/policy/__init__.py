@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grpo.policy.adapters import LoraSettings
 from grpo.policy.attention import ATTENTION_NAME, Attend, causal_lm, masked_attention, placeholder_mask, use_attention
+from grpo.policy.export import ExportedWeights
 from grpo.policy.load import load_policy
 from grpo.policy.policy import Policy
 from grpo.policy.sharing import shared_copy
@@ -12,6 +13,7 @@ from grpo.policy.token_logprobs import TokenLogprobs
 __all__ = [
     "ATTENTION_NAME",
     "Attend",
+    "ExportedWeights",
     "LoraSettings",
     "Policy",
     "TokenLogprobs",

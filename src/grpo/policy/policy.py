@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from grpo.packing import PackedBatch
 from grpo.policy.adapters import frozen_adapter, load_adapter_weights, save_adapter
 from grpo.policy.attention import causal_lm
+from grpo.policy.export import ExportedWeights
 from grpo.policy.files import load_saved_weights, without_progress_bars
 from grpo.policy.forward import LogprobForward
 from grpo.policy.token_logprobs import TokenLogprobs
@@ -153,6 +154,10 @@ class Policy:
             load_adapter_weights(self.model, directory)
         else:
             load_saved_weights(causal_lm(self.model), directory)
+
+    def export_weights(self) -> ExportedWeights:
+        """Return the present weights for a sampler."""
+        return ExportedWeights(self.model)
 
     def fingerprint(self) -> str:
         """Return a digest of all parameters' names and shapes and of the trainable ones' bits."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grpo.engines.native.fallback import LockstepRunner
@@ -21,7 +22,7 @@ from grpo.engines.native.scoring import score_completions
 from grpo.engines.native.weights import WeightSource
 from grpo.errors import ConfigError, InputError, ModelError, RunError
 from grpo.policy.attention import causal_lm, use_attention
-from grpo.types import Request, Rollout
+from grpo.types import Completion, Request
 
 __all__ = ["NativeEngine"]
 
@@ -85,10 +86,12 @@ class NativeEngine:
 
     @property
     def policy_version(self) -> int:
+        """Version of the weights that it samples from."""
         return self._version
 
     @property
     def has_work(self) -> bool:
+        """Whether a request was added of which a completion is still to be collected."""
         return self._scheduler.has_work
 
     @property
@@ -107,12 +110,18 @@ class NativeEngine:
         return self._runner.num_cache_bytes
 
     def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InputError: the prompt is empty, does not fit the model or the cache, or the id is taken.
+        """
         if self._scheduler.holds(request.id):
             raise InputError(f"request id {request.id} is taken: give each request in hand its own id")
         check_request(request, self._limits, self._scheduler.max_cache_tokens)
         self._scheduler.add(request)
 
     def step(self) -> None:
+        """Do the next piece of work, if there is any: at most one token for each running completion."""
         admission = self._scheduler.admit()
         if admission is None and self._scheduler.num_rows == 0:
             return
@@ -120,10 +129,27 @@ class NativeEngine:
             logits = self._decode() if admission is None else self._prefill(admission)
             self._postprocess(logits, first=self._scheduler.first_row(admission))
 
-    def collect(self) -> list[tuple[int, tuple[Rollout, ...]]]:
+    def collect(self) -> list[tuple[int, int, Completion]]:
+        """Return the completions that ended since the last call: request id, index of the seed, completion."""
         return self._scheduler.collect()
 
+    def holds(self, request_id: int) -> bool:
+        """Return whether a completion of that request is still to be collected."""
+        return self._scheduler.holds(request_id)
+
+    def running(self, request_id: int) -> list[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
+        """Return the index, the tokens and their log-probabilities of each running completion of a request."""
+        return self._scheduler.running(request_id)
+
+    def cancel(self, request_id: int) -> None:
+        """Drop one request; the others continue."""
+        rows, slots = self._scheduler.cancel(request_id)
+        with self._inference():
+            self._runner.leave(rows)
+            self._runner.forget(slots)
+
     def abort(self) -> None:
+        """Drop every request."""
         self._runner = self._new_runner()
         self._scheduler = self._new_scheduler(self._scheduler.max_sequences, self._scheduler.max_cache_tokens)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grpo.engines.native.cache import vacate
 from grpo.engines.native.sampling import SamplingRows, stream_of
-from grpo.types import Request, Rollout
+from grpo.types import Completion, Request
 
 __all__ = ["Admission", "RunningGroup", "Scheduler"]
 
@@ -29,8 +29,8 @@ class RunningGroup:
     slot: int = -1
     num_admitted: int = 0
     num_running: int = 0
+    num_uncollected: int = 0
     first_logits: Tensor | None = None
-    rollouts: list[Rollout | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class Scheduler:
         self._waiting: deque[RunningGroup] = deque()
         self._slots: list[RunningGroup] = []
         self._rows = _Rows()
-        self._finished: list[RunningGroup] = []
-        self._ids: set[int] = set()
+        self._finished: list[tuple[RunningGroup, int, Completion]] = []
+        self._groups: dict[int, RunningGroup] = {}
         self._longest_prompt = self._longest_own = 0
 
     @property
@@ -136,18 +136,18 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request was added and not collected."""
-        return bool(self._ids)
+        """Whether a request was added of which a completion is still to be collected."""
+        return bool(self._groups)
 
     def holds(self, request_id: int) -> bool:
-        """Return whether a request of that id was added and not collected."""
-        return request_id in self._ids
+        """Return whether a request of that id was added of which a completion is still to be collected."""
+        return request_id in self._groups
 
     def add(self, request: Request) -> None:
-        """Queue a request; one without seeds is finished at once."""
-        group = RunningGroup(request, rollouts=[None] * len(request.seeds))
-        self._ids.add(request.id)
-        (self._waiting if request.seeds else self._finished).append(group)
+        """Queue a request; one without seeds asks for nothing."""
+        if request.seeds:
+            self._groups[request.id] = group = RunningGroup(request, num_uncollected=len(request.seeds))
+            self._waiting.append(group)
 
     def admit(self) -> Admission | None:
         """Move waiting completions into the batch, as many as fit; None when there are none or no room."""
@@ -200,27 +200,47 @@ class Scheduler:
         stopped = np.isin(rows.tokens[done, rows.count[done] - 1], end_ids).tolist()
         for row, stop in zip(done.tolist(), stopped, strict=True):
             group, count = rows.groups[row], int(rows.count[row])
-            group.rollouts[int(rows.index[row])] = Rollout(
+            completion = Completion(
                 token_ids=tuple(rows.tokens[row, :count].tolist()),
-                sampled=(True,) * count,
                 logprobs=tuple(rows.logprobs[row, :count].tolist()),
                 finish_reason="stop" if stop else "length",
-                policy_version=policy_version,
+                policy_versions=(policy_version,) * count,
             )
+            self._finished.append((group, int(rows.index[row]), completion))
             group.num_running -= 1
         rows.remove(done)
         return self._free_slots()
 
-    def collect(self) -> list[tuple[int, tuple[Rollout, ...]]]:
-        """Return and drop the finished requests."""
+    def collect(self) -> list[tuple[int, int, Completion]]:
+        """Return and drop the finished completions: request id, index of the seed, completion."""
         collected = []
-        for group in self._finished:
-            self._ids.discard(group.request.id)
-            rollouts = tuple(rollout for rollout in group.rollouts if rollout is not None)
-            assert len(rollouts) == len(group.request.seeds)
-            collected.append((group.request.id, rollouts))
+        for group, index, completion in self._finished:
+            group.num_uncollected -= 1
+            if group.num_uncollected == 0:
+                del self._groups[group.request.id]
+            collected.append((group.request.id, index, completion))
         self._finished = []
         return collected
+
+    def running(self, request_id: int) -> list[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
+        """Return the index, the tokens and their log-probabilities of each running completion of a request."""
+        rows = self._rows
+        return [
+            (int(rows.index[row]), rows.tokens[row, : rows.count[row]], rows.logprobs[row, : rows.count[row]])
+            for row, group in enumerate(rows.groups)
+            if group.request.id == request_id
+        ]
+
+    def cancel(self, request_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Drop a request; return the rows that leave the batch and the slots whose prompts are not needed any more."""
+        group = self._groups.pop(request_id)
+        if group in self._waiting:
+            self._waiting.remove(group)
+        self._finished = [found for found in self._finished if found[0] is not group]
+        leaving = np.array([row for row, owner in enumerate(self._rows.groups) if owner is group], dtype=np.int64)
+        self._rows.remove(leaving)
+        group.num_running, group.num_admitted = 0, len(group.request.seeds)
+        return leaving, self._free_slots()
 
     def _joins_lockstep(self, group: RunningGroup, prompt_length: int, num_prompts: int) -> bool:
         """Return whether `group` is read in one pass with `num_prompts` others of `prompt_length` tokens."""
@@ -265,8 +285,6 @@ class Scheduler:
             if group.num_running == 0 and (complete or self.lockstep):
                 freed.append(slot)
                 group.slot, group.first_logits = -1, None
-                if complete:
-                    self._finished.append(group)
         leaving = np.array(freed, dtype=np.int64)
         sources, targets = vacate(len(self._slots), leaving)
         for source, target in zip(sources.tolist(), targets.tolist(), strict=True):

@@ -1,0 +1,94 @@
+"""The Environment protocol, its standard implementation's parts, and the sampler that an episode sees."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+from grpo.engines import Sampler
+from grpo.types import Completion, Message, Prompt, Rollout, SamplingParams
+
+__all__ = ["Environment", "EpisodeSampler", "StepEnvironment", "StepResult"]
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """Turns a prompt into an episode. The loop over turns belongs to the environment."""
+
+    async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
+        """Return one episode that begins with `prompt`.
+
+        It runs on the package's event loop beside the other episodes of a step: whatever waits is awaited. An
+        exception fails this episode only, which is then counted and left out of its group.
+
+        Args:
+            sampler: where the policy's turns come from.
+            seed: of the episode; the same seed and weights give the same episode.
+        """
+        ...
+
+
+class EpisodeSampler:
+    """A sampler as one episode sees it: its place in the batch and its way of sampling are settled.
+
+    Attributes:
+        sampling: how tokens are drawn; `max_tokens` is the budget of the whole episode, in tokens after the prompt.
+        error: what the sampler itself raised, which ends the run and not just the episode; None while it works.
+    """
+
+    def __init__(self, sampler: Sampler, sampling: SamplingParams, position: tuple[int, int]) -> None:
+        self.sampling = sampling
+        self.error: BaseException | None = None
+        self._sampler = sampler
+        self._position = position
+
+    async def complete(self, token_ids: Sequence[int], seed: int, *, max_tokens: int | None = None) -> Completion:
+        """Return the policy's next turn after `token_ids` (prompt and all turns so far).
+
+        Args:
+            seed: of this turn.
+            max_tokens: of this turn; None: the episode's whole budget.
+        """
+        sampling = self.sampling if max_tokens is None else replace(self.sampling, max_tokens=max_tokens)
+        try:
+            (completion,) = await self._sampler.complete(
+                token_ids, sampling, (seed,), position=self._position, session="{}-{}".format(*self._position)
+            )
+        except BaseException as error:
+            self.error = error
+            raise
+        return completion
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """An environment's answer to one turn of the policy.
+
+    Attributes:
+        messages: what the policy reads next; needed unless the episode is done.
+        rewards: rewards for this turn, by name; those of several turns add up. None: not applicable.
+        done: the episode ends here.
+        info: reported in the log, later turns replacing earlier ones of the same name.
+    """
+
+    messages: Sequence[Message] = ()
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
+    done: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class StepEnvironment(Protocol):
+    """One episode's state, made anew for each episode. Methods may be plain or `async`; a plain one must not block."""
+
+    def reset(self, prompt: Prompt, seed: int) -> Awaitable[None] | None:
+        """Begin the episode of this prompt."""
+        ...
+
+    def step(self, completion: str) -> StepResult | Awaitable[StepResult]:
+        """Answer one turn, given as text without special tokens."""
+        ...
+
+    def close(self) -> Awaitable[None] | None:
+        """Free what the episode holds; called once, whatever happened."""
+        ...

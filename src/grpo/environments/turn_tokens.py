@@ -1,0 +1,62 @@
+"""The tokens that a chat template puts between the policy's turn and its next one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpo.errors import DataError, ModelError
+from grpo.tasks import render_chat
+from grpo.types import Message
+
+__all__ = ["TurnTokens"]
+
+_QUESTION = "question"
+_ANSWER = "\ue000answer\ue000"
+"""Stands for a turn of the policy: private characters that no template writes by itself."""
+
+
+class TurnTokens:
+    """Extends a token sequence by messages, without changing a token before them.
+
+    The template is rendered with a placeholder for the policy's turn, with and without the new messages; the text
+    after the placeholder, cut at the end token that the policy sampled itself, is what is appended.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def between(self, end_token: int, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Return the tokens from after the policy's end token to where it writes its next turn.
+
+        Args:
+            end_token: the last token of the policy's turn.
+            messages: what the policy reads next, at least one message.
+
+        Raises:
+            DataError: there is no message.
+            ModelError: the template changes earlier turns when messages follow, so that no extension is exact.
+        """
+        if not messages:
+            raise DataError("the environment's step is not done and has no messages: give the policy something to read")
+        if not getattr(self._tokenizer, "chat_template", None):
+            text = "\n".join(str(message["content"]) for message in messages)
+            return self._encoded(f"\n{text}\n")
+        turn: list[Message] = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+        after = self._rendered([*turn, *messages]).rpartition(_ANSWER)[2]
+        alone = self._tokenizer.apply_chat_template([dict(message) for message in turn], tokenize=False)
+        closing = alone.rpartition(_ANSWER)[2]
+        if _ANSWER not in alone or not after.startswith(closing):
+            raise ModelError(
+                "the chat template renders a turn differently once messages follow it: an episode of several turns "
+                "cannot keep its tokens under this template"
+            )
+        end_text = self._tokenizer.decode([end_token], skip_special_tokens=False)
+        return self._encoded(after.removeprefix(end_text))
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        (text,) = render_chat(self._tokenizer, [messages])
+        return text
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"])

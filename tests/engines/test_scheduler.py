@@ -147,7 +147,7 @@ def test_a_cancelled_request_leaves_the_batch_and_the_others_stay() -> None:
     assert (rows.tolist(), slots.tolist()) == ([1], [0])
     assert queue.collect() == []
     run_token(queue, [9, 9])
-    assert [(request_id, index) for request_id, index, _ in queue.collect()] == [(2, 1), (2, 0)]
+    assert [(request_id, index) for request_id, index, _ in queue.collect()] == [(2, 0), (2, 1)]
     assert queue.is_idle
     assert not queue.has_work
 

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -70,14 +70,14 @@ class Learner:
             evaluations=((0, {"accuracy": 0.25, "accuracy_ci95": [0.1, 0.4]}),),
             best=(0.25, 0),
         )
-        return TrainingState(progress, self.optimizer.state_dict())
+        return TrainingState(progress, {"learner": {"optimizer": self.optimizer.state_dict()}})
 
     @classmethod
     def resumed(cls, run: Path) -> Learner:
         checkpoint = find_checkpoint(run)
         learner = cls()
         learner.model.load_state_dict(load_file(checkpoint.path / "model.safetensors"))
-        learner.optimizer.load_state_dict(dict(checkpoint.state.optimizer))
+        learner.optimizer.load_state_dict(dict(checkpoint.state.parts["learner"]["optimizer"]))
         learner.step = checkpoint.state.progress.step
         return learner
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert checkpoint.path == path == tmp_path / "checkpoint-2"
     state = checkpoint.state
     assert state.progress == learner.state(seconds=1.5).progress
-    saved, expected = state.optimizer, learner.optimizer.state_dict()
+    saved, expected = state.parts["learner"]["optimizer"], learner.optimizer.state_dict()
     assert saved["param_groups"] == expected["param_groups"]
     assert saved["state"].keys() == expected["state"].keys() == {0, 1}
     for number, moments in expected["state"].items():
@@ -289,11 +289,28 @@ def test_a_state_of_another_kind_is_refused(tmp_path: Path, content: object) -> 
         find_checkpoint(tmp_path)
 
 
+def test_a_state_of_the_first_format_is_read(tmp_path: Path) -> None:
+    learner = Learner().learn(1)
+    path = save(tmp_path, learner)
+    progress = {**asdict(learner.state().progress), "lowered_budget": 300}
+    old = {"progress": progress, "optimizer": learner.optimizer.state_dict(), "rewards": {"functions": {"own": 1}}}
+    torch.save(old, path / "training_state.pt")
+    _sign_again(path)
+    state = find_checkpoint(tmp_path).state
+    assert state.progress == learner.state().progress
+    assert state.parts["learner"]["lowered_budget"] == 300
+    assert state.parts["learner"]["optimizer"].keys() == learner.optimizer.state_dict().keys()
+    assert state.parts["rewards"] == {"functions": {"own": 1}}
+
+
 def test_a_state_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
     learner = Learner().learn(1)
     with pytest.raises(TypeError, match="plain values and tensors only"):
         save_checkpoint(
-            tmp_path, replace(learner.state(), optimizer={"where": tmp_path}), save_model=learner.save, keep_last=1
+            tmp_path,
+            replace(learner.state(), parts={"learner": {"where": tmp_path}}),
+            save_model=learner.save,
+            keep_last=1,
         )
     assert list(tmp_path.iterdir()) == []
 

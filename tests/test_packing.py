@@ -7,7 +7,7 @@ from torch import Tensor
 from grpo.errors import DataError
 from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
 from grpo.types import Prompt, Rollout, Score, ScoredGroup, ScoredRollout
-from grpo.update.anchors import regroup
+from grpo.update.old_logprobs import regroup
 
 
 def scored(token_ids: tuple[int, ...], sampled: tuple[bool, ...] | None = None) -> ScoredRollout:

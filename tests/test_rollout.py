@@ -13,7 +13,7 @@ from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.errors import RewardError
 from grpo.groups import (
     describe_groups,
-    groups_with_spread,
+    find_zero_variance_groups,
     reward_tensors,
     step_reward_tensor,
 )
@@ -74,9 +74,9 @@ def test_resampling_replaces_groups_without_spread_by_later_prompts(make_collect
     plain = make_collector(**settings).collect(1, 0)
     resampled = make_collector(**settings, zero_variance_groups="resample", max_resamples=20).collect(1, 0)
 
-    assert not groups_with_spread(plain.groups).all()
+    assert find_zero_variance_groups(plain.groups).any()
     assert len(resampled.groups) == 4
-    assert groups_with_spread(resampled.groups).all()
+    assert not find_zero_variance_groups(resampled.groups).any()
     assert resampled.prompts_taken > 4
     assert resampled.metrics["resampled_groups"] == resampled.prompts_taken - 4
 
@@ -112,7 +112,9 @@ def test_failed_rewards_have_no_place_among_the_numbers(make_collector: MakeColl
 
     assert valid.tolist() == [[False, False, True, True]] * 3
     assert rewards[0].tolist() == [0.0, 0.0, 2.0, 3.0]
-    assert describe_groups(groups).metrics["reward"] == pytest.approx(sum([2, 3, 6, 7, 10, 11]) / 6)
+    assert describe_groups(groups, find_zero_variance_groups(groups)).means()["reward"] == pytest.approx(
+        sum([2, 3, 6, 7, 10, 11]) / 6
+    )
 
 
 def test_too_many_failed_rewards_stop_the_run_with_the_exception(make_collector: MakeCollector) -> None:
@@ -128,7 +130,7 @@ def test_rewards_of_tokens_make_spread_and_lie_where_the_tokens_are(make_collect
     tensor = step_reward_tensor(groups)
 
     assert tensor is not None
-    assert groups_with_spread(groups).all()
+    assert not find_zero_variance_groups(groups).any()
     for p, group in enumerate(groups):
         for g, scored in enumerate(group.rollouts):
             length = len(scored.rollout.token_ids)
@@ -136,7 +138,9 @@ def test_rewards_of_tokens_make_spread_and_lie_where_the_tokens_are(make_collect
             assert tensor[p, g][~tensor[p, g].isnan()].tolist() == expected
     assert step_reward_tensor(make_collector([length_in_tokens]).collect(1, 0).groups) is None
     earned = [sum(place for place in range(len(s.rollout.token_ids)) if place % 2) for g in groups for s in g.rollouts]
-    assert describe_groups(groups).metrics["reward"] == pytest.approx(sum(earned) / len(earned))
+    assert describe_groups(groups, find_zero_variance_groups(groups)).means()["reward"] == pytest.approx(
+        sum(earned) / len(earned)
+    )
 
 
 def test_what_rewards_log_stays_with_its_completion_through_resampling(make_collector: MakeCollector) -> None:
@@ -175,7 +179,8 @@ def test_tokens_of_discarded_groups_were_generated_too(make_collector: MakeColle
 
     collected = make_collector([equal], zero_variance_groups="resample", max_resamples=2).collect(1, 0)
     assert len(lengths) == 36
-    assert collected.tokens_generated == sum(lengths) > describe_groups(collected.groups).num_tokens
+    described = describe_groups(collected.groups, find_zero_variance_groups(collected.groups))
+    assert collected.tokens_generated == sum(lengths) > described.num_tokens
 
 
 def test_resampling_looks_for_spread_among_what_the_loss_counts(make_collector: MakeCollector) -> None:

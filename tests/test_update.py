@@ -9,7 +9,7 @@ import torch
 from grpo.algorithm import find_method
 from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.errors import RunError, StaleWeightsError
-from grpo.groups import groups_with_spread
+from grpo.groups import find_zero_variance_groups
 from grpo.packing import PackedBatch
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.rollout import RolloutCollector
@@ -48,7 +48,7 @@ def step_of(
     learner = make_learner(policy, **settings)
     groups = collector.collect(1, 0).groups
     before = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
-    packed = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.advantages(groups))
     metrics = learner.update(packed, 1)
     moved = [parameter.detach() - old for parameter, old in zip(policy.trainable_parameters(), before, strict=True)]
     with torch.no_grad():
@@ -79,19 +79,19 @@ def test_micro_batches_do_not_change_the_gradient_of_a_model(
         assert_same_step(whole, cut)
 
 
-def test_skipping_groups_without_spread_changes_nothing_at_beta_zero(
+def test_skipping_zero_variance_groups_changes_nothing_at_beta_zero(
     tiny_policy: Policy, make_collector: MakeCollector
 ) -> None:
     collector = make_collector(prompts_per_step=8, group_size=2)
-    spread = groups_with_spread(collector.collect(1, 0).groups)
-    assert spread.any()
-    assert not spread.all()
+    zero_variance = find_zero_variance_groups(collector.collect(1, 0).groups)
+    assert zero_variance.any()
+    assert not zero_variance.all()
     kept, _ = step_of(tiny_policy, collector)
     skipped, _ = step_of(tiny_policy, collector, skip_zero_variance_groups=True)
     assert_same_step(kept, skipped)
 
 
-def test_a_step_in_which_no_group_has_spread_still_ends(tiny_policy: Policy, make_collector: MakeCollector) -> None:
+def test_a_step_of_zero_variance_groups_still_ends(tiny_policy: Policy, make_collector: MakeCollector) -> None:
     def equal(completions: list[str], **columns: object) -> list[float]:
         return [1.0] * len(completions)
 
@@ -109,7 +109,7 @@ def test_masked_truncated_completions_leave_no_trace(tiny_policy: Policy, make_c
     assert reasons == {"stop", "length"}
 
     learner = make_learner(tiny_policy, truncated="mask")
-    packed = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.advantages(groups))
     stopped = [s for group in groups for s in group.rollouts if s.rollout.finish_reason == "stop"]
     assert sum(int(batch.mask.sum()) for batch in packed.batches) == sum(len(s.rollout.token_ids) for s in stopped)
     assert packed.counts.num_rollouts == 12
@@ -136,7 +136,7 @@ def test_the_parts_of_the_loss_are_those_of_one_epoch(tiny_policy: Policy, make_
 def test_an_engine_with_stale_weights_is_found_out(tiny_policy: Policy, make_collector: MakeCollector) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy)
-    packed = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.advantages(groups))
     with torch.no_grad():
         for parameter in tiny_policy.trainable_parameters():
             parameter.mul_(1.02)
@@ -149,7 +149,7 @@ def test_weights_that_are_not_numbers_stop_the_run_in_one_line(
 ) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy, mismatch_limit=float("inf"))
-    packed = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.advantages(groups))
     with torch.no_grad():
         tiny_policy.trainable_parameters()[-1].fill_(float("nan"))
     with pytest.raises(RunError, match="lower the learning rate"):
@@ -160,8 +160,8 @@ def test_the_gradient_of_a_step_follows_what_was_rewarded(tiny_policy: Policy, m
     collector = make_collector()
     groups = collector.collect(1, 0).groups
     learner = make_learner(tiny_policy)
-    signal = learner.signal(groups)
-    packed = learner.pack(groups, signal)
+    advantages = learner.advantages(groups)
+    packed = learner.pack(groups, advantages)
 
     def weighted_logprob() -> float:
         with torch.no_grad():
@@ -197,7 +197,7 @@ def restored(
 ) -> tuple[list[torch.Tensor], dict[str, float]]:
     """Return the weights after an update, with the policy put back, and the metrics without times."""
     before = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
-    metrics = learner.update(learner.pack(groups, learner.signal(groups)), 1)
+    metrics = learner.update(learner.pack(groups, learner.advantages(groups)), 1)
     after = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
     with torch.no_grad():
         for parameter, old in zip(policy.trainable_parameters(), before, strict=True):
@@ -213,7 +213,7 @@ def test_a_step_that_runs_out_of_memory_is_the_step_of_a_smaller_budget_to_the_l
 ) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy, beta=0.1, epochs_per_step=2)
-    longest = max(len(batch.token_ids) for batch in learner.pack(groups, learner.signal(groups)).batches)
+    longest = max(len(batch.token_ids) for batch in learner.pack(groups, learner.advantages(groups)).batches)
     with monkeypatch.context() as patch:
         lengths = fail_above(tiny_policy, longest // 3, patch)
         got, metrics = restored(tiny_policy, learner, groups)
@@ -239,7 +239,7 @@ def test_memory_that_runs_out_in_a_later_epoch_keeps_the_old_log_probabilities(
     groups = make_collector().collect(1, 0).groups
     options = {"beta": 0.1, "epochs_per_step": 3, "min_micro_batches": 2}
     whole = make_learner(tiny_policy, **options)
-    packed = whole.pack(groups, whole.signal(groups))
+    packed = whole.pack(groups, whole.advantages(groups))
     assert len(packed.batches) == 2
     expected, expected_metrics = restored(tiny_policy, whole, groups)
     learner = make_learner(tiny_policy, **options)
@@ -262,7 +262,7 @@ def test_memory_that_does_not_suffice_for_one_completion_stops_the_run_in_one_li
 ) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy)
-    packed = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.advantages(groups))
 
     def never(*_: object, **__: object) -> None:
         raise RuntimeError(words) if words else MemoryError
@@ -278,7 +278,7 @@ def test_other_failures_of_the_forward_are_not_taken_for_a_lack_of_memory(
 ) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy)
-    packed = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.advantages(groups))
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -321,7 +321,7 @@ def test_with_dropout_a_sampler_that_agrees_spares_the_forwards_without_it(
     groups = collector.collect(1, 0).groups
     forwards = count_forwards(noisy_policy, monkeypatch)
     learner = make_learner(noisy_policy, min_micro_batches=4, sampler_is_exact=exact)
-    metrics = learner.update(learner.pack(groups, learner.signal(groups)), 1)
+    metrics = learner.update(learner.pack(groups, learner.advantages(groups)), 1)
     assert forwards.count(False) == extra
     assert forwards.count(True) == 4
     assert 0 < metrics["sampler_mismatch"] < 1e-4
@@ -339,13 +339,13 @@ def test_a_sampler_that_is_off_by_more_than_rounding_is_not_believed(
     learner = make_learner(noisy_policy, min_micro_batches=4, mismatch_limit=0.1)
     learner.mismatch_limit = 10 * mismatch(noisy_policy, learner, groups) * 0.99
     forwards.clear()
-    learner.update(learner.pack(groups, learner.signal(groups)), 1)
+    learner.update(learner.pack(groups, learner.advantages(groups)), 1)
     assert forwards.count(False) == 4
 
 
 def mismatch(policy: Policy, learner: Learner, groups: Sequence[ScoredGroup]) -> float:
     """Return the mean distance to the sampler over the first micro-batch."""
-    batch = learner.pack(groups, learner.signal(groups)).batches[0]
+    batch = learner.pack(groups, learner.advantages(groups)).batches[0]
     with torch.no_grad():
         ours = policy.token_logprobs(batch, temperature=1.0).logprobs
     return float((ours - batch.sampling_logprobs)[batch.mask].abs().mean())

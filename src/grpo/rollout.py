@@ -15,7 +15,7 @@ from grpo.algorithm import Combine
 from grpo.engines import Sampler
 from grpo.environments import Environment, EpisodeSampler, SingleTurn
 from grpo.errors import RunError
-from grpo.groups import Truncated, groups_with_spread
+from grpo.groups import Truncated, find_zero_variance_groups
 from grpo.rewards import RewardSuite, SuiteResult
 from grpo.seeding import derive_seed
 from grpo.types import Group, Prompt, Rollout, SamplingParams, ScoredGroup
@@ -215,9 +215,9 @@ class RolloutCollector:
     def collect(self, step: int, consumed: int) -> Collected:
         """Return the groups of `step`, the prompts before `consumed` having been used.
 
-        With `resample` (dynamic sampling, arXiv:2503.14476 §3.2), groups without spread are replaced by
+        With `resample` (dynamic sampling, arXiv:2503.14476 §3.2), zero-variance groups are replaced by
         groups of the next prompts until the step is full or `max_resamples` further rounds were tried;
-        what is then still missing is filled with groups without spread, so a step always has its size.
+        what is then still missing is filled with zero-variance groups, so a step always has its size.
         """
         useful: list[ScoredGroup] = []
         uniform: list[ScoredGroup] = []
@@ -231,9 +231,11 @@ class RolloutCollector:
             if self.zero_variance_groups != "resample":
                 useful = list(round_.scored.groups)
                 break
-            spread = groups_with_spread(round_.scored.groups, truncated=self.truncated, combine=self.combine)
-            for group, has in zip(round_.scored.groups, spread.tolist(), strict=True):
-                (useful if has else uniform).append(group)
+            zero_variance = find_zero_variance_groups(
+                round_.scored.groups, truncated=self.truncated, combine=self.combine
+            )
+            for group, is_uniform in zip(round_.scored.groups, zero_variance.tolist(), strict=True):
+                (uniform if is_uniform else useful).append(group)
             if len(useful) == self.prompts_per_step:
                 break
         missing = self.prompts_per_step - len(useful)

@@ -96,30 +96,28 @@ class Trainer:
         seed_everything(derive_seed(self.plan.seed, "step", step))
 
         collected = self.collector.collect(step, self.progress.prompts_consumed)
-        signal = self.learner.signal(collected.groups)
-        packed = self.learner.pack(collected.groups, signal)
+        advantages = self.learner.advantages(collected.groups)
+        packed = self.learner.pack(collected.groups, advantages)
         learned = self.learner.update(packed, step)
         event_loop.run(self.sampler.update_weights(self.policy.export_weights(), version=step))
 
         seconds = time.perf_counter() - began
-        described = describe_groups(collected.groups)
+        described = describe_groups(collected.groups, ~advantages.has_gradient)
         self.progress = self.progress.after_step(
             prompts=collected.prompts_taken,
             completion_tokens=collected.tokens_generated,
             seconds=seconds,
-            lowered_budget=self.learner.lowered_budget,
         )
         metrics = {
             "step": step,
-            **described.metrics,
-            "groups_with_spread": float(signal.spread.float().mean()),
+            **described.means(),
             **learned,
             **collected.metrics,
             "tokens_per_s": collected.tokens_generated / seconds,
             "seconds": seconds,
             "peak_memory_mb": self.peak_memory.since_restart_mb(),
         }
-        self.journal.step(step, metrics, collected.groups, signal.advantages)
+        self.journal.step(step, metrics, collected.groups, advantages.per_completion)
 
     def _evaluate(self) -> None:
         """Evaluate the policy as it is, unless that was done."""
@@ -153,7 +151,7 @@ class Trainer:
         return summary
 
     def _state(self) -> TrainingState:
-        return TrainingState(self.progress, self.learner.optimizer.state_dict(), self.collector.rewards.state_dict())
+        return TrainingState.of(self.progress, {"learner": self.learner, "rewards": self.collector.rewards})
 
     def _summary(self) -> dict[str, Any]:
         progress = self.progress

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from grpo.algorithm import combined_advantages, group_advantages, has_spread, token_advantages, weighted_advantages
+from grpo.algorithm import combined_advantages, group_advantages, has_variance, token_advantages, weighted_advantages
 
 SCALES = ["group", "batch", "whiten", "none"]
 
@@ -72,7 +72,7 @@ def test_whitened_advantages_have_unit_variance_over_the_step():
 def test_spread_is_seen_among_valid_completions_only():
     rewards = torch.tensor([[1.0, 2.0, 1.0], [1.0, torch.nan, 1.0], [1.0, 5.0, 1.0], [torch.nan] * 3])
     valid = torch.tensor([[True] * 3, [True, False, True], [True, False, True], [False] * 3])
-    assert has_spread(rewards, valid).tolist() == [True, False, False, False]
+    assert has_variance(rewards, valid).tolist() == [True, False, False, False]
 
 
 def random_parts(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -133,7 +133,7 @@ def test_rewards_that_failed_or_are_missing_change_nothing_for_the_others_when_e
     assert torch.equal(combined_advantages(rewards, valid, weights), combined_advantages(garbage, valid, weights))
 
 
-def test_a_group_in_which_no_reward_has_spread_has_advantages_of_exactly_zero_when_each_is_normalised():
+def test_a_group_in_which_no_reward_has_variance_has_advantages_of_exactly_zero_when_each_is_normalised():
     equal = torch.full((1, 7, 2), 0.7) * torch.tensor([1.0, 1000.0])
     assert (equal.mean(dim=1, keepdim=True) != equal).any(), "a mean must round for this to test anything"
     rewards = torch.cat([equal, torch.randn(2, 7, 2, generator=torch.Generator().manual_seed(0))])
@@ -214,3 +214,37 @@ def test_step_rewards_are_normalised_over_the_group_and_summed_from_the_token_on
                         if completion == g and k >= t
                     )
                 assert credit[p, g, t].item() == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])
+def test_tokens_of_an_environment_have_no_advantage_and_no_place_in_the_discount(gamma):
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.tensor([[8, 5, 1]])
+    sampled = torch.rand(1, 3, 8, generator=generator) < 0.6
+    sampled[0, :, 0] = True
+    step_rewards = torch.randn(1, 3, 8, generator=generator).masked_fill(~sampled, torch.nan)
+    advantages = torch.tensor([[1.0, -2.0, 0.5]])
+    credit = token_advantages(advantages, lengths, sampled=sampled, gamma=gamma, step_rewards=step_rewards)
+    inside = sampled & (torch.arange(8) < lengths.unsqueeze(-1))
+    assert not credit[~inside].any()
+
+    short = torch.full((1, 3, 8), torch.nan)
+    for g in range(3):
+        short[0, g, : int(inside[0, g].sum())] = step_rewards[0, g][inside[0, g]]
+    alone = token_advantages(advantages, inside.sum(-1), gamma=gamma, step_rewards=short)
+    for g in range(3):
+        count = int(inside[0, g].sum())
+        torch.testing.assert_close(credit[0, g][inside[0, g]], alone[0, g, :count])
+
+
+def test_a_step_reward_on_a_token_of_an_environment_goes_to_the_tokens_before_it():
+    step_rewards = torch.tensor([[[torch.nan, 1.0, torch.nan], [torch.nan, torch.nan, 0.0]]])
+    credit = token_advantages(
+        torch.zeros(1, 2),
+        torch.tensor([[3, 3]]),
+        sampled=torch.tensor([[[True, False, True], [True, True, True]]]),
+        gamma=0.5,
+        step_rewards=step_rewards,
+        scale="none",
+    )
+    assert credit.tolist() == [[[0.5, 0.0, 0.0], [-0.125, -0.25, -0.5]]]

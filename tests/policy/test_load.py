@@ -86,7 +86,7 @@ def test_a_run_directory_gives_its_final_model_or_its_newest_checkpoint(
 
     run = tmp_path / "run"
     for step in (2, 10):
-        state = TrainingState(Progress(step=step), optimizer={})
+        state = TrainingState(Progress(step=step))
         save_checkpoint(run, state, save_model=save(step), keep_last=0)
     if with_final:
         save_final(run, state, save_model=save(99))

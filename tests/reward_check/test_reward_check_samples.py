@@ -7,7 +7,7 @@ import re
 import pytest
 from reward_checks import TAGS, checked, found, marked, pays_for_length, sampled, sums
 
-from grpo.groups import groups_with_spread
+from grpo.groups import find_zero_variance_groups
 from grpo.reward_check import check_rewards
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.types import Prompt
@@ -17,7 +17,7 @@ def says(completions):
     return [float(text) if re.fullmatch(r"-?[0-9.]{3,5}", text) else 0.0 for text in completions]
 
 
-def test_the_share_of_groups_with_spread_is_that_of_training():
+def test_the_share_of_find_zero_variance_groups_is_that_of_training():
     groups, texts = sampled([[0.0, 1.0], [1.0, 1.0], [0.5, 0.0], [0.0, 0.0]])
     suite = RewardSuite(resolve_rewards([says]))
     report = check_rewards(suite, sums(), answer_format=TAGS, groups=groups, texts=texts)
@@ -25,7 +25,7 @@ def test_the_share_of_groups_with_spread_is_that_of_training():
     assert report.samples.spread == (True, False, True, False)
     assert (
         list(report.samples.spread)
-        == groups_with_spread(suite.score(groups, texts, step=0, max_steps=1).groups).tolist()
+        == (~find_zero_variance_groups(suite.score(groups, texts, step=0, max_steps=1).groups)).tolist()
     )
     assert report.samples.share == 0.5
     low, high = report.samples.interval

@@ -58,3 +58,11 @@ def test_advantages_of_another_shape_are_refused() -> None:
         completion_lines(1, [group], [[0.0, 0.0]])
     with pytest.raises(ValueError, match="zip"):
         completion_lines(1, [group], [])
+
+
+def test_a_group_with_fewer_completions_has_fewer_lines() -> None:
+    first, second = (scored(text, Score({"r": 1.0}, {}, 1.0)) for text in "ab")
+    prompt = Prompt(0, "a", "a", (1,), {})
+    groups = [ScoredGroup(prompt, (first, second)), ScoredGroup(prompt, (first,)), ScoredGroup(prompt, ())]
+    lines = completion_lines(1, groups, torch.tensor([[0.5, -0.5], [0.25, 0.0], [0.0, 0.0]]))
+    assert [(line["index"], line["advantage"]) for line in lines] == [(0, 0.5), (1, -0.5), (0, 0.25)]

@@ -43,7 +43,7 @@ def step_metrics(step: int, **others: Any) -> dict[str, Any]:
         "kl": 0.0123,
         "completion_length": 31.2,
         "truncated_share": 0.02,
-        "groups_with_spread": 0.62,
+        "zero_variance_groups": 0.38,
         "learning_rate": 3e-4,
         "tokens_per_s": 4210.4,
         "peak_memory_mb": 812.0,
@@ -140,7 +140,7 @@ def test_the_live_display_fits_and_shows_what_matters(width: int) -> None:
         ("KL", "0.0123"),
         ("length", "31.2 tokens"),
         ("cut off", "2%"),
-        ("groups w. spread", "62%"),
+        ("zero variance", "38%"),
         ("failed so far", "2"),
         ("learning rate", "3.0e-4"),
         ("tokens/s", "4,210"),
@@ -202,10 +202,22 @@ def test_plain_lines_stand_in_columns_below_their_headings() -> None:
     assert len(rows) == 60
     assert {len(row) for row in rows} == {len(heading)}
     assert heading.split() == (
-        ["step", "reward", "strict_format", "correctness", "kl", "length", "spread", "failed", "lr", "tokens/s", "left"]
+        [
+            "step",
+            "reward",
+            "strict_format",
+            "correctness",
+            "kl",
+            "length",
+            "zero-var",
+            "failed",
+            "lr",
+            "tokens/s",
+            "left",
+        ]
     )
     assert rows[29].split() == (
-        ["30/60", "0.300", "0.375", "0.250", "0.0123", "31.2", "62%", "0", "3.0e-4", "4,210", "1:00"]
+        ["30/60", "0.300", "0.375", "0.250", "0.0123", "31.2", "38%", "0", "3.0e-4", "4,210", "1:00"]
     )
 
 

@@ -5,11 +5,13 @@ from typing import Any
 from grpo.tracking.spread import SpreadWatch
 
 
-def told(shares: list[float], **metrics: Any) -> tuple[list[int], str | None]:
-    """Return after which steps there was a warning, and the conclusion."""
+def told(shares: list[float], *, key: str = "zero_variance_groups", **metrics: Any) -> tuple[list[int], str | None]:
+    """Return after which steps there was a warning, and the conclusion, for these shares of groups with a gradient."""
     watch = SpreadWatch()
     warned = [
-        step for step, share in enumerate(shares, 1) if watch.after_step({"groups_with_spread": share, **metrics})
+        step
+        for step, share in enumerate(shares, 1)
+        if watch.after_step({key: share if key == "groups_with_spread" else 1 - share, **metrics})
     ]
     return warned, watch.conclusion()
 
@@ -18,6 +20,11 @@ def test_five_steps_in_a_row_without_spread_are_warned_of_once() -> None:
     assert told([0.0] * 4)[0] == []
     assert told([0.0] * 12)[0] == [5]
     assert told([0.5, 0, 0, 0, 0, 0.25, 0, 0, 0, 0, 0, 0])[0] == [11]
+
+
+def test_steps_logged_by_an_earlier_version_are_counted_as_well() -> None:
+    assert told([0.0] * 12, key="groups_with_spread") == told([0.0] * 12)
+    assert told([0.5, 0, 0, 0, 0, 0.25, 0, 0, 0, 0, 0, 0], key="groups_with_spread")[0] == [11]
 
 
 def test_a_run_in_which_nothing_was_trained_says_so_at_its_end() -> None:

@@ -8,7 +8,7 @@ from grpo.algorithm.advantages import (
     Scale,
     combined_advantages,
     group_advantages,
-    has_spread,
+    has_variance,
     token_advantages,
     weighted_advantages,
 )
@@ -43,7 +43,7 @@ __all__ = [
     "combined_advantages",
     "find_method",
     "group_advantages",
-    "has_spread",
+    "has_variance",
     "kl_divergence",
     "policy_loss",
     "ratios",

@@ -13,7 +13,7 @@ __all__ = [
     "Scale",
     "combined_advantages",
     "group_advantages",
-    "has_spread",
+    "has_variance",
     "token_advantages",
     "weighted_advantages",
 ]
@@ -69,7 +69,7 @@ def group_advantages(
         [[-2.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
     """
     rewards = torch.where(valid, rewards, 0.0).float()
-    compared = valid & has_spread(rewards, valid).unsqueeze(1)
+    compared = valid & has_variance(rewards, valid).unsqueeze(1)
     count = valid.sum(dim=1, keepdim=True)
     mean = rewards.sum(dim=1, keepdim=True) / count.clamp(min=1)
     advantages = torch.where(compared, rewards - mean, 0.0)
@@ -91,7 +91,7 @@ def combined_advantages(
 
     That is `weighted_advantages` divided by their standard deviation over the batch (ddof = 1, over completions with
     any reward). GDPO (arXiv:2601.05242) subtracts their mean over the batch first. It is 0, since each reward's
-    advantages add up to 0 in each group, and to leave it out keeps a group without spread at exactly 0.
+    advantages add up to 0 in each group, and to leave it out keeps a zero-variance group at exactly 0.
 
     Args:
         rewards: [P, G, K] float; anything, NaN included, where `valid` is False.
@@ -123,10 +123,10 @@ def weighted_advantages(
     return total
 
 
-def has_spread(rewards: Tensor, valid: Tensor) -> Tensor:
+def has_variance(rewards: Tensor, valid: Tensor) -> Tensor:
     """Return for each group whether two of its valid completions differ in reward, [P] bool.
 
-    A group without spread has no gradient but that of the KL term. Arguments as in `group_advantages`.
+    A zero-variance group has no gradient but that of the KL term. Arguments as in `group_advantages`.
     """
     highest = rewards.masked_fill(~valid, -torch.inf).amax(dim=1)
     lowest = rewards.masked_fill(~valid, torch.inf).amin(dim=1)
@@ -137,23 +137,26 @@ def token_advantages(
     advantages: Tensor,
     lengths: Tensor,
     *,
+    sampled: Tensor | None = None,
     gamma: float = 1.0,
     step_rewards: Tensor | None = None,
     valid: Tensor | None = None,
     scale: Scale = "group",
     epsilon: float = 1e-4,
 ) -> Tensor:
-    """Return the advantage of each token, [P, G, T] float32, 0 past a completion's end.
+    """Return the advantage of each token, [P, G, T] float32, 0 past a completion's end and where it was not sampled.
 
     The completion's advantage A is a reward on its last token: token t of n gets γ^(n-1-t) · A. Step
     rewards are normalised over all step rewards of the group, and token t gets the discounted sum
     Σ_{k≥t} γ^(k-t) · r̃_k of those at and after it besides (process supervision, arXiv:2402.03300 §4.1.3,
     which has no γ and no outcome reward beside the steps'). With γ = 1 and no step rewards every
-    token has A.
+    token has A. Only sampled tokens count in the exponents of γ; a step reward on a token of an
+    environment goes to the sampled tokens before it.
 
     Args:
         advantages: [P, G] float32, as `group_advantages` returns them.
         lengths: [P, G] long; tokens in each completion.
+        sampled: [P, G, T] bool; False where an environment wrote the token. None: all tokens were sampled.
         gamma: γ in [0, 1].
         step_rewards: [P, G, T] float; NaN where no reward was given to the token. Without them T is
             the greatest of `lengths`.
@@ -165,9 +168,9 @@ def token_advantages(
         [[[0.25, 0.5, 1.0], [-2.0, 0.0, 0.0]]]
     """
     num_tokens = max(lengths.flatten().tolist(), default=0) if step_rewards is None else step_rewards.shape[2]
-    positions = torch.arange(num_tokens, device=lengths.device)
-    tokens_after = lengths.unsqueeze(-1) - 1 - positions
-    inside = tokens_after >= 0
+    inside = torch.arange(num_tokens, device=lengths.device) < lengths.unsqueeze(-1)
+    sampled = inside if sampled is None else sampled & inside
+    tokens_after = sampled.sum(dim=-1, keepdim=True) - sampled.cumsum(dim=-1)
     credit = advantages.unsqueeze(-1) * torch.full_like(tokens_after, gamma, dtype=torch.float32).pow(
         tokens_after.clamp(min=0)
     )
@@ -176,8 +179,8 @@ def token_advantages(
         if valid is not None:
             rewarded &= valid.unsqueeze(-1)
         normalised = group_advantages(step_rewards.flatten(1), rewarded.flatten(1), scale=scale, epsilon=epsilon)
-        credit = credit + _discounted_sum_to_come(normalised.view_as(step_rewards), gamma)
-    return torch.where(inside, credit, 0.0)
+        credit = credit + _discounted_sum_to_come(normalised.view_as(step_rewards), sampled, gamma)
+    return torch.where(sampled, credit, 0.0)
 
 
 def _standard_deviation(values: Tensor, counted: Tensor, *, per_group: bool) -> Tensor:
@@ -190,13 +193,14 @@ def _standard_deviation(values: Tensor, counted: Tensor, *, per_group: bool) -> 
     return (squares / (count - 1).clamp(min=1)).sqrt()
 
 
-def _discounted_sum_to_come(rewards: Tensor, gamma: float) -> Tensor:
-    """Return Σ_{k≥t} γ^(k-t) · rewards_k for each t of the last axis."""
+def _discounted_sum_to_come(rewards: Tensor, sampled: Tensor, gamma: float) -> Tensor:
+    """Return Σ_{k≥t} γ^n · rewards_k for each t of the last axis, where n sampled tokens lie in t+1 … k."""
     if gamma == 1.0:
         return rewards.flip(-1).cumsum(-1).flip(-1)
     sums = torch.empty_like(rewards)
     running = torch.zeros_like(rewards[..., 0])
     for position in reversed(range(rewards.shape[-1])):
-        running = rewards[..., position] + gamma * running
+        running = rewards[..., position] + running
         sums[..., position] = running
+        running = torch.where(sampled[..., position], gamma * running, running)
     return sums

@@ -233,20 +233,11 @@ def make_collector(
     )
 
 
-def make_learner(
-    config: GRPOConfig,
-    policy: Policy,
-    method: Method,
-    sampler: Capabilities,
-    *,
-    steps: int,
-    lowered_budget: int | None = None,
-) -> Learner:
+def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Capabilities, *, steps: int) -> Learner:
     """Return what turns scored groups into updates.
 
     Args:
         sampler: of the sampler whose completions are learned from.
-        lowered_budget: what the run's tokens_per_micro_batch has come down to for lack of memory.
     """
     algorithm, optimizer = config.algorithm, config.optimizer
     is_exact = sampler.trainer_arithmetic
@@ -284,7 +275,6 @@ def make_learner(
         skip_zero_variance_groups=config.rollout.zero_variance_groups == "skip",
         truncated=config.rollout.truncated,
         tokens_per_micro_batch=optimizer.tokens_per_micro_batch,
-        lowered_budget=lowered_budget,
         min_micro_batches=optimizer.gradient_accumulation_steps,
         mismatch_limit=_FLOAT32_MISMATCH if is_float32 else _BFLOAT16_MISMATCH,
         seed=optimizer.seed,

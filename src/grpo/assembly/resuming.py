@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,6 @@ def resume_with(
         store = CheckpointStore(run.path, config.output.keep_checkpoints)
         checkpoint = store.newest()
         progress = Progress() if checkpoint is None else checkpoint.state.progress
-        if "tokens_per_micro_batch" in before.differences(config):
-            progress = replace(progress, lowered_budget=None)
         if checkpoint is None and "model" in objects:
             raise CheckpointError(
                 f"{directory} has no checkpoint, and its model is in memory, perhaps trained since: start a new run"

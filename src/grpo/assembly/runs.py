@@ -82,17 +82,9 @@ def run_parts(
     """
     config, policy = parts.config, parts.policy
     steps = number_of_steps(config, len(parts.prompts.train))
-    learner = make_learner(
-        config,
-        policy,
-        parts.method,
-        parts.sampler.capabilities,
-        steps=steps,
-        lowered_budget=progress.lowered_budget,
-    )
+    learner = make_learner(config, policy, parts.method, parts.sampler.capabilities, steps=steps)
     if state is not None:
-        learner.optimizer.load_state_dict(dict(state.optimizer))
-        parts.rewards.load_state_dict(state.rewards)
+        state.restore({"learner": learner, "rewards": parts.rewards})
     event_loop.run(parts.sampler.update_weights(policy.export_weights(), version=progress.step))
     with ExitStack() as stack:
         stack.callback(parts.rewards.close)

@@ -1,6 +1,6 @@
 """What a run needs to go on, on disk: `checkpoint-{step}/` and `final_model/`, whole or not there."""
 
-from grpo.checkpoint.state import Progress, TrainingState
+from grpo.checkpoint.state import Progress, Stateful, TrainingState
 from grpo.checkpoint.store import (
     Checkpoint,
     CheckpointStore,
@@ -18,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointStore",
     "Progress",
+    "Stateful",
     "TrainingState",
     "checkpoint_steps",
     "clear_leftovers",

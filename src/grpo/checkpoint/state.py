@@ -1,4 +1,4 @@
-"""What a run knows besides its weights, and the file it is kept in."""
+"""The state of a run besides its weights, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from grpo.storage import DamagedError
 
-__all__ = ["STATE_FILE", "Progress", "TrainingState", "read_state", "write_state"]
+__all__ = ["STATE_FILE", "Progress", "Stateful", "TrainingState", "read_state", "write_state"]
 
 STATE_FILE = "training_state.pt"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come.
+    """The position of a run in its steps and its data, and its totals so far.
 
     Attributes:
         step: steps completed, and the version of the weights.
         prompts_consumed: prompts taken from the data so far, those of resampled groups included.
         completion_tokens: tokens generated for training so far.
-        elapsed_s: seconds of the run so far, evaluation included, over all processes that took part in turn.
+        elapsed_s: seconds of the run so far, evaluation included, over all its resumes.
         training_s: seconds of training steps alone.
-        lowered_budget: tokens that a micro-batch came down to when memory ran out; None: it never did.
         evaluations: the first and the latest one, each with the step it came after.
         best: the best evaluation's value and step; None before the first that had a value.
     """
@@ -38,14 +37,11 @@ class Progress:
     completion_tokens: int = 0
     elapsed_s: float = 0.0
     training_s: float = 0.0
-    lowered_budget: int | None = None
     evaluations: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     best: tuple[float, int] | None = None
 
-    def after_step(
-        self, *, prompts: int, completion_tokens: int, seconds: float, lowered_budget: int | None = None
-    ) -> Progress:
-        """Return the progress one step later, which took `prompts` from the data."""
+    def after_step(self, *, prompts: int, completion_tokens: int, seconds: float) -> Progress:
+        """Return the progress one step later; the step took `prompts` from the data."""
         return replace(
             self,
             step=self.step + 1,
@@ -53,11 +49,10 @@ class Progress:
             completion_tokens=self.completion_tokens + completion_tokens,
             elapsed_s=self.elapsed_s + seconds,
             training_s=self.training_s + seconds,
-            lowered_budget=lowered_budget,
         )
 
     def after_evaluation(self, metrics: Mapping[str, Any], *, value: float | None, seconds: float) -> Progress:
-        """Return the progress with an evaluation of the weights as they are; a higher `value` is a better one."""
+        """Return the progress with an evaluation of the current weights; a higher `value` is a better one."""
         best = self.best
         if value is not None and (best is None or value > best[0]):
             best = (value, self.step)
@@ -69,58 +64,84 @@ class Progress:
         )
 
     def evaluation_at(self, step: int) -> Mapping[str, Any] | None:
-        """Return the metrics of the evaluation after `step` steps, None when there was none or it is forgotten."""
+        """Return the metrics of the evaluation after `step` steps; None if there was none or it is no longer kept."""
         return dict(self.evaluations).get(step)
 
     def evaluated_at(self, step: int) -> bool:
-        """Return whether the weights after `step` steps were evaluated, and this is not forgotten."""
+        """Return whether `evaluation_at` has the evaluation after `step` steps."""
         return self.evaluation_at(step) is not None
+
+
+class Stateful(Protocol):
+    """A part of a run whose state a checkpoint holds."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state: tensors, None, bool, int, float, str, lists and mappings of these."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that `state_dict` returned."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a run needs besides its weights to go on.
+    """The state of a run besides its weights.
 
     Attributes:
-        optimizer: the optimizer's `state_dict()`: tensors, None, bool, int, float, str, lists and mappings of these.
-        rewards: by name what rewards know of the run, as JSON has it; empty where none keeps anything.
+        parts: by the name of a part its `state_dict()`; see `Stateful`.
     """
 
     progress: Progress
-    optimizer: Mapping[str, Any]
-    rewards: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, progress: Progress, parts: Mapping[str, Stateful]) -> TrainingState:
+        """Return the present state of the parts."""
+        return cls(progress, {name: part.state_dict() for name, part in parts.items()})
+
+    def restore(self, parts: Mapping[str, Stateful]) -> None:
+        """Give each part its state; a part without a saved state stays as it is."""
+        for name, part in parts.items():
+            if name in self.parts:
+                part.load_state_dict(self.parts[name])
 
 
 def write_state(path: Path, state: TrainingState) -> None:
     """Write `state` so that equal states give equal bytes.
 
     Raises:
-        TypeError: it holds something that is neither plain nor a tensor.
+        TypeError: a value is neither plain nor a tensor.
     """
-    content = {
-        "progress": _plain(asdict(state.progress)),
-        "optimizer": _plain(state.optimizer),
-        "rewards": _plain(state.rewards),
-    }
+    content = {"progress": _plain(asdict(state.progress)), "parts": _plain(state.parts)}
     # Through a file object, torch keeps the operating system's reason for a failed write.
     with path.open("wb") as file:
         torch.save(content, file)
 
 
 def read_state(path: Path) -> TrainingState:
-    """Return what `write_state` wrote; tensors on the CPU.
+    """Return the state that `write_state` wrote, by this version or an earlier one; tensors on the CPU.
 
     Raises:
-        DamagedError: it cannot be read without running code in it, or is something else.
+        DamagedError: the file cannot be read without running code in it, or holds something else.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DamagedError(f"{path.name} cannot be read safely ({type(error).__name__})") from error
     try:
-        return TrainingState(**{**content, "progress": Progress(**content["progress"])})
+        if "parts" not in content:
+            content = _from_first_format(content)
+        return TrainingState(Progress(**content["progress"]), content["parts"])
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{path.name} is not a training state of this version") from error
+
+
+def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return in today's form a state in which optimizer and rewards lay side by side and the budget in `progress`."""
+    progress = dict(content["progress"])
+    learner = {"optimizer": content["optimizer"], "lowered_budget": progress.pop("lowered_budget", None)}
+    return {"progress": progress, "parts": {"learner": learner, "rewards": content.get("rewards", {})}}
 
 
 def _plain(value: Any) -> Any:

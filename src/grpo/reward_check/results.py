@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from grpo.algorithm import Combine
-from grpo.groups import Truncated, groups_with_spread
+from grpo.groups import Truncated, find_zero_variance_groups
 from grpo.intervals import wilson_interval
 from grpo.reward_check.passes import Passes, Scores, has_failed, largest_change
 from grpo.reward_check.probes import REFERENCE, Probe, ProbeText
@@ -229,7 +229,7 @@ def sample_result(
         sampled: its completions, scored; at least one group.
         truncated: as in training, as is `combine`: they decide what spread is.
     """
-    spread = tuple(groups_with_spread(sampled, truncated=truncated, combine=combine).tolist())
+    spread = tuple((~find_zero_variance_groups(sampled, truncated=truncated, combine=combine)).tolist())
     scores = list(_members(sampled))
     best = [max(sums) for group in sampled if (sums := _sums(member.score for member in group.rollouts))]
     share = sum(spread) / len(spread)

@@ -25,14 +25,20 @@ def completion_lines(
     and what reward functions logged of it, where that does not have one of these names.
 
     Args:
-        advantages: [P, G] float, of each completion.
+        advantages: [P, G] float, of each completion; G is the size of the largest group.
     """
     table = advantages.tolist() if hasattr(advantages, "tolist") else advantages
+    width = max((1, *(len(group.rollouts) for group in scored_groups)))
     return [
         _line(step, group.prompt, index, scored, advantage)
         for group, row in zip(scored_groups, table, strict=True)
-        for index, (scored, advantage) in enumerate(zip(group.rollouts, row, strict=True))
+        for index, (scored, advantage) in enumerate(zip(_padded(group.rollouts, width), row, strict=True))
+        if scored is not None
     ]
+
+
+def _padded(rollouts: Sequence[ScoredRollout], width: int) -> list[ScoredRollout | None]:
+    return [*rollouts, *[None] * (width - len(rollouts))]
 
 
 def _line(step: int, prompt: Prompt, index: int, scored: ScoredRollout, advantage: float) -> dict[str, Any]:

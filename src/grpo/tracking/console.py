@@ -209,7 +209,7 @@ class Console:
             values["kl"] = decimal(metrics.get("kl"), 4)
         values |= {
             "length": decimal(metrics.get("completion_length"), 1),
-            "spread": percent(metrics.get("groups_with_spread")),
+            "zero-var": percent(metrics.get("zero_variance_groups")),
             "failed": count(metrics.get("rewards/failed_completions")),
             "lr": learning_rate(metrics.get("learning_rate")),
             "tokens/s": count(metrics.get("tokens_per_s")),

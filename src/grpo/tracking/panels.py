@@ -191,7 +191,7 @@ def _vital_signs(snapshot: Snapshot) -> Table:
         *([("KL", decimal(metrics["kl"], 4), "")] if "kl" in metrics else []),
         ("length", f"{decimal(metrics.get('completion_length'), 1)} tokens", ""),
         ("cut off", percent(metrics.get("truncated_share")), ""),
-        ("groups w. spread", percent(metrics.get("groups_with_spread")), ""),
+        ("zero variance", percent(metrics.get("zero_variance_groups")), ""),
         ("failed so far", count(snapshot.failures), bad),
         ("learning rate", learning_rate(metrics.get("learning_rate")), ""),
         ("tokens/s", count(metrics.get("tokens_per_s")), ""),

@@ -23,7 +23,7 @@ class SpreadWatch:
     def after_step(self, metrics: Mapping[str, Any]) -> str | None:
         """Return a warning after as many steps in a row without spread as one should know of; once only."""
         self._steps += 1
-        self._in_a_row = 0 if metrics["groups_with_spread"] else self._in_a_row + 1
+        self._in_a_row = self._in_a_row + 1 if _without_gradient(metrics) else 0
         self._without += self._in_a_row > 0
         # With a KL term, weights move all the same.
         self._trained = self._trained or bool(metrics.get("grad_norm"))
@@ -40,3 +40,11 @@ class SpreadWatch:
         if self._trained and self._without == self._steps:
             result = "the rewards trained nothing"
         return f"no group differed in reward in {self._without} of {self._steps} steps: {result}"
+
+
+def _without_gradient(metrics: Mapping[str, Any]) -> bool:
+    """Return whether all groups of a step were zero-variance groups."""
+    # Steps that an earlier version of this package logged have the share of the other groups.
+    if "groups_with_spread" in metrics:
+        return not metrics["groups_with_spread"]
+    return bool(metrics["zero_variance_groups"] == 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpo.update.learner import Learner, Signal
+from grpo.update.learner import Learner, StepAdvantages
 from grpo.update.memory import activation_bytes_per_token, is_out_of_memory, token_budget
 
-__all__ = ["Learner", "Signal", "activation_bytes_per_token", "is_out_of_memory", "token_budget"]
+__all__ = ["Learner", "StepAdvantages", "activation_bytes_per_token", "is_out_of_memory", "token_budget"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,19 +18,22 @@ from grpo.groups import (
     Truncated,
     completion_advantages,
     counted_completions,
-    groups_with_spread,
+    find_zero_variance_groups,
     reward_tensors,
+    rollout_lengths,
+    sampled_tokens,
     step_reward_tensor,
 )
 from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
 from grpo.policy import Policy
 from grpo.seeding import derive_seed, seed_everything
 from grpo.types import ScoredGroup
-from grpo.update.anchors import Anchors, mean_distance, prove_engine
 from grpo.update.memory import is_out_of_memory
+from grpo.update.old_logprobs import OldLogprobs
+from grpo.update.sampler_mismatch import check_sampler_mismatch, sampler_mismatch
 from grpo.update.totals import Totals
 
-__all__ = ["Learner", "Signal"]
+__all__ = ["Learner", "StepAdvantages"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,18 +42,18 @@ _AGREEMENT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
-    """What a step's rewards say.
+class StepAdvantages:
+    """Advantages of a step's completions.
 
     Attributes:
-        advantages: [P, G] float32, of each completion.
-        token_advantages: [P, G, T] float32.
-        spread: [P] bool, whether a group has a gradient (`groups_with_spread`).
+        per_completion: [P, G] float32; 0 for a missing completion.
+        per_token: [P, G, T] float32; 0 where the policy did not sample the token.
+        has_gradient: [P] bool, False for a zero-variance group.
     """
 
-    advantages: Tensor
-    token_advantages: Tensor
-    spread: Tensor
+    per_completion: Tensor
+    per_token: Tensor
+    has_gradient: Tensor
 
 
 class Learner:
@@ -83,7 +87,6 @@ class Learner:
         min_micro_batches: int,
         mismatch_limit: float,
         seed: int,
-        lowered_budget: int | None = None,
         sampler_is_exact: bool = True,
         sampler_correction: float | None = None,
     ) -> None:
@@ -100,35 +103,40 @@ class Learner:
         self.skip_zero_variance_groups = skip_zero_variance_groups
         self.truncated = truncated
         self.tokens_per_micro_batch = tokens_per_micro_batch
-        self.lowered_budget = lowered_budget
+        self.lowered_budget: int | None = None
         self.min_micro_batches = min_micro_batches
         self.mismatch_limit = mismatch_limit
         self.seed = seed
         self.sampler_is_exact = sampler_is_exact
         self.sampler_correction = sampler_correction
 
-    def signal(self, groups: Sequence[ScoredGroup]) -> Signal:
+    def advantages(self, groups: Sequence[ScoredGroup]) -> StepAdvantages:
         """Return the advantages of a step's completions and of their tokens."""
         _, valid = reward_tensors(groups)
-        advantages = completion_advantages(groups, self.method)
-        lengths = torch.tensor([[len(member.rollout.token_ids) for member in group.rollouts] for group in groups])
-        step_rewards = step_reward_tensor(groups)
+        per_completion = completion_advantages(groups, self.method)
         per_token = token_advantages(
-            advantages, lengths, gamma=self.gamma, step_rewards=step_rewards, valid=valid, scale=self.method.scale
+            per_completion,
+            rollout_lengths(groups),
+            sampled=sampled_tokens(groups),
+            gamma=self.gamma,
+            step_rewards=step_reward_tensor(groups),
+            valid=valid,
+            scale=self.method.scale,
         )
-        return Signal(
-            advantages, per_token, groups_with_spread(groups, truncated=self.truncated, combine=self.method.combine)
-        )
+        zero_variance = find_zero_variance_groups(groups, truncated=self.truncated, combine=self.method.combine)
+        return StepAdvantages(per_completion, per_token, ~zero_variance)
 
-    def pack(self, groups: Sequence[ScoredGroup], signal: Signal) -> PackedStep:
+    def pack(self, groups: Sequence[ScoredGroup], advantages: StepAdvantages) -> PackedStep:
         """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""
         loss_mask = counted_completions(groups, self.truncated)
-        trained = signal.spread.unsqueeze(1).expand_as(signal.advantages) if self.skip_zero_variance_groups else None
+        trained = None
+        if self.skip_zero_variance_groups:
+            trained = advantages.has_gradient.unsqueeze(1).expand_as(advantages.per_completion)
 
         def cut(max_tokens: int | None) -> list[PackedBatch]:
             return pack(
                 groups,
-                signal.token_advantages,
+                advantages.per_token,
                 max_tokens=max_tokens,
                 min_batches=self.min_micro_batches,
                 trained=trained,
@@ -155,14 +163,14 @@ class Learner:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self.learning_rate(step)
         totals = Totals()
-        anchors: Anchors | None = None
+        old: OldLogprobs | None = None
         while (epoch := len(totals.grad_norms)) < self.epochs_per_step:
-            attempt = self._attempt(packed, step, epoch, anchors, totals.copy())
+            attempt = self._attempt(packed, step, epoch, old, totals.copy())
             if attempt is None:
                 before, packed = packed, self._cut_smaller(packed)
-                anchors = anchors and anchors.regroup(before, packed)
+                old = old and old.regroup(before, packed)
                 continue
-            anchors, totals = attempt
+            old, totals = attempt
             totals.end_epoch(self._optimizer_step())
         return {
             **totals.means(),
@@ -173,11 +181,11 @@ class Learner:
         }
 
     def _attempt(
-        self, packed: PackedStep, step: int, epoch: int, anchors: Anchors | None, totals: Totals
-    ) -> tuple[Anchors, Totals] | None:
+        self, packed: PackedStep, step: int, epoch: int, old: OldLogprobs | None, totals: Totals
+    ) -> tuple[OldLogprobs, Totals] | None:
         """Return what `_epoch` does with the totals it added to; None, and no gradients, if memory ran out."""
         try:
-            return self._epoch(packed, step, epoch, anchors, totals), totals
+            return self._epoch(packed, step, epoch, old, totals), totals
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -208,26 +216,26 @@ class Learner:
         )
         return packed.under(self.lowered_budget)
 
-    def _epoch(self, packed: PackedStep, step: int, epoch: int, anchors: Anchors | None, totals: Totals) -> Anchors:
-        """Add the gradients of all micro-batches; return the anchors, made here in the first epoch."""
-        first = anchors is None
-        num_proofs = len(packed.batches)
-        if anchors is None:
-            anchors = Anchors(self._references(packed.batches, totals), [])
+    def _epoch(self, packed: PackedStep, step: int, epoch: int, old: OldLogprobs | None, totals: Totals) -> OldLogprobs:
+        """Add the gradients of all micro-batches; return the old log-probabilities, made here in the first epoch."""
+        first = old is None
+        num_compared = len(packed.batches)
+        if old is None:
+            old = OldLogprobs([], self._references(packed.batches, totals))
             if self.policy.has_dropout:
-                num_proofs = self._old_without_dropout(packed.batches, anchors.old)
+                num_compared = self._old_without_dropout(packed.batches, old.policy)
         for index, batch in enumerate(packed.batches):
             seed_everything(derive_seed(self.seed, "dropout", step, epoch, index))
-            old = anchors.old[index] if index < len(anchors.old) else None
-            reference = None if anchors.reference is None else anchors.reference[index]
-            logprobs = self._backward(batch.to(self.policy.device), packed.counts, old, reference, totals)
-            if old is None:
-                anchors.old.append(logprobs)
+            known = old.policy[index] if index < len(old.policy) else None
+            reference = None if old.reference is None else old.reference[index]
+            logprobs = self._backward(batch.to(self.policy.device), packed.counts, known, reference, totals)
+            if known is None:
+                old.policy.append(logprobs)
         if first:
-            totals.mismatch = prove_engine(
-                packed.batches[:num_proofs], anchors.old[:num_proofs], limit=self.mismatch_limit
+            totals.mismatch = check_sampler_mismatch(
+                packed.batches[:num_compared], old.policy[:num_compared], limit=self.mismatch_limit
             )
-        return anchors
+        return old
 
     def _references(self, batches: Sequence[PackedBatch], totals: Totals) -> list[Tensor] | None:
         if self.beta == 0.0:
@@ -247,7 +255,7 @@ class Learner:
         """
         for batch in batches:
             if len(old) == 1 and self.sampler_is_exact:
-                distance = mean_distance(batches[:1], old)
+                distance = sampler_mismatch(batches[:1], old)
                 if distance <= _AGREEMENT * self.mismatch_limit:
                     old.extend(later.sampling_logprobs.to(self.policy.device) for later in batches[1:])
                     return 1
@@ -289,6 +297,20 @@ class Learner:
         result.loss.backward()  # type: ignore[no-untyped-call]
         totals.add(result.loss.detach(), result.metrics, batch.mask, entropy=output.entropy, correction=correction)
         return detached
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizer, and the budget that a lack of memory has lowered."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "tokens_per_micro_batch": self.tokens_per_micro_batch,
+            "lowered_budget": self.lowered_budget,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the state that `state_dict` returned; a lowered budget only if the budget itself is the same."""
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        same = state.get("tokens_per_micro_batch", self.tokens_per_micro_batch) == self.tokens_per_micro_batch
+        self.lowered_budget = state["lowered_budget"] if same else None
 
     def _optimizer_step(self) -> float:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,40 @@
+"""The distance between the sampler's log-probabilities and the policy's, and the proof that it is only rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from grpo.errors import StaleWeightsError
+from grpo.packing import PackedBatch
+
+__all__ = ["check_sampler_mismatch", "sampler_mismatch"]
+
+
+def check_sampler_mismatch(batches: Sequence[PackedBatch], logprobs: Sequence[Tensor], *, limit: float) -> float:
+    """Return `sampler_mismatch`.
+
+    Raises:
+        StaleWeightsError: it is above `limit`, so more than rounding.
+    """
+    mean = sampler_mismatch(batches, logprobs)
+    if mean > limit:
+        raise StaleWeightsError(
+            f"the engine's log-probabilities differ from the policy's by {mean:.3g} a token on average, "
+            f"at most {limit:g} is rounding: the engine does not sample from the policy being trained"
+        )
+    return mean
+
+
+def sampler_mismatch(batches: Sequence[PackedBatch], logprobs: Sequence[Tensor]) -> float:
+    """Return the mean absolute difference a token between the engine's log-probabilities and the policy's.
+
+    Args:
+        logprobs: for each micro-batch the policy's, [B, T].
+    """
+    difference, count = 0.0, 0
+    for batch, ours in zip(batches, logprobs, strict=True):
+        difference += float((batch.sampling_logprobs.to(ours) - ours)[batch.mask.to(ours.device)].abs().sum())
+        count += int(batch.mask.sum())
+    return difference / max(1, count)

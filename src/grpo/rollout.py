@@ -240,12 +240,24 @@ class RolloutCollector:
                 break
         missing = self.prompts_per_step - len(useful)
         groups = tuple(useful + uniform[:missing])
-        metrics = self.rewards.metrics_of([round_.scored for round_ in rounds]) | {
+        metrics = {
+            **self.rewards.metrics_of([round_.scored for round_ in rounds]),
+            **self._episode_metrics([group for round_ in rounds for group in round_.scored.groups]),
             "seconds_generate": sum(round_.seconds_generate for round_ in rounds),
             "seconds_score": sum(round_.seconds_score for round_ in rounds),
             "resampled_groups": float(taken - self.prompts_per_step),
         }
         return Collected(groups, taken, sum(round_.num_tokens for round_ in rounds), metrics)
+
+    def _episode_metrics(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
+        """Return figures of episodes; none where each is one completion."""
+        if isinstance(self.episodes.environment, SingleTurn):
+            return {}
+        turns = [len(sampled_turns(member.rollout)) for group in groups for member in group.rollouts]
+        return {
+            "turns": sum(turns) / max(1, len(turns)),
+            "failed_episodes": float(len(groups) * self.group_size - len(turns)),
+        }
 
     def _sample_and_score(self, step: int, attempt: int, consumed: int, count: int) -> _Round:
         began = time.perf_counter()

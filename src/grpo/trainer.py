@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpo import event_loop
 from grpo.checkpoint import CheckpointStore, Progress, TrainingState
-from grpo.engines import Sampler
+from grpo.engines import Sampler, describe_difference, differing_tensors, sync_weights
+from grpo.errors import StaleWeightsError
 from grpo.evaluate import Evaluator
 from grpo.groups import describe_groups
 from grpo.interruption import Interruption
 from grpo.machine import PeakMemory
+from grpo.packing import PackedStep
 from grpo.policy import Policy
 from grpo.rollout import RolloutCollector
 from grpo.seeding import derive_seed, seed_everything
@@ -98,8 +99,8 @@ class Trainer:
         collected = self.collector.collect(step, self.progress.prompts_consumed)
         advantages = self.learner.advantages(collected.groups)
         packed = self.learner.pack(collected.groups, advantages)
-        learned = self.learner.update(packed, step)
-        event_loop.run(self.sampler.update_weights(self.policy.export_weights(), version=step))
+        learned = self._update(packed, step)
+        sync_weights(self.sampler, self.policy.export_weights(), version=step)
 
         seconds = time.perf_counter() - began
         described = describe_groups(collected.groups, ~advantages.has_gradient)
@@ -118,6 +119,14 @@ class Trainer:
             "peak_memory_mb": self.peak_memory.since_restart_mb(),
         }
         self.journal.step(step, metrics, collected.groups, advantages.per_completion)
+
+    def _update(self, packed: PackedStep, step: int) -> Mapping[str, float]:
+        """Update the policy; where the sampler had other weights than it, name the tensors."""
+        try:
+            return self.learner.update(packed, step)
+        except StaleWeightsError as error:
+            names = differing_tensors(self.sampler, self.policy.export_weights())
+            raise StaleWeightsError(f"{error}; {describe_difference(names)}") from error
 
     def _evaluate(self) -> None:
         """Evaluate the policy as it is, unless that was done."""

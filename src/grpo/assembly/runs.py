@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
-from grpo import event_loop
 from grpo.assembly.announcement import Changes, announce, make_trackers, remark_on_data, warnings_on
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.given import Given, write_objects
@@ -16,6 +15,7 @@ from grpo.assembly.invocation import own_command
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
 from grpo.checkpoint import CheckpointStore, Progress, TrainingState
 from grpo.config import GRPOConfig
+from grpo.engines import sync_weights
 from grpo.errors import InputError
 from grpo.storage import require_free_space
 from grpo.tracking import Journal, RunDirectory, require_empty
@@ -85,7 +85,7 @@ def run_parts(
     learner = make_learner(config, policy, parts.method, parts.sampler.capabilities, steps=steps)
     if state is not None:
         state.restore({"learner": learner, "rewards": parts.rewards})
-    event_loop.run(parts.sampler.update_weights(policy.export_weights(), version=progress.step))
+    sync_weights(parts.sampler, policy.export_weights(), version=progress.step)
     with ExitStack() as stack:
         stack.callback(parts.rewards.close)
         console = stack.enter_context(Console(log_every=config.output.log_every, live=config.output.live))

@@ -8,10 +8,21 @@ from types import MappingProxyType
 from typing import Any
 
 from grpo.engines.protocol import Capabilities, Piece, Sampler, sample
+from grpo.engines.weight_sync import describe_difference, differing_tensors, sync_weights
 from grpo.errors import ConfigError
 from grpo.policy import Policy
 
-__all__ = ["ENGINES", "Capabilities", "Piece", "Sampler", "make_sampler", "sample"]
+__all__ = [
+    "ENGINES",
+    "Capabilities",
+    "Piece",
+    "Sampler",
+    "describe_difference",
+    "differing_tensors",
+    "make_sampler",
+    "sample",
+    "sync_weights",
+]
 
 ENGINES: Mapping[str, str] = MappingProxyType({"native": "grpo.engines.native:make_sampler"})
 """By the name in the configuration: the function that makes the sampler from a policy and engine options."""

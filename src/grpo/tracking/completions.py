@@ -20,7 +20,8 @@ def completion_lines(
 
     Each has `step`, `row` (of the prompt in the data), `index` (in its group), `prompt` (as the row had it),
     `completion` (text), `rewards` (by name, before weighting; null when not applicable or failed), `total`,
-    `advantage`, `length` (tokens, the end token included), `finish_reason`; `failures` (by reward name,
+    `advantage`, `length` (tokens that the policy sampled, end tokens included), `finish_reason`; `messages` (the turns
+    after the prompt) and `environment` (its info) of an episode with several turns; `failures` (by reward name,
     the exception) when there are any; `columns` (the row's other columns) when there are any;
     and what reward functions logged of it, where that does not have one of these names.
 
@@ -28,17 +29,11 @@ def completion_lines(
         advantages: [P, G] float, of each completion; G is the size of the largest group.
     """
     table = advantages.tolist() if hasattr(advantages, "tolist") else advantages
-    width = max((1, *(len(group.rollouts) for group in scored_groups)))
     return [
         _line(step, group.prompt, index, scored, advantage)
         for group, row in zip(scored_groups, table, strict=True)
-        for index, (scored, advantage) in enumerate(zip(_padded(group.rollouts, width), row, strict=True))
-        if scored is not None
+        for index, (scored, advantage) in enumerate(zip(group.rollouts, row[: len(group.rollouts)], strict=True))
     ]
-
-
-def _padded(rollouts: Sequence[ScoredRollout], width: int) -> list[ScoredRollout | None]:
-    return [*rollouts, *[None] * (width - len(rollouts))]
 
 
 def _line(step: int, prompt: Prompt, index: int, scored: ScoredRollout, advantage: float) -> dict[str, Any]:
@@ -52,9 +47,13 @@ def _line(step: int, prompt: Prompt, index: int, scored: ScoredRollout, advantag
         "rewards": dict(scored.score.rewards),
         "total": scored.score.sum,
         "advantage": advantage,
-        "length": len(scored.rollout.token_ids),
+        "length": sum(scored.rollout.sampled),
         "finish_reason": scored.rollout.finish_reason,
     }
+    if scored.rollout.messages:
+        line["messages"] = [dict(message) for message in scored.rollout.messages]
+    if scored.rollout.info:
+        line["environment"] = dict(scored.rollout.info)
     if scored.score.failures:
         line["failures"] = dict(scored.score.failures)
     if prompt.columns:

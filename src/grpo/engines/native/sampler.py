@@ -18,7 +18,6 @@ from grpo.engines.native.engine import NativeEngine
 from grpo.engines.protocol import Capabilities, Piece
 from grpo.errors import ConfigError, RunError
 from grpo.policy import ExportedWeights
-from grpo.policy.attention import causal_lm
 from grpo.types import Completion, Request, SamplingParams
 
 __all__ = ["NativeSampler"]
@@ -180,10 +179,6 @@ class NativeSampler:
         self._closed = True
         self._fail_all(RunError("the sampler was closed"))
         await self.resume()
-
-    def runs_on(self, weights: ExportedWeights) -> bool:
-        """Return whether the engine reads the exported parameters in place."""
-        return causal_lm(weights.module) is causal_lm(self.engine.model)
 
     def _gate(self) -> asyncio.Event:
         """Return the event that is clear while the sampler is paused."""

@@ -29,10 +29,12 @@ def completion_lines(
         advantages: [P, G] float, of each completion; G is the size of the largest group.
     """
     table = advantages.tolist() if hasattr(advantages, "tolist") else advantages
+    width = max((1, *(len(group.rollouts) for group in scored_groups)))
     return [
-        _line(step, group.prompt, index, scored, advantage)
+        _line(step, group.prompt, index, group.rollouts[index], advantage)
         for group, row in zip(scored_groups, table, strict=True)
-        for index, (scored, advantage) in enumerate(zip(group.rollouts, row[: len(group.rollouts)], strict=True))
+        for index, advantage in zip(range(width), row, strict=True)
+        if index < len(group.rollouts)
     ]
 
 

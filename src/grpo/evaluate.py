@@ -1,4 +1,4 @@
-"""How good the policy is on held-out prompts: strict and lenient accuracy with intervals, sampled and greedy."""
+"""Evaluation on held-out prompts: strict and lenient accuracy with confidence intervals, sampled and greedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN_ANSWERS = 20
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `Evaluator.evaluate` found; `metrics` is JSON-able and goes to `eval.jsonl` as it is.
+    """The result of an evaluation; `metrics` is JSON-able and is one line of `eval.jsonl`.
 
     Attributes:
         metrics: `reward`, `rewards` (the mean of each, by name), `completion_length`, `truncated_share`, `prompts`,
@@ -60,7 +60,7 @@ class Evaluator:
         self.seed = seed
 
     def evaluate(self, step: int, max_steps: int, epoch: float = 0.0) -> Evaluation:
-        """Return accuracies of the sampler's current weights; the arguments only tell rewards where the run is."""
+        """Return accuracies of the sampler's current weights; the arguments are for rewards that depend on progress."""
         sampled, texts = self._sample(self.sampling, self.samples)
         lengths = [len(rollout.token_ids) for group in sampled for rollout in group.rollouts]
         cut = [rollout.finish_reason == "length" for group in sampled for rollout in group.rollouts]

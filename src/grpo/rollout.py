@@ -175,8 +175,8 @@ class Collected:
 class RolloutCollector:
     """Collects the groups of a step: runs their episodes, decodes them for the rewards, scores them.
 
-    Each group is handed to the rewards as soon as it is finished, so that those which can begin while others are
-    still generated; the scores do not depend on it.
+    Each group is handed to the rewards as soon as it is finished, so that rewards may run while other groups are
+    generated; the scores do not depend on it.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class RolloutCollector:
 
         With `resample` (dynamic sampling, arXiv:2503.14476 §3.2), zero-variance groups are replaced by
         groups of the next prompts until the step is full or `max_resamples` further rounds were tried;
-        what is then still missing is filled with zero-variance groups, so a step always has its size.
+        zero-variance groups then fill the rest, so that a step always has its size.
         """
         useful: list[ScoredGroup] = []
         uniform: list[ScoredGroup] = []

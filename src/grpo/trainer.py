@@ -1,4 +1,4 @@
-"""The story of a run. Each line of `Trainer._step` opens one room of the package."""
+"""The training loop. Each line of `Trainer._step` opens one room of the package."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["Outcome", "Plan", "Trainer"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a run is and when it looks up from its work; intervals in steps, 0 = never.
+    """The length of a run and the intervals of evaluation and checkpoints, in steps; 0 = never.
 
-    Where checkpoints are saved at all, weights that an evaluation found to be the best so far are saved as well.
+    Where checkpoints are saved at all, the best weights by evaluation so far are saved as well.
     """
 
     steps: int
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How `Trainer.train` ended: with a summary, or after a signal, saved in the middle of the run."""
+    """The end of `Trainer.train`: a summary, and the signal that stopped the run before its last step, if any."""
 
     summary: Mapping[str, Any]
     signal_number: int | None = None
@@ -129,7 +129,7 @@ class Trainer:
             raise StaleWeightsError(f"{error}; {describe_difference(names)}") from error
 
     def _evaluate(self) -> None:
-        """Evaluate the policy as it is, unless that was done."""
+        """Evaluate the present policy, unless this step was evaluated already."""
         step = self.progress.step
         if self.evaluator is None or self.progress.evaluated_at(step):
             return

@@ -39,7 +39,7 @@ class Prompt:
 
     Attributes:
         row: number of its row in the data set; stable across runs of one data set.
-        raw: the prompt as the row had it (a string, or chat messages): what reward functions see.
+        raw: the prompt as the row had it (a string, or chat messages), which reward functions see.
         text: the prompt as the policy reads it, chat template applied.
         token_ids: `text` in tokens.
         columns: the row's other columns (`answer`, …), handed to reward functions by name.
@@ -54,7 +54,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off."""
+    """Sampling parameters. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -139,7 +139,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What the reward functions said of one completion.
+    """The rewards of one completion.
 
     Attributes:
         rewards: by function name, before weighting. None: not applicable, or failed (then it is in `failures`).
@@ -160,7 +160,7 @@ class Score:
 
     @property
     def sum(self) -> float | None:
-        """All that the completion earned, by its tokens and as a whole; None when a function failed."""
+        """The total with all token rewards added; None when a function failed."""
         if self.total is None:
             return None
         return self.total + sum(reward for reward in self.token_rewards or () if reward is not None)
@@ -168,7 +168,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRollout:
-    """A rollout, its text (decoded for rewards and logs only), its score and what reward functions logged of it."""
+    """A rollout, its text (decoded for rewards and logs only), its score and the values that reward functions logged for it."""
 
     rollout: Rollout
     text: str
@@ -186,7 +186,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a completion answers its prompt.
+    """The judgement of one completion against its row's answer.
 
     Attributes:
         strict: in the required format, and right.

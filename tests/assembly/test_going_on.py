@@ -45,7 +45,7 @@ def test_a_finished_run_that_goes_on_and_is_stopped_gives_its_newest_weights(tra
     stopped_after(4)
     shown = command("train", "--resume", run, "steps=9")
     assert shown.code == 130
-    assert "saved after step 4; go on with: grpo train --resume run" in shown.out
+    assert "saved after step 4; resume with: grpo train --resume run" in shown.out
     assert {path.name for path in run.iterdir() if path.is_dir()} == {"checkpoint-2", "checkpoint-4"}
     assert tree(run / "checkpoint-2").items() - finished.items() <= {
         ("manifest.json", (run / "checkpoint-2/manifest.json").read_bytes())

@@ -75,7 +75,7 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(started, command
     assert err == ""
     assert f"warning: {number.name}: finishing this step and saving it" in out
     step = lines_of("run/metrics.jsonl")[-1]["step"]
-    assert out.rstrip().endswith(f"note: saved after step {step}; go on with: grpo train --resume run")
+    assert out.rstrip().endswith(f"note: saved after step {step}; resume with: grpo train --resume run")
     assert {path.name for path in Path("run").iterdir() if path.is_dir()} == {f"checkpoint-{step}"}
     assert not Path("run/summary.json").exists()
 
@@ -108,7 +108,7 @@ def test_a_signal_before_the_first_step_leaves_a_run_that_can_begin_again(starte
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
-    assert "note: nothing was trained yet; go on with: grpo train --resume run" in out
+    assert "note: nothing was trained yet; resume with: grpo train --resume run" in out
     assert not list(Path("run").glob("checkpoint-*"))
     Path("slow.py").write_text(REWARD.format(seconds=0))
     assert command("train", "--resume", "run").code == 0

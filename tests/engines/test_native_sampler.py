@@ -131,7 +131,7 @@ def test_abort_and_close_end_calls_with_an_error(model: nn.Module) -> None:
         call = asyncio.ensure_future(sampler.complete(PROMPT, SAMPLING, (1,)))
         await asyncio.sleep(0)
         await sampler.abort()
-        with pytest.raises(RunError, match="drop its requests"):
+        with pytest.raises(RunError, match="dropped its requests"):
             await call
         await sampler.close()
         with pytest.raises(RunError, match="closed"):

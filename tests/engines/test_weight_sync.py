@@ -73,6 +73,6 @@ def test_a_sampler_without_checksums_says_so(model: nn.Module) -> None:
 
 
 def test_differences_are_told_in_one_line() -> None:
-    assert describe_difference(None) == "the sampler cannot tell which tensor differs"
+    assert describe_difference(None) == "the sampler has no checksums that would name the tensor"
     assert describe_difference([]).startswith("the sampler holds all tensors of the policy")
     assert describe_difference(list("abcdefg")) == "the sampler holds other values of a, b, c, d, e and 2 more"

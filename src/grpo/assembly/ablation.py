@@ -1,4 +1,4 @@
-"""What each reward is good for: the same run with each of them left out in turn."""
+"""Ablation of rewards: the same run with each reward left out in turn."""
 
 from __future__ import annotations
 
@@ -59,12 +59,11 @@ class Ablation:
 
 
 def ablate_rewards(config: GRPOConfig, *, on_run: Callable[[str | None, Path], None] | None = None) -> Ablation:
-    """Train once with all rewards, then with each left out in turn, and return what came of it.
+    """Train once with all rewards, then with each left out in turn, and return the runs' results.
 
-    A reward that is left out has weight 0: it is still computed and logged, so that one sees what becomes of it when
-    it is not trained on. Where it is another's gate, that other gets the gate which it has itself. All runs have the
-    same seed, and so the same prompts. A run that fails is noted, and the next begun. `ablation.json` is written
-    anew after each run.
+    A reward that is left out has weight 0: it is still computed and logged, so that its course without training
+    shows. A reward that it gates gets its own gate instead. All runs have the same seed, and so the same prompts.
+    A run that fails is noted, and the next one starts. `ablation.json` is rewritten after each run.
 
     Args:
         on_run: called before each run with what is left out (None: nothing) and the run's directory.
@@ -79,8 +78,8 @@ def ablate_rewards(config: GRPOConfig, *, on_run: Callable[[str | None, Path], N
         raise ConfigError("an ablation leaves out one reward in turn, but fewer than two count: name more rewards")
     directory = _directory(config)
     require_empty(directory)
-    tell = on_run or (lambda *_: None)
-    tell(None, directory / "all")
+    announce = on_run or (lambda *_: None)
+    announce(None, directory / "all")
     outcome = train(_changed(config, directory / "all"))
     names = _names(directory / "all")
     runs = [_finished(None, directory / "all", names, outcome.summary)]
@@ -90,7 +89,7 @@ def ablate_rewards(config: GRPOConfig, *, on_run: Callable[[str | None, Path], N
         if signal_number is not None:
             break
         path = directory / f"without-{_plain(names[place])}"
-        tell(names[place], path)
+        announce(names[place], path)
         try:
             outcome = train(_changed(config, path, names, place))
         except (GrpoError, MemoryError) as error:
@@ -108,7 +107,7 @@ def _write(ablation: Ablation) -> None:
 
 
 def _counting(config: GRPOConfig) -> list[int]:
-    """Return the places of the rewards without which a run would differ: they have a weight, or may be a gate."""
+    """Return the places of the rewards whose absence would change a run: they have a weight, or may be a gate."""
     functions = config.rewards.functions
     gates = {function.gate for function in functions if function.gate is not None}
     return [

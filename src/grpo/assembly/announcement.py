@@ -1,4 +1,4 @@
-"""What a run says of itself: the header, what was left out of the data, and whom it tells."""
+"""The header of a run on screen, remarks on rows that were left out, and the trackers that it reports to."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from grpo.tracking.console import Console, RunInfo
 __all__ = ["Changes", "announce", "make_trackers", "remark_on_data", "warnings_on"]
 
 Changes = Mapping[str, tuple[Any, Any]]
-"""By name, options that a run goes on with in place of others: what was, and what is."""
+"""Options that a resumed run changes, by name: the old and the new value."""
 
 
 def announce(parts: Parts, path: Path, steps: int, first_step: int, changes: Changes) -> RunInfo:
-    """Return what the screen is to know before a run begins or goes on."""
+    """Return the facts for the header on screen when a run starts or resumes."""
     config, policy = parts.config, parts.policy
     example = parts.prompts.evaluation or parts.prompts.train
     raw = example[0].raw
@@ -49,7 +49,7 @@ def announce(parts: Parts, path: Path, steps: int, first_step: int, changes: Cha
 
 
 def remark_on_data(parts: Parts, journal: Journal) -> None:
-    """Say what was left out of the data."""
+    """Report rows that were left out of the data, and what is held out."""
     if parts.prompts.dropped:
         journal.warn(
             f"{parts.prompts.dropped} rows have prompts longer than {parts.prompts.limit} tokens and were left out: "

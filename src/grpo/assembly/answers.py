@@ -1,4 +1,4 @@
-"""Using a model without training it: accuracy on held-out rows, and completions of prompts."""
+"""Evaluation and generation without training: accuracy on held-out rows, and completions of prompts."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _PROMPTS_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Where the weights of a run were found.
+    """Weights that a run saved.
 
     Attributes:
         folder: `final_model` or a checkpoint.
-        step: how many steps they were trained.
-        is_final: whether they are those that the run ended with.
-        was_chosen: whether the folder was named, and not just its run.
+        step: number of steps that they were trained.
+        is_final: they are those of the end of the run.
+        was_chosen: the folder itself was named, not just its run.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Weights:
 
 
 def find_weights(config: GRPOConfig) -> tuple[GRPOConfig, Weights | None]:
-    """Return a config that names the very folder of its model, and what is known of it where a run has saved it.
+    """Return a config that names the folder of its model, and the facts about it where a run has saved it.
 
     Raises:
         ModelError: it is the directory of a run that has nothing to load.
@@ -71,7 +71,7 @@ def evaluate(config: GRPOConfig, given: Given | None = None) -> Mapping[str, Any
 
 
 def evaluate_parts(parts: Parts) -> Mapping[str, Any]:
-    """Return the metrics of the policy as it is.
+    """Return the metrics of the present policy.
 
     Raises:
         DataError: nothing is held out.
@@ -105,7 +105,7 @@ def generate(
 def complete(
     config: GRPOConfig, policy: Policy, rows: Sequence[Row], *, num_completions: int = 1
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield `{"prompt", "completions"}` for each row, sampled from the policy as it is."""
+    """Yield `{"prompt", "completions"}` for each row, sampled from the present policy."""
     system_prompt = config.data.system_prompt
     if system_prompt is None:
         system_prompt = find_format(config.data.answer_format).system_prompt

@@ -102,11 +102,11 @@ class GRPOTrainer:
         """Train, write the run directory and return the summary.
 
         Args:
-            resume_from: a run directory to go on with, where options that this trainer's config sets replace the
+            resume_from: a run directory to resume, where options that this trainer's config sets replace the
                 run's own; None: a new run, from the weights as they are.
 
         Raises:
-            InputError: the output directory or the run to go on with cannot be used.
+            InputError: the output directory or the run to resume cannot be used.
             RunError: it failed while running; what was saved before is intact.
             KeyboardInterrupt: after SIGINT, once the step is finished and saved.
             SystemExit: after SIGTERM, likewise.
@@ -119,7 +119,7 @@ class GRPOTrainer:
         return _summary(outcome)
 
     def evaluate(self) -> Mapping[str, Any]:
-        """Return the accuracies of the model as it is on the held-out rows.
+        """Return the accuracies of the present model on the held-out rows.
 
         Raises:
             DataError: nothing is held out.
@@ -137,9 +137,9 @@ class GRPOTrainer:
         self._parts.policy.save(Path(directory))
 
     def _parts_for(self, config: GRPOConfig) -> Parts:
-        """Return the parts of a run that goes on.
+        """Return the parts of a resumed run.
 
-        A model in memory has perhaps been trained since, so the reference that was taken of it at first stays.
+        A model in memory may have been trained since, so the reference that was taken of it first stays.
         """
         if self._given.model is None:
             return assemble(config, self._given)

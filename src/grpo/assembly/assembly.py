@@ -34,7 +34,7 @@ __all__ = ["Parts", "assemble"]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a run is made of before anything is written."""
+    """The parts of a run, made before anything is written."""
 
     config: GRPOConfig
     given: Given
@@ -48,14 +48,14 @@ class Parts:
 
     @property
     def sampler(self) -> Sampler:
-        """What samples for training and evaluation."""
+        """The sampler for training and evaluation."""
         return self.episodes.sampler
 
 
 def assemble(
     config: GRPOConfig, given: Given | None = None, *, policy: Policy | None = None, only_evaluate: bool = False
 ) -> Parts:
-    """Return the parts of a run; whatever is wrong with the input shows here, before anything is written.
+    """Return the parts of a run; errors in the input show here, before anything is written.
 
     Args:
         policy: made of the same configuration before; None: a new one.
@@ -69,9 +69,9 @@ def assemble(
     method = make_method(config)
     task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
     if task.eval_size_wanted is not None:
-        # From now on it is what the run goes by, also when it is resumed.
+        # Stored in the run's configuration, so that a resumed run holds out the same rows.
         config = config.replace(eval_size=len(task.evaluation))
-    # Made by whoever needs it first: bad rewards are to show before a large model is loaded.
+    # Made at first use: errors in rewards show before a large model is loaded.
     the_policy = cache(lambda: make_policy(config, given) if policy is None else policy)
     backbones = Backbones()
     offer_base(backbones, config, given, the_policy)

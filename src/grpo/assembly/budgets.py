@@ -1,4 +1,4 @@
-"""What fits into the machine's memory: tokens in a micro-batch, and tokens whose keys and values the engine holds."""
+"""Budgets that fit into memory: tokens of a micro-batch, and tokens whose keys and values the engine holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from grpo.update import token_budget
 __all__ = ["cache_budget", "engine_dtype", "take_budgets"]
 
 _CACHE_SHARE = 0.25
-"""Of the free memory, what keys and values may take at most."""
+"""Share of the free memory that keys and values may take."""
 
 _MOST_CACHE_TOKENS = 2**18
 _LEAST_CACHE_TOKENS = 2**12
@@ -29,8 +29,8 @@ def take_budgets(config: GRPOConfig, policy: Policy, prompts: Sequence[Prompt], 
     A resumed run takes those it began with: how a step is cut decides the last bits of its sums.
 
     Args:
-        prompts: all that completions will be sampled for.
-        trains: whether there will be micro-batches.
+        prompts: all prompts that completions will be sampled for.
+        trains: there will be micro-batches.
 
     Raises:
         ConfigError: the cache that it asks for cannot hold the longest prompt with a completion.
@@ -68,7 +68,7 @@ def cache_budget(config: GRPOConfig, policy: Policy) -> int:
 
 
 def engine_dtype(config: GRPOConfig, policy: Policy) -> torch.dtype:
-    """Return what the engine computes in."""
+    """Return the dtype of the engine's products."""
     return torch.bfloat16 if config.rollout.engine_dtype == "bfloat16" else policy.compute_dtype
 
 

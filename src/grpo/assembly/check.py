@@ -1,4 +1,4 @@
-"""A recipe's rewards, tried out on its own rows and on completions of its own model before a run."""
+"""The reward check of a recipe: its rewards on its own rows and on completions of its own model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(
     Args:
         sample_groups: groups to sample from the model; 0: none, so no forecast of groups with spread.
         rows: training rows to try the rewards on, at most.
-        repeats: how often the same call is made.
+        repeats: calls with the same texts.
 
     Raises:
         InputError: the configuration, data, model or a reward cannot be used.
@@ -62,7 +62,7 @@ def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckRe
         max_steps=number_of_steps(config, len(train)),
         seed=config.optimizer.seed,
         encode=lambda text: parts.policy.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"],
-        # What a policy cannot write need not be feared.
+        # Longer texts are beyond what the policy can write.
         max_characters=min(LONGEST, round(config.rollout.max_completion_length * _characters_a_token(train))),
     )
 

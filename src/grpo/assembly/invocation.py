@@ -1,4 +1,4 @@
-"""What this program is called where the user is, for commands to copy."""
+"""The command line prefix of this installation, for commands to copy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAME = "grpo"
 
 
 def own_command() -> str:
-    """Return what begins a command line of this installation: `grpo` where that finds it, else with its place.
+    """Return the start of a command line for this installation: `grpo` if the shell finds it, else with its path.
 
     A console script keeps the path that it was called by, as `.venv/bin/grpo`; from Python it is the script beside
     the interpreter, or `python -m grpo` where there is none.

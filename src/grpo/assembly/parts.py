@@ -96,9 +96,9 @@ def make_policy(config: GRPOConfig, given: Given) -> Policy:
 
 
 def offer_base(backbones: Backbones, config: GRPOConfig, given: Given, policy: Callable[[], Policy]) -> None:
-    """Let rewards that read with the policy's own base share its weights, which training adapters never changes.
+    """Let rewards with the policy's base as backbone share its weights, which the training of adapters never changes.
 
-    A model in memory is not shared: what it is called does not tell what has become of its weights.
+    A model in memory is not shared: its weights may differ from those that its name stands for.
     """
     options = config.policy
     if given.model is not None:
@@ -131,7 +131,7 @@ def make_rewards(
         if getattr(options, name) is not None:
             defaults[name] = getattr(options, name)
     if "scorer_dir" in config.given():
-        # What `grpo reward train` made of the same configuration.
+        # Where `grpo reward train` saves with the same configuration.
         defaults["scorer"] = config.scorer.scorer_dir
     specs = given.rewards if given.rewards is not None else [spec.model_dump() for spec in options.functions]
     suite = RewardSuite(
@@ -152,7 +152,7 @@ def make_rewards(
 
 
 def _shortly_before(timeout_s: float | None) -> float | None:
-    """Return when a reward should give up what is not done, so that the rest of the call is not lost with it."""
+    """Return the time after which a reward should give up the rest, so that finished results are not lost."""
     return None if timeout_s is None else max(timeout_s - 10.0, timeout_s / 2)
 
 
@@ -168,7 +168,7 @@ def make_policy_sampler(config: GRPOConfig, policy: Policy) -> Sampler:
 
 
 def make_episodes(config: GRPOConfig, given: Given, policy: Policy) -> EpisodeCollector:
-    """Return what runs episodes: the sampler in the configured environment.
+    """Return the collector of episodes: the sampler in the configured environment.
 
     Raises:
         ConfigError: the environment is unknown or cannot be imported.
@@ -185,7 +185,7 @@ def make_episodes(config: GRPOConfig, given: Given, policy: Policy) -> EpisodeCo
 
 
 def sampling_params(config: GRPOConfig) -> SamplingParams:
-    """Return how completions are sampled."""
+    """Return the sampling parameters of completions."""
     rollout = config.rollout
     return SamplingParams(
         max_tokens=rollout.max_completion_length,
@@ -216,7 +216,7 @@ def number_of_steps(config: GRPOConfig, num_train_prompts: int) -> int:
 def make_collector(
     config: GRPOConfig, episodes: EpisodeCollector, prompts: Sequence[Prompt], rewards: RewardSuite, *, steps: int
 ) -> RolloutCollector:
-    """Return what samples and scores a step's groups."""
+    """Return the collector of a step's scored groups."""
     return RolloutCollector(
         episodes,
         PromptOrder(prompts, config.optimizer.seed, shuffle=config.data.shuffle),
@@ -234,7 +234,7 @@ def make_collector(
 
 
 def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Capabilities, *, steps: int) -> Learner:
-    """Return what turns scored groups into updates.
+    """Return the learner: scored groups → updates.
 
     Args:
         sampler: of the sampler whose completions are learned from.
@@ -284,7 +284,7 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Ca
 
 
 def make_method(config: GRPOConfig) -> Method:
-    """Return the method with what the configuration sets in place of the method's own choices."""
+    """Return the method, its own choices replaced by those that the configuration sets."""
     algorithm = config.algorithm
     return find_method(algorithm.method).override(
         epsilon=algorithm.epsilon,

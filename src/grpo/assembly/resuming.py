@@ -1,4 +1,4 @@
-"""Going on with a run where it stopped."""
+"""Resume of a run from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIXED = (
 
 
 def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Outcome:
-    """Go on with a run from its newest good checkpoint (from its beginning when there is none).
+    """Resume a run from its newest intact checkpoint, or from its beginning when there is none.
 
     Args:
         overrides: options that change from here on, as `steps=200`.
@@ -47,7 +47,7 @@ def resume_with(
     overrides: Sequence[str] | Mapping[str, Any],
     objects: Collection[str] = (),
 ) -> tuple[Outcome, Parts]:
-    """Go on with a run, as `resume`, with the parts that `make_parts` makes of its configuration; return both.
+    """Resume a run, as `resume`, with the parts that `make_parts` makes of its configuration; return both.
 
     Args:
         objects: names of what is given from Python.
@@ -72,10 +72,10 @@ def resume_with(
         changes = before.differences(config)
         if checkpoint is None:
             run.rewind(-1)
-            notes = ["it had stopped before anything was saved, so it begins again"]
+            notes = ["the run had stopped before anything was saved, so it starts from the beginning"]
             return run_parts(parts, run, progress, changes=changes, notes=notes), parts
         if steps > progress.step:
-            # From here on it is not finished: nobody is to take what it had come to for its end.
+            # The run is unfinished again: its former end must not be taken for a result.
             checkpoint = store.reopen(checkpoint)
             run.set_summary_aside()
         parts.policy.load_weights(checkpoint.path)

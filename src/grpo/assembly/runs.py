@@ -57,7 +57,7 @@ def train_parts(parts: Parts) -> Outcome:
 
 
 def output_directory(config: GRPOConfig) -> Path | None:
-    """Return where the run was told to go; None: a new place below runs/."""
+    """Return the output directory that the configuration names; None: a new one below runs/."""
     output = config.output
     if output.output_dir is not None:
         return Path(output.output_dir)
@@ -76,9 +76,9 @@ def run_parts(
     """Train from `progress` on, in a run directory that is open, and return how it ended.
 
     Args:
-        state: of optimizer and rewards, in a run that goes on; the policy has its weights already.
-        changes: options that differ from those the run has had so far.
-        notes: what the user should know of how it goes on.
+        state: of optimizer and rewards, in a resumed run; the policy has its weights already.
+        changes: options that differ from those of the run so far.
+        notes: remarks on the resume, for the screen.
     """
     config, policy = parts.config, parts.policy
     steps = number_of_steps(config, len(parts.prompts.train))
@@ -119,7 +119,7 @@ def run_parts(
             step = trainer.progress.step
             done = f"saved after step {step}" if step else "nothing was trained yet"
             command = f"{own_command()} train --resume {shlex.quote(str(run.path))}"
-            journal.interrupted(outcome.summary, f"{done}; go on with: {command}")
+            journal.interrupted(outcome.summary, f"{done}; resume with: {command}")
         return outcome
 
 

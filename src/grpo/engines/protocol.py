@@ -94,7 +94,7 @@ class Sampler(Protocol):
     def stream(
         self, prompt_ids: Sequence[int], sampling: SamplingParams, seeds: Sequence[int], **request: Any
     ) -> AsyncIterator[Piece]:
-        """Yield what `complete` collects, piece by piece, as it is sampled; arguments and errors as there."""
+        """Yield the pieces that `complete` collects while they are sampled; arguments and errors as there."""
         ...
 
     async def score(

@@ -33,7 +33,7 @@ def sync_weights(sampler: Sampler, weights: ExportedWeights, version: int) -> No
 
 
 def differing_tensors(sampler: Sampler, weights: ExportedWeights) -> list[str] | None:
-    """Return the names of exported tensors that the sampler lacks or has other bits of; None: it cannot tell."""
+    """Return the names of exported tensors that the sampler lacks or has other bits of; None: the sampler has no checksums."""
     theirs = event_loop.run(sampler.checksums())
     if theirs is None:
         return None
@@ -43,7 +43,7 @@ def differing_tensors(sampler: Sampler, weights: ExportedWeights) -> list[str] |
 def describe_difference(names: list[str] | None) -> str:
     """Return in words how the sampler's tensors differ from the policy's, by the result of `differing_tensors`."""
     if names is None:
-        return "the sampler cannot tell which tensor differs"
+        return "the sampler has no checksums that would name the tensor"
     if not names:
         return "the sampler holds all tensors of the policy, so it computes with them in another way"
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

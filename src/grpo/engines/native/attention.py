@@ -1,4 +1,4 @@
-"""How the engine's tokens attend: prompts among themselves, then each new token to its prompt and its own past.
+"""Attention of the engine: prompts within themselves, then each new token to its prompt and its own earlier tokens.
 
 Both classes are `policy.attention.Attend`, the same object being handed to every layer of one forward pass, and take
 the flat tensors of `fused_decoder` as well.

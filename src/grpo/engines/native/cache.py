@@ -1,4 +1,4 @@
-"""Where keys and values live between forward passes.
+"""The key-value cache between forward passes.
 
 Two tables a model: prompts, one row a group, and completions, one row a sequence. Rows in use are always 0 … n - 1: a
 row that leaves is filled with the last one, so that the batch never holds dead rows and little is copied.
@@ -35,7 +35,7 @@ def vacate(size: int, leaving: NDArray[np.int64]) -> tuple[NDArray[np.int64], ND
 class KeyValueTable:
     """Keys [rows, H_kv, length, D] and values [rows, H_kv, length, D_v] of every layer.
 
-    Both grow as needed. What was never written is zero, not garbage: attention multiplies it by zero.
+    Both grow as needed. Places that were never written hold zeros: attention multiplies them by zero weights.
     """
 
     def __init__(self, *, block: int) -> None:
@@ -45,7 +45,7 @@ class KeyValueTable:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def reserve(self, rows: int, length: int) -> None:
-        """Make room for that many rows of that many tokens; it grows by more than asked, to grow seldom."""
+        """Make room for that many rows of that many tokens, with a reserve so that growth is rare."""
         if rows <= self.rows and length <= self.length:
             return
         if rows > self.rows:

@@ -33,7 +33,7 @@ class NativeEngine:
     """Samples with a Hugging Face causal language model in this process, on the device it is on.
 
     Given the policy's own module it samples from its parameters, whatever the optimizer did to them. Where it computes
-    from a copy (`weights`), the copy is made anew for the first prompts it reads after a change.
+    from a copy (`weights`), the copy is renewed for the first prompts that it reads after a change.
     Each prompt is read once for all its completions, a completion that ends makes room for one that waits, and a
     completion depends on the weights, its prompt and its seed, not on what else is in the batch.
     """
@@ -91,17 +91,17 @@ class NativeEngine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request was added of which a completion is still to be collected."""
+        """True while a completion of any request is still to be collected."""
         return self._scheduler.has_work
 
     @property
     def shares_prompts(self) -> bool:
-        """Whether each prompt is read once for its group; otherwise it generates batch by batch (`fallback`)."""
+        """True if each prompt is read once for its group; otherwise the engine generates batch by batch (`fallback`)."""
         return not self._runner.lockstep
 
     @property
     def runs_fused(self) -> bool:
-        """Whether it computes with its own forward pass (`fused_decoder`) instead of the model's modules."""
+        """True if the engine computes with its own forward pass (`fused_decoder`) instead of the model's modules."""
         return self._weights is not None
 
     @property

@@ -63,7 +63,7 @@ class LockstepRunner:
 
     @property
     def num_cache_bytes(self) -> int:
-        """Memory of the cache where it can be told; 0 otherwise."""
+        """Bytes that the cache holds, where its layout is known; 0 otherwise."""
         tensors = [
             value
             for layer in getattr(self._cache, "layers", ())

@@ -1,4 +1,4 @@
-"""What a request must be for the native engine to serve it, said before anything runs."""
+"""Checks of a request against the model and the cache, before anything runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ModelLimits", "check_request", "check_tokens"]
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """Tokens a model knows and positions it has; None: no limit that it tells."""
+    """Vocabulary and positions of a model; None: its configuration states no limit."""
 
     vocabulary_size: int | None
     max_positions: int | None

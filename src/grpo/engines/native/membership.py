@@ -1,4 +1,4 @@
-"""Which rows of the batch belong to which prompt: what of attention changes only when rows come or go."""
+"""Rows of the batch by prompt: attention state that changes only when a sequence enters or leaves the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNSEEN = -1e30
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """How (row, key head) and (prompt, key head, number in the group) translate into each other.
+    """Index maps between (row, key head) and (prompt, key head, number in the group).
 
     Attributes:
         rows_of_groups: [P * H_kv * Gmax] int64, from the second to the first.

@@ -1,6 +1,6 @@
-"""Does a model, run through the shared cache, give what it gives alone? Asked once, when an engine is made.
+"""Probe of a model when an engine is made: its logits through the shared cache must equal those of a plain forward.
 
-Asked of two ways to run it: by `fused_decoder`, from a copy of its weights, and by its own modules.
+Two ways to run it are probed: `fused_decoder` with a copy of its weights, and its own modules.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ from grpo.policy.products import has_packed_product, pack_weight, packed_product
 __all__ = ["Matrix", "pack"]
 
 _ROWS_HINT = 64
-"""Rows that oneDNN is told to lay a packed matrix out for; measured equal or best for 1 to 600."""
+"""Number of rows that oneDNN lays a packed matrix out for; measured equal or best for 1 to 600."""
 
 _FEWEST_NUMBERS = 2**15
 """Smaller matrices are multiplied with before oneDNN has found its kernel."""
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Return `weight` [N, K] as `Matrix` multiplies with it fastest: in a layout of its own, or as it is."""
+    """Return `weight` [N, K] in the layout that `Matrix` multiplies with fastest: packed, or unchanged."""
     return pack_weight(weight, _ROWS_HINT) if _suits_onednn(weight) else weight
 
 
@@ -26,7 +26,7 @@ def _suits_onednn(weight: Tensor) -> bool:
 
 
 class Matrix:
-    """What `nn.Linear` computes, from tensors: x W^T + b, and a LoRA's (x A^T) B^T where it is not merged into W."""
+    """A linear map from tensors: x W^T + b, plus a LoRA's (x A^T) B^T where it is not merged into W."""
 
     __slots__ = ("_by_onednn", "bias", "low_rank", "weight")
 

@@ -24,15 +24,15 @@ __all__ = ["COPIED_BYTES", "Runner", "SharedPrefixRunner"]
 _BLOCK = 32
 
 COPIED_BYTES = 2**20
-"""As rows come or go, each gets a copy of its prompt if all rows together hold at most so much in a layer: reading that
-is quicker than the operations that attend to a group at a time (docs/log.md)."""
+"""Bytes of a layer below which each row gets a copy of its prompt, decided when rows enter or leave: reading the copies
+is then quicker than the operations that attend to a group at a time (docs/log.md)."""
 
 
 class Runner(Protocol):
     """Runs the model over prompts and running completions."""
 
     lockstep: bool
-    """Whether all rows must be at the same position: prompts of one length, nobody joins on the way."""
+    """True if all rows must be at the same position: prompts of one length, and no row joins a running batch."""
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read new prompts into new slots; return the logits [P_new, V] of what follows each."""
@@ -61,7 +61,7 @@ class Runner(Protocol):
 
 
 class SharedPrefixRunner:
-    """Keeps each prompt's keys and values once, while that pays; what computes is a `Forward`."""
+    """Keeps each prompt's keys and values once, while that pays; a `Forward` computes."""
 
     lockstep = False
 
@@ -76,7 +76,7 @@ class SharedPrefixRunner:
         self._row_slots = np.zeros(0, dtype=np.int64)
         self._own_lengths = np.zeros(0, dtype=np.int64)
         self._copied = False
-        """Whether each row of `_completions` begins with its prompt."""
+        """True while each row of `_completions` begins with its prompt."""
         self._members: Membership | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -169,7 +169,7 @@ class SharedPrefixRunner:
         return self._own_lengths + self._prompt_lengths[self._row_slots] if self._copied else self._own_lengths
 
     def _choose_layout(self) -> None:
-        """Give each row a copy of its prompt where that is little, take it away where it has become much."""
+        """Give each row a copy of its prompt while the copies are small; remove them once they are large."""
         longest = int((self._own_lengths + self._prompt_lengths[self._row_slots]).max())
         num_bytes = len(self._row_slots) * longest * self._prompts.layer_token_bytes
         # Twice as much before it is taken away, so that rows that come and go do not cause copies every time.

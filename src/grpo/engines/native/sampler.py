@@ -23,7 +23,7 @@ from grpo.types import Completion, Request, SamplingParams
 __all__ = ["NativeSampler"]
 
 _Shared = tuple[int, tuple[int, ...], SamplingParams]
-"""What requests have in common that are read as one: place in the batch, prompt, way of sampling."""
+"""Key of requests that share one prefill: place in the batch, prompt, sampling parameters."""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,7 +164,7 @@ class NativeSampler:
 
     async def abort(self) -> None:
         """See `Sampler.abort`."""
-        self._fail_all(RunError("the sampler was told to drop its requests"))
+        self._fail_all(RunError("the sampler dropped its requests (abort)"))
 
     async def pause(self) -> None:
         """See `Sampler.pause`."""

@@ -22,12 +22,12 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _ZERO = torch.zeros((), dtype=torch.float64)
 _SHORT = 512
-"""Up to so many tokens it is quicker to add up the whole vocabulary than to look for a block first."""
+"""Vocabulary size up to which one sum over all tokens is quicker than finding a block first."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingRows:
-    """How each row draws, the fields of `SamplingParams` as arrays [B]: float64, top_k int64."""
+    """Sampling parameters of each row, the fields of `SamplingParams` as arrays [B]: float64, top_k int64."""
 
     temperature: NDArray[np.float64]
     top_k: NDArray[np.int64]

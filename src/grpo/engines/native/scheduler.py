@@ -1,4 +1,4 @@
-"""Which sequences run, and what has become of them: bookkeeping on the host, no models.
+"""Admission and records of running sequences: bookkeeping on the host, no models.
 
 Requests wait in order of arrival. A request's completions need not start together: as many are admitted as fit, and
 its prompt stays cached until the last one is done.
@@ -23,7 +23,7 @@ __all__ = ["Admission", "RunningGroup", "Scheduler"]
 
 @dataclass(slots=True, eq=False)
 class RunningGroup:
-    """A request and how far it has come."""
+    """A request and its progress."""
 
     request: Request
     slot: int = -1
@@ -35,7 +35,7 @@ class RunningGroup:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What enters the batch in one step.
+    """Completions that enter the batch in one step.
 
     Attributes:
         new_groups: their prompts have to be read first; they take the next slots in this order.
@@ -111,7 +111,7 @@ class Scheduler:
 
         Args:
             max_prefill_tokens: prompt tokens that a lockstep runner reads in one pass; others cut prompts themselves.
-            lockstep: the runner takes prompts of one length, and nobody joins while others run.
+            lockstep: the runner takes prompts of one length, and no completion joins while others run.
         """
         self.max_sequences = max_sequences
         self.max_cache_tokens = max_cache_tokens
@@ -131,12 +131,12 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no prompt is cached, so that no cached key belongs to the present weights."""
+        """True if no prompt is cached, so that no cached key belongs to the present weights."""
         return not self._slots
 
     @property
     def has_work(self) -> bool:
-        """Whether a request was added of which a completion is still to be collected."""
+        """True while a completion of any request is still to be collected."""
         return bool(self._groups)
 
     def holds(self, request_id: int) -> bool:

@@ -1,7 +1,7 @@
-"""Which modules a decoder of the common kind is made of: Llama, Mistral, Qwen2, Qwen3, SmolLM2 and their like.
+"""The modules of a common decoder: Llama, Mistral, Qwen2, Qwen3, SmolLM2 and similar ones.
 
-Told by the modules that are there, not by names of architectures; `probe` then compares numbers. What a model has
-beyond this (other norms, experts, hooks, quantized layers) makes it one that runs as its own module.
+Recognised by the modules that are there, not by names of architectures; `probe` then compares numbers. A model with
+anything else (other norms, experts, hooks, quantized layers) runs through its own modules.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Linear:
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What besides parameters decides its output."""
+        """State besides parameters that decides the output: active, disabled and merged adapters."""
         module = self.module
         if not hasattr(module, "base_layer"):
             return ()

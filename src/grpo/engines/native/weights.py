@@ -68,10 +68,10 @@ class LeanWeights:
 
 
 class WeightSource:
-    """Hands out the present weights, made anew when a parameter has changed since."""
+    """Holds a copy of the present weights and renews it when a parameter has changed."""
 
     def __init__(self, decoder: Decoder, dtype: torch.dtype | None) -> None:
-        """Keep what is needed to make them; nothing is copied yet.
+        """Keep the modules to copy from; nothing is copied yet.
 
         Args:
             dtype: of the products; None: as the parameters are.
@@ -197,7 +197,7 @@ class WeightSource:
 
     @property
     def _merges(self) -> bool:
-        """Whether adapters go into the copy: in 16 bits a small adapter would vanish in the weights' rounding."""
+        """True if adapters are merged into the copy; in 16 bits a small adapter would vanish in the weights' rounding."""
         return self._copies and self.dtype.itemsize >= 4 and self._parameters.itemsize >= 4
 
     def _order(self, linear: Linear) -> Tensor:

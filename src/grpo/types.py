@@ -168,7 +168,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRollout:
-    """A rollout, its text (decoded for rewards and logs only), its score and the values that reward functions logged for it."""
+    """A rollout, its text (decoded for rewards and logs only), its score and values that reward functions logged."""
 
     rollout: Rollout
     text: str

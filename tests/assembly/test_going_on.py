@@ -149,7 +149,7 @@ def test_a_run_that_saved_nothing_says_that_it_begins_again(train, command):
     shutil.rmtree(run / "final_model")
     shown = command("train", "--resume", run)
     assert shown.code == 0
-    assert "note: it had stopped before anything was saved, so it begins again\n" in shown.out
+    assert "note: the run had stopped before anything was saved, so it starts from the beginning\n" in shown.out
     assert tree(run / "final_model") == expected
     assert [line["step"] for line in lines_of(run / "metrics.jsonl")] == [1, 2]
     assert "begins again" not in command("train", "--resume", run, "steps=3").out

@@ -33,7 +33,7 @@ def sync_weights(sampler: Sampler, weights: ExportedWeights, version: int) -> No
 
 
 def differing_tensors(sampler: Sampler, weights: ExportedWeights) -> list[str] | None:
-    """Return the names of exported tensors that the sampler lacks or has other bits of; None: the sampler has no checksums."""
+    """Return the names of exported tensors that differ in the sampler; None: the sampler has no checksums."""
     theirs = event_loop.run(sampler.checksums())
     if theirs is None:
         return None

@@ -96,7 +96,7 @@ class NativeEngine:
 
     @property
     def shares_prompts(self) -> bool:
-        """True if each prompt is read once for its group; otherwise the engine generates batch by batch (`fallback`)."""
+        """True if each prompt is read once for its group; otherwise batches run in lockstep (`fallback`)."""
         return not self._runner.lockstep
 
     @property

@@ -197,7 +197,7 @@ class WeightSource:
 
     @property
     def _merges(self) -> bool:
-        """True if adapters are merged into the copy; in 16 bits a small adapter would vanish in the weights' rounding."""
+        """True if adapters are merged into the copy; in 16 bits a small adapter would vanish in rounding."""
         return self._copies and self.dtype.itemsize >= 4 and self._parameters.itemsize >= 4
 
     def _order(self, linear: Linear) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from grpo.algorithm import Combine
+from grpo.distributed import Processes
 from grpo.engines import Engine, generate
 from grpo.groups import Truncated, find_zero_variance_groups
 from grpo.rewards import RewardSuite, SuiteResult
@@ -38,8 +39,9 @@ class Collected:
     """The groups of one step.
 
     Attributes:
-        prompts_taken: prompts taken from the source, those of discarded groups included.
-        tokens_generated: tokens in all completions sampled for the step, those of discarded groups included.
+        prompts_taken: prompts taken from the source by all processes, those of discarded groups included.
+        tokens_generated: tokens in all completions that all processes sampled for the step, those of discarded groups
+            included.
         metrics: of the rewards of all completions sampled for the step, resampled groups included, the seconds that
             generating took, and those that scoring took once all was generated.
     """
@@ -73,6 +75,7 @@ class RolloutCollector:
         seed: int,
         truncated: Truncated = "keep",
         combine: Combine = "sum",
+        processes: Processes | None = None,
     ) -> None:
         self.engine = engine
         self.prompts = prompts
@@ -87,26 +90,29 @@ class RolloutCollector:
         self.seed = seed
         self.truncated = truncated
         self.combine = combine
+        self.processes = processes or Processes()
 
     def epoch(self, consumed: int) -> float:
         """Return how many passes over the prompts the first `consumed` of them are."""
         return consumed / len(self.prompts.prompts)
 
     def collect(self, step: int, consumed: int) -> Collected:
-        """Return the groups of `step`, the prompts before `consumed` having been used.
+        """Return this process's groups of `step`, the prompts before `consumed` having been used.
 
         With `resample` (dynamic sampling, arXiv:2503.14476 §3.2), zero-variance groups are replaced by
         groups of the next prompts until the step is full or `max_resamples` further rounds were tried;
         what is then still missing is filled with zero-variance groups, so a step always has its size.
         """
+        size = len(self.processes.share(self.prompts_per_step))
         useful: list[ScoredGroup] = []
         uniform: list[ScoredGroup] = []
         rounds: list[_Round] = []
         taken = 0
         for attempt in range(1 + (self.max_resamples if self.zero_variance_groups == "resample" else 0)):
-            wanted = self.prompts_per_step - len(useful)
-            round_ = self._sample_and_score(step, attempt, consumed + taken, wanted)
-            taken += wanted
+            wanted = size - len(useful)
+            place, wanted_by_all = self.processes.place(wanted)
+            round_ = self._sample_and_score(step, attempt, consumed + taken, place, wanted)
+            taken += wanted_by_all
             rounds.append(round_)
             if self.zero_variance_groups != "resample":
                 useful = list(round_.scored.groups)
@@ -116,27 +122,29 @@ class RolloutCollector:
             )
             for group, is_uniform in zip(round_.scored.groups, zero_variance.tolist(), strict=True):
                 (uniform if is_uniform else useful).append(group)
-            if len(useful) == self.prompts_per_step:
+            if self.processes.all_agree(len(useful) == size):
                 break
-        missing = self.prompts_per_step - len(useful)
+        missing = size - len(useful)
         groups = tuple(useful + uniform[:missing])
         metrics = self.rewards.metrics_of([round_.scored for round_ in rounds]) | {
             "seconds_generate": sum(round_.seconds_generate for round_ in rounds),
             "seconds_score": sum(round_.seconds_score for round_ in rounds),
             "resampled_groups": float(taken - self.prompts_per_step),
         }
-        return Collected(groups, taken, sum(round_.num_tokens for round_ in rounds), metrics)
+        tokens_generated = self.processes.sum(sum(round_.num_tokens for round_ in rounds))
+        return Collected(groups, taken, tokens_generated, metrics)
 
-    def _sample_and_score(self, step: int, attempt: int, consumed: int, count: int) -> _Round:
+    def _sample_and_score(self, step: int, attempt: int, consumed: int, place: int, count: int) -> _Round:
+        """Return a round of `count` groups, of which the first is number `place` of the round on all processes."""
         began = time.perf_counter()
-        prompts = self.prompts.take(consumed, count)
+        prompts = self.prompts.take(consumed + place, count)
         scoring = self.rewards.begin(prompts, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed))
 
         def on_finished(place: int, rollouts: tuple[Rollout, ...]) -> None:
             scoring.add(place, rollouts, self.decode([rollout.token_ids for rollout in rollouts]))
 
         try:
-            generate(self.engine, self._requests(step, attempt, prompts), on_finished)
+            generate(self.engine, self._requests(step, attempt, place, prompts), on_finished)
         except BaseException:
             scoring.cancel()
             raise
@@ -144,14 +152,16 @@ class RolloutCollector:
         scored = self.rewards.conclude(scoring)
         return _Round(scored, generated - began, time.perf_counter() - generated)
 
-    def _requests(self, step: int, attempt: int, prompts: Sequence[Prompt]) -> list[Request]:
-        # The place in the step is part of the seed: a data set smaller than a step repeats its rows.
+    def _requests(self, step: int, attempt: int, first: int, prompts: Sequence[Prompt]) -> list[Request]:
+        # The place in the step is part of the seed: a data set smaller than a step repeats its rows. It is the place
+        # among the prompts of all processes, of which `first` lie before these.
         return [
             Request(
                 id=place,
                 prompt_ids=prompt.token_ids,
                 seeds=tuple(
-                    derive_seed(self.seed, "rollout", step, attempt, place, index) for index in range(self.group_size)
+                    derive_seed(self.seed, "rollout", step, attempt, first + place, index)
+                    for index in range(self.group_size)
                 ),
                 sampling=self.sampling,
             )

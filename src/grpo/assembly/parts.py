@@ -15,6 +15,7 @@ from grpo.algorithm import Method, find_method
 from grpo.assembly.budgets import cache_budget, engine_dtype
 from grpo.assembly.given import Given
 from grpo.config import GRPOConfig
+from grpo.distributed import connected_processes
 from grpo.engines.native import NativeEngine
 from grpo.errors import DataError
 from grpo.machine import idle_cores
@@ -218,6 +219,7 @@ def make_collector(
         seed=config.optimizer.seed,
         truncated=config.rollout.truncated,
         combine=config.rewards.combine,
+        processes=connected_processes(),
     )
 
 
@@ -265,6 +267,7 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, *, steps: i
         seed=optimizer.seed,
         sampler_is_exact=is_exact,
         sampler_correction=None if is_exact else algorithm.sampler_correction,
+        processes=connected_processes(),
     )
 
 

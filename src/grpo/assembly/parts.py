@@ -136,6 +136,7 @@ def make_rewards(
         resolve_rewards(specs, weights=given.reward_weights, defaults=defaults, backbones=backbones),
         timeout_s=options.reward_timeout_s,
         max_failed_share=options.max_failed_share,
+        processes=connected_processes(),
         seed=config.optimizer.seed,
     )
     if given.rewards is None and "functions" not in config.given() and "answer" not in columns:

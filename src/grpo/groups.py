@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from grpo.algorithm import Combine, Method, group_advantages, weighted_advantages
+from grpo.algorithm import Combine, Method, SumOverRanks, group_advantages, on_one_rank, weighted_advantages
 from grpo.types import Rollout, ScoredGroup
 
 __all__ = [
@@ -61,11 +61,13 @@ def reward_parts(groups: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor, Tensor]
     return rewards, valid, torch.tensor(list(weights.values()))
 
 
-def completion_advantages(groups: Sequence[ScoredGroup], method: Method) -> Tensor:
+def completion_advantages(
+    groups: Sequence[ScoredGroup], method: Method, *, sum_over_ranks: SumOverRanks = on_one_rank
+) -> Tensor:
     """Return the advantage of each completion by the method's scale, baseline and way to combine, [P, G] float32."""
     if method.combine == "normalise":
-        return method.combined_advantages(*reward_parts(groups))
-    return method.group_advantages(*reward_tensors(groups))
+        return method.combined_advantages(*reward_parts(groups), sum_over_ranks=sum_over_ranks)
+    return method.group_advantages(*reward_tensors(groups), sum_over_ranks=sum_over_ranks)
 
 
 def rollout_lengths(groups: Sequence[ScoredGroup]) -> Tensor:

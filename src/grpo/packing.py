@@ -14,7 +14,7 @@ from torch import Tensor
 from grpo.errors import DataError
 from grpo.types import Rollout, ScoredGroup
 
-__all__ = ["PackedBatch", "PackedStep", "Segment", "StepCounts", "count_step", "pack"]
+__all__ = ["PackedBatch", "PackedStep", "Segment", "StepCounts", "count_step", "empty_batch", "pack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class PackedBatch:
         mask: [B, T] bool; True where the policy sampled the token and the loss counts it.
         sampling_logprobs: [B, T] float32; the engine's, 0 where there is none.
         advantages: [B, T] float32; 0 where there is no token.
-        rollout_index: [B] long; p * G + g of the completion among the step's.
+        rollout_index: [B] long; p * G + g of the completion among the step's; -1 in an `empty_batch`.
     """
 
     token_ids: Tensor
@@ -128,6 +128,27 @@ class PackedStep:
     def under(self, max_tokens: int) -> PackedStep:
         """Return the step under that budget."""
         return replace(self, batches=self.recut(max_tokens))
+
+    def filled_up(self, num_batches: int) -> PackedStep:
+        """Return the step with at least so many micro-batches; those that are added have no gradient."""
+        missing = num_batches - len(self.batches)
+        return self if missing <= 0 else replace(self, batches=[*self.batches, *[empty_batch()] * missing])
+
+
+def empty_batch() -> PackedBatch:
+    """Return a micro-batch of one completion of one token that the loss does not count; its gradient is 0."""
+    one = torch.zeros(1, 1)
+    return PackedBatch(
+        token_ids=torch.zeros(2, dtype=torch.long),
+        positions=torch.arange(2),
+        segments=(Segment(0, 1, (1,)),),
+        predicted_by=one.long(),
+        targets=one.long(),
+        mask=one.bool(),
+        sampling_logprobs=one,
+        advantages=one,
+        rollout_index=torch.tensor([-1]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

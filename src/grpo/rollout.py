@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from grpo import event_loop
 from grpo.algorithm import Combine
+from grpo.distributed import Processes
 from grpo.engines import Sampler
 from grpo.environments import Environment, EpisodeSampler, SingleTurn
 from grpo.errors import RunError
@@ -160,8 +161,9 @@ class Collected:
     """The groups of one step.
 
     Attributes:
-        prompts_taken: prompts taken from the source, those of discarded groups included.
-        tokens_generated: tokens that the policy sampled for the step, those of discarded groups included.
+        prompts_taken: prompts taken from the source by all processes, those of discarded groups included.
+        tokens_generated: tokens that the policy sampled for the step on all processes, those of discarded groups
+            included.
         metrics: of the rewards of all completions sampled for the step, resampled groups included, the seconds that
             generating took, and those that scoring took once all was generated.
     """
@@ -194,6 +196,7 @@ class RolloutCollector:
         seed: int,
         truncated: Truncated = "keep",
         combine: Combine = "sum",
+        processes: Processes | None = None,
     ) -> None:
         self.episodes = episodes
         self.prompts = prompts
@@ -207,26 +210,29 @@ class RolloutCollector:
         self.seed = seed
         self.truncated = truncated
         self.combine = combine
+        self.processes = processes or Processes()
 
     def epoch(self, consumed: int) -> float:
         """Return how many passes over the prompts the first `consumed` of them are."""
         return consumed / len(self.prompts.prompts)
 
     def collect(self, step: int, consumed: int) -> Collected:
-        """Return the groups of `step`, the prompts before `consumed` having been used.
+        """Return this process's groups of `step`, the prompts before `consumed` having been used.
 
         With `resample` (dynamic sampling, arXiv:2503.14476 §3.2), zero-variance groups are replaced by
         groups of the next prompts until the step is full or `max_resamples` further rounds were tried;
         zero-variance groups then fill the rest, so that a step always has its size.
         """
+        size = len(self.processes.share(self.prompts_per_step))
         useful: list[ScoredGroup] = []
         uniform: list[ScoredGroup] = []
         rounds: list[_Round] = []
         taken = 0
         for attempt in range(1 + (self.max_resamples if self.zero_variance_groups == "resample" else 0)):
-            wanted = self.prompts_per_step - len(useful)
-            round_ = self._sample_and_score(step, attempt, consumed + taken, wanted)
-            taken += wanted
+            wanted = size - len(useful)
+            place, wanted_by_all = self.processes.place(wanted)
+            round_ = self._sample_and_score(step, attempt, consumed + taken, place, wanted)
+            taken += wanted_by_all
             rounds.append(round_)
             if self.zero_variance_groups != "resample":
                 useful = list(round_.scored.groups)
@@ -236,9 +242,9 @@ class RolloutCollector:
             )
             for group, is_uniform in zip(round_.scored.groups, zero_variance.tolist(), strict=True):
                 (uniform if is_uniform else useful).append(group)
-            if len(useful) == self.prompts_per_step:
+            if self.processes.all_agree(len(useful) == size):
                 break
-        missing = self.prompts_per_step - len(useful)
+        missing = size - len(useful)
         groups = tuple(useful + uniform[:missing])
         metrics = {
             **self.rewards.metrics_of([round_.scored for round_ in rounds]),
@@ -247,7 +253,8 @@ class RolloutCollector:
             "seconds_score": sum(round_.seconds_score for round_ in rounds),
             "resampled_groups": float(taken - self.prompts_per_step),
         }
-        return Collected(groups, taken, sum(round_.num_tokens for round_ in rounds), metrics)
+        tokens_generated = self.processes.sum(sum(round_.num_tokens for round_ in rounds))
+        return Collected(groups, taken, tokens_generated, metrics)
 
     def _episode_metrics(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """Return figures of episodes; none where each is one completion."""
@@ -259,16 +266,17 @@ class RolloutCollector:
             "failed_episodes": float(len(groups) * self.group_size - len(turns)),
         }
 
-    def _sample_and_score(self, step: int, attempt: int, consumed: int, count: int) -> _Round:
+    def _sample_and_score(self, step: int, attempt: int, consumed: int, place: int, count: int) -> _Round:
+        """Return a round of `count` groups, of which the first is number `place` of the round on all processes."""
         began = time.perf_counter()
-        prompts = self.prompts.take(consumed, count)
+        prompts = self.prompts.take(consumed + place, count)
         scoring = self.rewards.begin(prompts, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed))
 
         def on_group(place: int, group: Group) -> None:
             scoring.add(place, group.rollouts, self.episodes.texts(group.rollouts))
 
         try:
-            self.episodes.collect(prompts, self._seeds(step, attempt, count), self.sampling, on_group)
+            self.episodes.collect(prompts, self._seeds(step, attempt, place, count), self.sampling, on_group)
         except BaseException:
             scoring.cancel()
             raise
@@ -276,11 +284,12 @@ class RolloutCollector:
         scored = self.rewards.conclude(scoring)
         return _Round(scored, generated - began, time.perf_counter() - generated)
 
-    def _seeds(self, step: int, attempt: int, count: int) -> list[list[int]]:
-        # The place in the step is part of the seed: a data set smaller than a step repeats its rows.
+    def _seeds(self, step: int, attempt: int, first: int, count: int) -> list[list[int]]:
+        # The place in the step is part of the seed: a data set smaller than a step repeats its rows. It is the place
+        # among the prompts of all processes, of which `first` lie before these.
         return [
             [derive_seed(self.seed, "rollout", step, attempt, place, index) for index in range(self.group_size)]
-            for place in range(count)
+            for place in range(first, first + count)
         ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.checkpoint import CheckpointStore, Progress, TrainingState
+from grpo.distributed import Processes
 from grpo.engines import Sampler, describe_difference, differing_tensors, sync_weights
 from grpo.errors import StaleWeightsError
 from grpo.evaluate import Evaluator
@@ -61,6 +62,7 @@ class Trainer:
         checkpoints: CheckpointStore,
         plan: Plan,
         progress: Progress,
+        processes: Processes | None = None,
     ) -> None:
         self.policy = policy
         self.sampler = sampler
@@ -71,25 +73,30 @@ class Trainer:
         self.checkpoints = checkpoints
         self.plan = plan
         self.progress = progress
+        self.processes = processes or Processes()
         self.peak_memory = PeakMemory(str(policy.device))
 
     def train(self) -> Outcome:
         """Run the steps that are left, evaluate, save and sum up; on SIGINT or SIGTERM, finish the step and save."""
-        with Interruption(self.journal.warn) as interruption:
+        with Interruption(self.journal.warn) as interruption, self.processes.stage("training"):
             if self.progress.step == 0 and self.plan.eval_at_start:
                 self._evaluate()
-            while self.progress.step < self.plan.steps and not interruption.requested:
+            # A signal reaches one process only.
+            while (stop := self.processes.max(interruption.signal_number or 0)) == 0 and self._is_unfinished():
                 self._step(self.progress.step + 1)
                 if _due(self.plan.eval_every, self.progress.step):
                     self._evaluate()
                 if self._should_save():
                     self._save()
-            if self.progress.step < self.plan.steps:
+            if self._is_unfinished():
                 if self.progress.step > 0 and not self._should_save():
                     self._save()
-                return Outcome(self._summary(), interruption.signal_number)
+                return Outcome(self._summary(), stop)
             self._evaluate()
             return Outcome(self._finish())
+
+    def _is_unfinished(self) -> bool:
+        return self.progress.step < self.plan.steps
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
@@ -103,7 +110,7 @@ class Trainer:
         sync_weights(self.sampler, self.policy.export_weights(), version=step)
 
         seconds = time.perf_counter() - began
-        described = describe_groups(collected.groups, ~advantages.has_gradient)
+        described = self.processes.sum(describe_groups(collected.groups, ~advantages.has_gradient))
         self.progress = self.progress.after_step(
             prompts=collected.prompts_taken,
             completion_tokens=collected.tokens_generated,

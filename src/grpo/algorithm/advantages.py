@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
@@ -11,9 +12,11 @@ __all__ = [
     "Baseline",
     "Combine",
     "Scale",
+    "SumOverRanks",
     "combined_advantages",
     "group_advantages",
     "has_variance",
+    "on_one_rank",
     "token_advantages",
     "weighted_advantages",
 ]
@@ -41,6 +44,14 @@ Combine: TypeAlias = Literal["sum", "normalise"]
 - `normalise`: each becomes an advantage by itself, and these are added up (GDPO, arXiv:2601.05242).
 """
 
+SumOverRanks: TypeAlias = Callable[[Tensor], Tensor]
+"""Adds up a tensor of sums or counts over the ranks that share a step; all ranks call it equally often."""
+
+
+def on_one_rank(total: Tensor) -> Tensor:
+    """Return the total as it is: this rank has the whole step."""
+    return total
+
 
 def group_advantages(
     rewards: Tensor,
@@ -49,6 +60,7 @@ def group_advantages(
     scale: Scale = "group",
     baseline: Baseline = "mean",
     epsilon: float = 1e-4,
+    sum_over_ranks: SumOverRanks = on_one_rank,
 ) -> Tensor:
     """Return the advantage of each completion, [P, G] float32.
 
@@ -60,6 +72,7 @@ def group_advantages(
         rewards: [P, G] float; anything, NaN included, where `valid` is False.
         valid: [P, G] bool; False where the reward failed or is missing.
         epsilon: added to the standard deviation.
+        sum_over_ranks: for deviations over the step, `batch` and `whiten`.
 
     Example:
         >>> rewards = torch.tensor([[1.0, 3.0, float("nan")], [5.0, 5.0, 5.0]])
@@ -76,16 +89,22 @@ def group_advantages(
     if baseline == "leave_one_out":
         advantages = advantages * count / (count - 1).clamp(min=1)
     if scale == "group":
-        return advantages / (_standard_deviation(rewards, valid, per_group=True) + epsilon)
+        return advantages / (_deviation_in_group(rewards, valid) + epsilon)
     if scale == "batch":
-        return advantages / (_standard_deviation(rewards, valid, per_group=False) + epsilon)
+        return advantages / (_deviation_in_step(rewards, valid, sum_over_ranks) + epsilon)
     if scale == "whiten":
-        return advantages / (_standard_deviation(advantages, valid & (count > 1), per_group=False) + epsilon)
+        return advantages / (_deviation_in_step(advantages, valid & (count > 1), sum_over_ranks) + epsilon)
     return advantages
 
 
 def combined_advantages(
-    rewards: Tensor, valid: Tensor, weights: Tensor, *, baseline: Baseline = "mean", epsilon: float = 1e-4
+    rewards: Tensor,
+    valid: Tensor,
+    weights: Tensor,
+    *,
+    baseline: Baseline = "mean",
+    epsilon: float = 1e-4,
+    sum_over_ranks: SumOverRanks = on_one_rank,
 ) -> Tensor:
     """Return the advantage of each completion from several rewards of it, [P, G] float32.
 
@@ -99,6 +118,7 @@ def combined_advantages(
         weights: [K] float.
         baseline: what is subtracted from each reward.
         epsilon: added to standard deviations.
+        sum_over_ranks: for the deviation over the step.
 
     Example:
         >>> rewards = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 9.0], [0.0, 0.0]]])
@@ -107,7 +127,7 @@ def combined_advantages(
         [[0.87, -0.87], [0.87, -0.87]]
     """
     advantages = weighted_advantages(rewards, valid, weights, baseline=baseline, epsilon=epsilon)
-    return advantages / (_standard_deviation(advantages, valid.any(dim=-1), per_group=False) + epsilon)
+    return advantages / (_deviation_in_step(advantages, valid.any(dim=-1), sum_over_ranks) + epsilon)
 
 
 def weighted_advantages(
@@ -143,6 +163,7 @@ def token_advantages(
     valid: Tensor | None = None,
     scale: Scale = "group",
     epsilon: float = 1e-4,
+    sum_over_ranks: SumOverRanks = on_one_rank,
 ) -> Tensor:
     """Return the advantage of each token, [P, G, T] float32, 0 past a completion's end and where it was not sampled.
 
@@ -161,7 +182,7 @@ def token_advantages(
         step_rewards: [P, G, T] float; NaN where no reward was given to the token. Without them T is
             the greatest of `lengths`.
         valid: [P, G] bool; step rewards of a completion that is not valid are left out.
-        scale: as in `group_advantages`, over step rewards instead of totals.
+        scale: as in `group_advantages`, over step rewards instead of totals; so is `sum_over_ranks`.
 
     Example:
         >>> token_advantages(torch.tensor([[1.0, -2.0]]), torch.tensor([[3, 1]]), gamma=0.5).tolist()
@@ -178,18 +199,28 @@ def token_advantages(
         rewarded = inside & ~step_rewards.isnan()
         if valid is not None:
             rewarded &= valid.unsqueeze(-1)
-        normalised = group_advantages(step_rewards.flatten(1), rewarded.flatten(1), scale=scale, epsilon=epsilon)
+        normalised = group_advantages(
+            step_rewards.flatten(1), rewarded.flatten(1), scale=scale, epsilon=epsilon, sum_over_ranks=sum_over_ranks
+        )
         credit = credit + _discounted_sum_to_come(normalised.view_as(step_rewards), sampled, gamma)
     return torch.where(sampled, credit, 0.0)
 
 
-def _standard_deviation(values: Tensor, counted: Tensor, *, per_group: bool) -> Tensor:
-    """Return the standard deviation (ddof = 1) of the counted values, [P, 1] or [1, 1]; 0 for fewer than two."""
-    if not per_group:
-        values, counted = values.reshape(1, -1), counted.reshape(1, -1)
-    count = counted.sum(dim=1, keepdim=True)
-    mean = torch.where(counted, values, 0.0).sum(dim=1, keepdim=True) / count.clamp(min=1)
-    squares = torch.where(counted, (values - mean).square(), 0.0).sum(dim=1, keepdim=True)
+def _deviation_in_group(values: Tensor, counted: Tensor) -> Tensor:
+    """Return the standard deviation (ddof = 1) of each row's counted values, [P, 1]; 0 for fewer than two."""
+    return _standard_deviation(values, counted, on_one_rank)
+
+
+def _deviation_in_step(values: Tensor, counted: Tensor, sum_over_ranks: SumOverRanks) -> Tensor:
+    """Return the standard deviation (ddof = 1) of the counted values of all rows and ranks, [1, 1]; 0 for fewer than
+    two."""
+    return _standard_deviation(values.reshape(1, -1), counted.reshape(1, -1), sum_over_ranks)
+
+
+def _standard_deviation(values: Tensor, counted: Tensor, sum_over_ranks: SumOverRanks) -> Tensor:
+    count = sum_over_ranks(counted.sum(dim=1, keepdim=True))
+    mean = sum_over_ranks(torch.where(counted, values, 0.0).sum(dim=1, keepdim=True)) / count.clamp(min=1)
+    squares = sum_over_ranks(torch.where(counted, (values - mean).square(), 0.0).sum(dim=1, keepdim=True))
     return (squares / (count - 1).clamp(min=1)).sqrt()
 
 

@@ -97,7 +97,7 @@ def ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: RatioLev
 
 @dataclass(frozen=True, slots=True)
 class LossMetrics:
-    """What a micro-batch saw, as sums and counts: those of several add up (`+`) to those of the step.
+    """Figures of a micro-batch as sums and counts: those of several micro-batches and ranks add up (`+`).
 
     All are scalar tensors without gradient. Ratios are counted by token, or by completion above token level.
 
@@ -126,7 +126,7 @@ class LossMetrics:
     num_tokens: Tensor
 
     def __add__(self, other: LossMetrics) -> LossMetrics:
-        """Return the metrics of both micro-batches together."""
+        """Return the metrics of both micro-batches, or ranks, together."""
         totals = {
             field.name: torch.maximum(self.ratio_max, other.ratio_max)
             if field.name == "ratio_max"
@@ -134,6 +134,10 @@ class LossMetrics:
             for field in fields(self)
         }
         return LossMetrics(**totals)
+
+    def to(self, device: torch.device | str) -> LossMetrics:
+        """Return the metrics with their tensors on `device`."""
+        return LossMetrics(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def means(self) -> dict[str, float]:
         """Return numbers to log: losses, clipped fractions, mean and greatest ratio; with a reference, KL a token."""

@@ -10,7 +10,15 @@ from typing import get_args
 
 from torch import Tensor
 
-from grpo.algorithm.advantages import Baseline, Combine, Scale, combined_advantages, group_advantages
+from grpo.algorithm.advantages import (
+    Baseline,
+    Combine,
+    Scale,
+    SumOverRanks,
+    combined_advantages,
+    group_advantages,
+    on_one_rank,
+)
 from grpo.algorithm.kl import KL_ESTIMATORS
 from grpo.algorithm.losses import LossResult, RatioLevel, WeightRule, policy_loss, token_weights
 from grpo.algorithm.surrogates import SURROGATES, Surrogate, TrustRegion
@@ -102,13 +110,15 @@ class Method:
             ratio=ratio or self.ratio,
         )
 
-    def group_advantages(self, rewards: Tensor, valid: Tensor) -> Tensor:
+    def group_advantages(self, rewards: Tensor, valid: Tensor, *, sum_over_ranks: SumOverRanks = on_one_rank) -> Tensor:
         """Return `advantages.group_advantages` with this method's scale and baseline, [P, G] float32."""
-        return group_advantages(rewards, valid, scale=self.scale, baseline=self.baseline)
+        return group_advantages(rewards, valid, scale=self.scale, baseline=self.baseline, sum_over_ranks=sum_over_ranks)
 
-    def combined_advantages(self, rewards: Tensor, valid: Tensor, weights: Tensor) -> Tensor:
+    def combined_advantages(
+        self, rewards: Tensor, valid: Tensor, weights: Tensor, *, sum_over_ranks: SumOverRanks = on_one_rank
+    ) -> Tensor:
         """Return `advantages.combined_advantages` with this method's baseline, [P, G] float32."""
-        return combined_advantages(rewards, valid, weights, baseline=self.baseline)
+        return combined_advantages(rewards, valid, weights, baseline=self.baseline, sum_over_ranks=sum_over_ranks)
 
     def token_weights(self, mask: Tensor, *, num_rollouts: int, num_tokens: int, max_tokens: int) -> Tensor:
         """Return `losses.token_weights` by this method's rule, [B, T] float32."""

@@ -15,6 +15,7 @@ from grpo.algorithm import Method, find_method
 from grpo.assembly.budgets import cache_budget, engine_dtype
 from grpo.assembly.given import Given
 from grpo.config import GRPOConfig
+from grpo.distributed import connected_processes
 from grpo.engines import Capabilities, Sampler, make_sampler
 from grpo.environments import make_environment
 from grpo.errors import DataError
@@ -138,6 +139,7 @@ def make_rewards(
         resolve_rewards(specs, weights=given.reward_weights, defaults=defaults, backbones=backbones),
         timeout_s=options.reward_timeout_s,
         max_failed_share=options.max_failed_share,
+        processes=connected_processes(),
         seed=config.optimizer.seed,
     )
     if given.rewards is None and "functions" not in config.given() and "answer" not in columns:
@@ -230,6 +232,7 @@ def make_collector(
         seed=config.optimizer.seed,
         truncated=config.rollout.truncated,
         combine=config.rewards.combine,
+        processes=connected_processes(),
     )
 
 
@@ -280,6 +283,7 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Ca
         seed=optimizer.seed,
         sampler_is_exact=is_exact,
         sampler_correction=None if is_exact else algorithm.sampler_correction,
+        processes=connected_processes(),
     )
 
 

@@ -15,6 +15,7 @@ from grpo.assembly.invocation import own_command
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
 from grpo.checkpoint import CheckpointStore, Progress, TrainingState
 from grpo.config import GRPOConfig
+from grpo.distributed import connected_processes
 from grpo.engines import sync_weights
 from grpo.errors import InputError
 from grpo.storage import require_free_space
@@ -113,6 +114,7 @@ def run_parts(
             checkpoints=CheckpointStore(run.path, config.output.keep_checkpoints),
             plan=_plan(config, steps),
             progress=progress,
+            processes=connected_processes(),
         )
         outcome = trainer.train()
         if outcome.signal_number is not None:

@@ -6,7 +6,10 @@ of keeping what it saw.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +27,7 @@ DEFAULT_CHUNK_BYTES = DEFAULT_TILE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """What the policy thinks of given tokens, 0 where the mask is False.
+    """Log-probabilities of given tokens under the policy, 0 where the mask is False.
 
     Attributes:
         logprobs: natural log-probability of each target under softmax(logits / temperature), float32.
@@ -94,7 +97,7 @@ def chunked_logprobs(
         temperature: divides the logits; 0 (greedy sampling) counts as 1.
         chunk_bytes: the head runs on as many tokens at a time as have this many bytes of float32 logits.
     """
-    if type(head.projection) in (nn.Linear, FastLinear):
+    if _is_plain_matrix(head.projection):
         return _tiled(head, hidden, targets, temperature=temperature, entropy=entropy, tile_bytes=chunk_bytes)
     size = max(1, chunk_bytes // (4 * head.vocabulary_size))
 
@@ -114,7 +117,11 @@ def chunked_logprobs(
 def _tiled(
     head: OutputHead, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: bool, tile_bytes: int
 ) -> TokenLogprobs:
-    """Return what `chunked_logprobs` does for a head that is nothing but a matrix."""
+    """Return what `chunked_logprobs` returns, for a head that is a plain matrix.
+
+    The tiles are computed inside the call of the head's module: a module whose parameters are sharded gathers them
+    when it is called (FSDP), and not before.
+    """
     device = hidden.device.type
     math = HeadMath(
         scale=head.scale,
@@ -123,9 +130,32 @@ def _tiled(
         dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype,
         tile_bytes=tile_bytes,
     )
-    layer = head.projection
-    logprobs, entropies = tiled_logprobs(hidden, layer.weight, layer.bias, targets, math)  # type: ignore[arg-type]
+    layer: Any = head.projection
+
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return tiled_logprobs(hidden, layer.weight, layer.bias, targets, math)
+
+    with _forward_of(layer, forward):
+        logprobs, entropies = layer(hidden)
     return TokenLogprobs(logprobs, entropies if entropy else None)
+
+
+def _is_plain_matrix(layer: nn.Module) -> bool:
+    """Return whether a layer multiplies with its weight, adds its bias and does nothing else.
+
+    The class alone does not say so: FSDP gives a layer a class of its own, with the forward of the old one.
+    """
+    return type(layer).forward in (nn.Linear.forward, FastLinear.forward)
+
+
+@contextmanager
+def _forward_of(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Run `forward`, between the layer's own hooks, where the layer is called meanwhile."""
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
 
 
 def logits_logprobs(

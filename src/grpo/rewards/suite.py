@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from grpo.distributed import Processes
 from grpo.errors import ConfigError, DataError, RewardError
 from grpo.rewards.calling.caller import Caller
 from grpo.rewards.columns import NO_REWARD, Column, figures, joined, logged_values, score_at
@@ -64,6 +65,7 @@ class RewardSuite:
         timeout_s: float | None = 60.0,
         max_failed_share: float = 0.5,
         seed: int = 0,
+        processes: Processes | None = None,
     ) -> None:
         """Take the functions in the order in which logs show them.
 
@@ -71,6 +73,7 @@ class RewardSuite:
             timeout_s: seconds that one call of one function may take; None for no limit.
             max_failed_share: share of a step's completions that may lack a reward before the run stops.
             seed: of the run; functions in processes of their own draw from it.
+            processes: those that share a step; the share of failures is over the completions of all of them.
 
         Raises:
             ConfigError: there is no function, two have one name, a gate is none of them, or a limit makes no sense.
@@ -87,6 +90,7 @@ class RewardSuite:
         self.functions = with_gates_found(functions)
         self.timeout_s = timeout_s
         self.max_failed_share = max_failed_share
+        self.processes = processes or Processes()
         self._caller = Caller(self.functions, timeout_s=timeout_s, seed=seed)
         self._said: set[str] = set()
         self._running = {function.name: RunningNormalisation() for function in self.functions if function.normalise}
@@ -221,12 +225,14 @@ class RewardSuite:
     def _check_failed_share(
         self, columns: Sequence[Column], scores: Sequence[Score], allowed: float, step: int
     ) -> None:
-        failed = sum(bool(score.failures) for score in scores)
-        if failed <= allowed * len(scores):
+        failed_here = sum(bool(score.failures) for score in scores)
+        totals = self.processes.sum({"failed": failed_here, "scored": len(scores)})
+        failed, scored = totals["failed"], totals["scored"]
+        if failed <= allowed * scored:
             return
-        said, error = _first_failure(columns, scores)
+        said, error = _first_failure(columns, scores) if failed_here else ("on another process", None)
         raise RewardError(
-            f"{failed} of {len(scores)} completions after {step} steps have no valid reward, max_failed_share="
+            f"{failed} of {scored} completions after {step} steps have no valid reward, max_failed_share="
             f"{allowed:g} allows fewer; first failure: {said}: "
             f"mend the function or raise max_failed_share"
         ) from error

@@ -6,66 +6,47 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grpo.algorithm import Method, token_advantages, truncated_importance_weights
+from grpo.algorithm import Method, truncated_importance_weights
+from grpo.distributed import Processes
 from grpo.errors import RunError
-from grpo.groups import (
-    Truncated,
-    completion_advantages,
-    counted_completions,
-    find_zero_variance_groups,
-    reward_tensors,
-    rollout_lengths,
-    sampled_tokens,
-    step_reward_tensor,
-)
+from grpo.groups import Truncated, counted_completions
 from grpo.packing import PackedBatch, PackedStep, StepCounts, count_step, pack
 from grpo.policy import Policy
 from grpo.seeding import derive_seed, seed_everything
 from grpo.types import ScoredGroup
+from grpo.update.advantages import StepAdvantages, step_advantages
 from grpo.update.memory import is_out_of_memory
 from grpo.update.old_logprobs import OldLogprobs
 from grpo.update.sampler_mismatch import check_sampler_mismatch, sampler_mismatch
 from grpo.update.totals import Totals
 
-__all__ = ["Learner", "StepAdvantages"]
+__all__ = ["Learner"]
 
 _log = logging.getLogger(__name__)
 
 _AGREEMENT = 0.1
-"""The sampler's log-probabilities may stand in for the trainer's if they differ by at most this share of the limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepAdvantages:
-    """Advantages of a step's completions.
-
-    Attributes:
-        per_completion: [P, G] float32; 0 for a missing completion.
-        per_token: [P, G, T] float32; 0 where the policy did not sample the token.
-        has_gradient: [P] bool, False for a zero-variance group.
-    """
-
-    per_completion: Tensor
-    per_token: Tensor
-    has_gradient: Tensor
+"""Largest mismatch, as a share of its limit, at which the sampler's log-probabilities may replace the trainer's."""
 
 
 class Learner:
     """Turns scored groups into an update of the policy.
 
+    Each of several processes passes its own groups; counts, deviations, gradients and metrics are those of the whole
+    step, and all processes run the same number of micro-batches.
+
     Attributes:
-        tokens_per_micro_batch: budget of a micro-batch, None: no limit.
-        lowered_budget: what a lack of memory has brought that down to, for the rest of the run; None: it has not.
+        tokens_per_micro_batch: budget of a micro-batch; None: no limit.
+        lowered_budget: the budget after memory ran out, for the rest of the run; None: it never did.
         mismatch_limit: greatest mean distance a token of the engine's log-probabilities that counts as rounding.
-        sampler_is_exact: the engine computes in the policy's own arithmetic, so that its log-probabilities may
-            stand in for the policy's where those would cost a forward pass.
+        sampler_is_exact: the engine computes in the policy's own arithmetic, so its log-probabilities may
+            replace the policy's where those would cost a forward pass.
         sampler_correction: cap of `truncated_importance_weights`; None: no correction.
+        processes: those that share a step; None: this one alone.
     """
 
     def __init__(
@@ -89,6 +70,7 @@ class Learner:
         seed: int,
         sampler_is_exact: bool = True,
         sampler_correction: float | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.policy = policy
         self.optimizer = optimizer
@@ -109,22 +91,13 @@ class Learner:
         self.seed = seed
         self.sampler_is_exact = sampler_is_exact
         self.sampler_correction = sampler_correction
+        self.processes = processes or Processes()
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> StepAdvantages:
         """Return the advantages of a step's completions and of their tokens."""
-        _, valid = reward_tensors(groups)
-        per_completion = completion_advantages(groups, self.method)
-        per_token = token_advantages(
-            per_completion,
-            rollout_lengths(groups),
-            sampled=sampled_tokens(groups),
-            gamma=self.gamma,
-            step_rewards=step_reward_tensor(groups),
-            valid=valid,
-            scale=self.method.scale,
+        return step_advantages(
+            groups, self.method, gamma=self.gamma, truncated=self.truncated, processes=self.processes
         )
-        zero_variance = find_zero_variance_groups(groups, truncated=self.truncated, combine=self.method.combine)
-        return StepAdvantages(per_completion, per_token, ~zero_variance)
 
     def pack(self, groups: Sequence[ScoredGroup], advantages: StepAdvantages) -> PackedStep:
         """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""
@@ -143,22 +116,30 @@ class Learner:
                 loss_mask=loss_mask,
             )
 
-        return PackedStep(
-            cut(self.lowered_budget or self.tokens_per_micro_batch), count_step(groups, loss_mask=loss_mask), cut
-        )
+        counts = self.processes.sum(count_step(groups, loss_mask=loss_mask))
+        return self._of_equal_number(PackedStep(cut(self.lowered_budget or self.tokens_per_micro_batch), counts, cut))
+
+    def _of_equal_number(self, packed: PackedStep) -> PackedStep:
+        """Return the step with as many micro-batches as the process that has most, so that all call the same passes."""
+        return packed.filled_up(self.processes.max(len(packed.batches)))
 
     def update(self, packed: PackedStep, step: int) -> dict[str, float]:
         """Train the policy on a step's micro-batches, once an epoch, and return metrics of the whole step.
 
         The first epoch's log-probabilities are the old ones of the later epochs, since the policy moves only
         once all micro-batches have been seen; with dropout, which noises them, they are computed apart. They
-        also prove that the engine sampled from this policy. When memory runs out, the epoch begins again with
-        micro-batches of half the size, as if they had been so from the start.
+        also prove that the engine sampled from this policy. When memory runs out on any process, the epoch begins
+        again on all with micro-batches of half the size, as if they had been cut so from the start.
 
         Raises:
             StaleWeightsError: the engine's log-probabilities are not this policy's.
-            RunError: the loss is not a number, or there is not enough memory for a single completion.
+            RunError: the loss is not a number, there is not enough memory for a single completion, or another
+                process failed.
         """
+        with self.processes.stage("updating the policy"):
+            return self._update(packed, step)
+
+    def _update(self, packed: PackedStep, step: int) -> dict[str, float]:
         began = time.perf_counter()
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self.learning_rate(step)
@@ -167,11 +148,12 @@ class Learner:
         while (epoch := len(totals.grad_norms)) < self.epochs_per_step:
             attempt = self._attempt(packed, step, epoch, old, totals.copy())
             if attempt is None:
-                before, packed = packed, self._cut_smaller(packed)
+                before, packed = packed, self._of_equal_number(packed.under(self.lowered_budget or 1))
                 old = old and old.regroup(before, packed)
                 continue
             old, totals = attempt
             totals.end_epoch(self._optimizer_step())
+        totals = totals.over(self.processes)
         return {
             **totals.means(),
             "learning_rate": self.learning_rate(step),
@@ -183,38 +165,42 @@ class Learner:
     def _attempt(
         self, packed: PackedStep, step: int, epoch: int, old: OldLogprobs | None, totals: Totals
     ) -> tuple[OldLogprobs, Totals] | None:
-        """Return what `_epoch` does with the totals it added to; None, and no gradients, if memory ran out."""
+        """Run an epoch; return its old log-probabilities, and the totals with what it added.
+
+        Return None, without gradients and with a lower budget, if memory ran out on any process.
+        """
+        result = None
         try:
-            return self._epoch(packed, step, epoch, old, totals), totals
+            result = self._epoch(packed, step, epoch, old, totals), totals
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Only here, where the exception no longer holds the frames in which activations lie.
-        self.optimizer.zero_grad(set_to_none=True)
-        return None
-
-    def _cut_smaller(self, packed: PackedStep) -> PackedStep:
-        """Halve the budget for the rest of the run and return the step under it.
-
-        Raises:
-            RunError: no micro-batch has more than one completion.
-        """
-        gc.collect()
-        if self.policy.device.type == "cuda":
-            torch.cuda.empty_cache()
+        ran_out = result is None
         tokens = min(packed.most_tokens, self.lowered_budget or packed.most_tokens)
-        if not packed.can_be_cut:
+        too_many = [each for each in self.processes.gather(tokens if ran_out else None) if each is not None]
+        if not too_many:
+            return result
+        self.optimizer.zero_grad(set_to_none=True)
+        if ran_out and not packed.can_be_cut:
             raise RunError(
                 f"out of memory in the update with a single completion in a micro-batch ({packed.most_tokens} tokens): "
                 f"lower max_completion_length or max_prompt_length, or set gradient_checkpointing=true or a lora_rank"
             )
+        self._lower_budget(min(too_many))
+        return None
+
+    def _lower_budget(self, tokens: int) -> None:
+        """Halve the budget, of which `tokens` were too many, for the rest of the run."""
+        gc.collect()
+        if self.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
         self.lowered_budget = max(1, tokens // 2)
         _log.warning(
             "out of memory in the update: micro-batches are cut from %d to %d tokens from here on, and nothing is lost",
             tokens,
             self.lowered_budget,
         )
-        return packed.under(self.lowered_budget)
 
     def _epoch(self, packed: PackedStep, step: int, epoch: int, old: OldLogprobs | None, totals: Totals) -> OldLogprobs:
         """Add the gradients of all micro-batches; return the old log-probabilities, made here in the first epoch."""
@@ -225,7 +211,8 @@ class Learner:
             if self.policy.has_dropout:
                 num_compared = self._old_without_dropout(packed.batches, old.policy)
         for index, batch in enumerate(packed.batches):
-            seed_everything(derive_seed(self.seed, "dropout", step, epoch, index))
+            place = index * self.processes.world_size + self.processes.rank
+            seed_everything(derive_seed(self.seed, "dropout", step, epoch, place))
             known = old.policy[index] if index < len(old.policy) else None
             reference = None if old.reference is None else old.reference[index]
             logprobs = self._backward(batch.to(self.policy.device), packed.counts, known, reference, totals)
@@ -233,7 +220,10 @@ class Learner:
                 old.policy.append(logprobs)
         if first:
             totals.mismatch = check_sampler_mismatch(
-                packed.batches[:num_compared], old.policy[:num_compared], limit=self.mismatch_limit
+                packed.batches[:num_compared],
+                old.policy[:num_compared],
+                limit=self.mismatch_limit,
+                processes=self.processes,
             )
         return old
 
@@ -255,7 +245,7 @@ class Learner:
         """
         for batch in batches:
             if len(old) == 1 and self.sampler_is_exact:
-                distance = sampler_mismatch(batches[:1], old)
+                distance = sampler_mismatch(batches[:1], old, processes=self.processes)
                 if distance <= _AGREEMENT * self.mismatch_limit:
                     old.extend(later.sampling_logprobs.to(self.policy.device) for later in batches[1:])
                     return 1
@@ -318,6 +308,7 @@ class Learner:
             # A step without a trained group must do what one with zero gradients does.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        self.processes.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
         if not torch.isfinite(norm):
             raise RunError(f"the gradient's norm is {norm.item()}: lower the learning rate, or train in float32")

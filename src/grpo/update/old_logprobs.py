@@ -32,7 +32,10 @@ class OldLogprobs:
 
 
 def regroup(values: Sequence[Tensor], before: Sequence[PackedBatch], after: Sequence[PackedBatch]) -> list[Tensor]:
-    """Return values [B, T] of the completions of `before` as they lie in `after`, which holds the same completions."""
+    """Return values [B, T] of the completions of `before` as they lie in `after`, which holds the same completions.
+
+    Completions that `before` does not hold, which only fill the step up, get 0.
+    """
     rows = {
         rollout: row
         for tensor, batch in zip(values, before, strict=True)
@@ -42,7 +45,8 @@ def regroup(values: Sequence[Tensor], before: Sequence[PackedBatch], after: Sequ
     for batch in after:
         tensor = values[0].new_zeros(batch.mask.shape)
         for place, rollout in enumerate(batch.rollout_index.tolist()):
-            length = min(tensor.shape[1], len(rows[rollout]))
-            tensor[place, :length] = rows[rollout][:length]
+            if rollout in rows:
+                length = min(tensor.shape[1], len(rows[rollout]))
+                tensor[place, :length] = rows[rollout][:length]
         regrouped.append(tensor)
     return regrouped

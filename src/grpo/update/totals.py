@@ -1,4 +1,4 @@
-"""What the micro-batches of a step report, added up."""
+"""Sums of the figures that the micro-batches of a step report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 from torch import Tensor
 
 from grpo.algorithm import LossMetrics
+from grpo.distributed import Processes
 
 __all__ = ["Totals"]
 
@@ -30,7 +31,7 @@ class Totals:
         self.seconds_reference = 0.0
 
     def copy(self) -> Totals:
-        """Return totals that can be added to without a trace in these."""
+        """Return totals of their own, so that adding to one leaves the other as it is."""
         return copy.copy(self)
 
     def add(
@@ -46,8 +47,29 @@ class Totals:
             self.correction = (self.correction or 0.0) + float(correction[mask].sum())
 
     def end_epoch(self, grad_norm: float) -> None:
-        """Note that all micro-batches were seen once more."""
+        """Count an epoch, which ended with this norm of the gradient on all ranks."""
         self.grad_norms = (*self.grad_norms, grad_norm)
+
+    def over(self, processes: Processes) -> Totals:
+        """Return the totals of all ranks together; `mismatch` and `grad_norms` are those of all ranks already."""
+        if processes.world_size == 1:
+            return self
+        moved = self.copy()
+        moved.metrics = self.metrics and self.metrics.to("cpu")
+        return processes.sum(moved)
+
+    def __add__(self, other: Totals) -> Totals:
+        """Return the totals of both ranks; they take as long as the slower one."""
+        total = self.copy()
+        total.loss += other.loss
+        total.entropy += other.entropy
+        total.num_tokens += other.num_tokens
+        if self.metrics is not None and other.metrics is not None:
+            total.metrics = self.metrics + other.metrics
+        if self.correction is not None and other.correction is not None:
+            total.correction = self.correction + other.correction
+        total.seconds_reference = max(self.seconds_reference, other.seconds_reference)
+        return total
 
     def means(self) -> dict[str, float]:
         """Return means over the step's epochs; of tokens and ratios, over all that the epochs saw."""

@@ -154,7 +154,7 @@ def judge_server(answer: Callable[[Asked], Sent | str]) -> Iterator[JudgeServer]
 
 def judge_at(url: str | None, **options: Any) -> JudgeReward:
     """Return a judge at this address that remembers nothing and loses no time."""
-    settings = {"model": "m", "base_url": url, "cache_dir": None, "scale": (0, 10), "back_off_s": 0.01, "retries": 2}
+    settings = {"model": "m", "base_url": url, "cache_dir": None, "scale": (0, 10), "retries": 2}
     return JudgeReward(**{**settings, **options})
 
 

@@ -49,7 +49,6 @@ cache = AnswerCache(sys.argv[1])
 for number in range(40):
     cache.put(f"{sys.argv[2]}-{number}", "own")
     cache.put(f"shared-{number}", "shared")
-    cache.flush()
 assert len(cache.get_many(f"{sys.argv[2]}-{number}" for number in range(40))) == 40
 """
 
@@ -69,7 +68,6 @@ def test_several_processes_make_and_use_one_cache_at_a_time(tmp_path):
 def test_more_keys_than_a_statement_takes_can_be_asked_for(tmp_path):
     cache = AnswerCache(tmp_path)
     cache.put("7", "seven")
-    cache.flush()
     assert cache.get_many(str(number) for number in range(50_000)) == {"7": "seven"}
 
 
@@ -80,7 +78,6 @@ def test_a_cache_file_with_a_column_more_goes_on_being_used(tmp_path):
     connection.close()
     cache = AnswerCache(tmp_path)
     cache.put("new", "said now")
-    cache.flush()
     assert cache.get_many(["old", "new"]) == {"old": "said before", "new": "said now"}
 
 
@@ -117,7 +114,6 @@ def test_half_a_character_in_an_answer_neither_fails_the_call_nor_is_lost_to_the
 def test_whatever_the_cache_cannot_write_costs_no_reward(tmp_path, caplog):
     cache = AnswerCache(tmp_path)
     cache.put("key", "\ud83d")
-    cache.flush()
     assert cache.get_many(["key", "\ud83d"]) == {}
     assert caplog.text.count("are not kept") == 1
 

@@ -32,7 +32,7 @@ class Row:
 
     @property
     def applies(self) -> bool:
-        """Whether every column has a value."""
+        """True if every column has a value."""
         return all(value is not None and str(message_text(value)).strip() for value in self.columns.values())
 
     def reference(self, column: str) -> str:

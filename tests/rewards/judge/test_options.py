@@ -35,7 +35,7 @@ from grpo.rewards.judge import JudgeOptions, JudgeReward
         ({"mode": "pairwise", "against": "my column"}, "'my column' is not a valid parameter name"),
     ],
 )
-def test_an_impossible_option_is_named_before_anything_is_sent(options, message):
+def test_an_impossible_option_is_named_before_a_request_is_sent(options, message):
     with pytest.raises(ConfigError, match=message) as caught:
         judge_at("http://127.0.0.1:1/v1", **options) if "base_url" not in options else judge_at(
             **{"url": None, **options}

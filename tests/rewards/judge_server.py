@@ -1,4 +1,4 @@
-"""An endpoint on this machine that speaks OpenAI's chat completions, well or badly, as a test says; judges at it."""
+"""A local server of OpenAI's chat completions whose responses a test chooses, and judges that use it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Asked:
 
     @property
     def text(self) -> str:
-        """What the user message says."""
+        """The text of the user message."""
         return str(self.body["messages"][-1]["content"])
 
     def shown(self, tag: str) -> str:
@@ -38,8 +38,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Sent:
-    """A response; without `body` it never comes, with `missing` the connection ends so many bytes before its end,
-    with `pause_s` each byte waits so long for the one before it.
+    """A response; without `body` the server never sends it.
+
+    With `missing`, the connection closes that many bytes before the end; `pause_s` is the wait between two bytes.
     """
 
     body: bytes | None
@@ -54,7 +55,7 @@ HANGS = Sent(None)
 
 
 def says(text: str | None, *, finish_reason: str = "stop", refusal: str | None = None, tokens: int = 3) -> Sent:
-    """Return a chat completion; it has used 10 tokens of prompt and `tokens` of answer."""
+    """Return a chat completion with a usage of 10 tokens for the prompt and `tokens` for the answer."""
     message = {"role": "assistant", "content": text, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
@@ -68,12 +69,12 @@ def refuses(status: int, *, code: str = "", message: str = "no", headers: Mappin
 
 
 class JudgeServer:
-    """Where requests arrive.
+    """The state of a server: its address and the requests so far.
 
     Attributes:
         url: address of the API.
         asked: requests so far, in order of arrival.
-        most_at_once: the largest number that was being answered at one time.
+        most_at_once: the most requests in progress at one time.
     """
 
     def __init__(self, port: int, answer: Callable[[Asked], Sent | str]) -> None:
@@ -122,7 +123,7 @@ class _Server(ThreadingHTTPServer):
     judge: JudgeServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that give up are part of the tests."""
+        """Ignore errors: clients that give up are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -138,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def judge_server(answer: Callable[[Asked], Sent | str]) -> Iterator[JudgeServer]:
-    """Yield a server whose responses `answer` makes; a string is what the judge says."""
+    """Yield a server whose responses `answer` returns; a string is the text of the judge."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.judge = JudgeServer(server.server_address[1], answer)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -153,27 +154,27 @@ def judge_server(answer: Callable[[Asked], Sent | str]) -> Iterator[JudgeServer]
 
 
 def judge_at(url: str | None, **options: Any) -> JudgeReward:
-    """Return a judge at this address that remembers nothing and loses no time."""
-    settings = {"model": "m", "base_url": url, "cache_dir": None, "scale": (0, 10), "back_off_s": 0.01, "retries": 2}
+    """Return a judge at this address without a cache."""
+    settings = {"model": "m", "base_url": url, "cache_dir": None, "scale": (0, 10), "retries": 2}
     return JudgeReward(**{**settings, **options})
 
 
 def rewards_of(
     judge: JudgeReward, completions: Sequence[Any], prompts: Sequence[Any] | None = None, **columns: Any
 ) -> list[Any]:
-    """Return what one call of the judge gives; all completions answer one prompt unless it says otherwise."""
+    """Return the rewards of one call of the judge; without `prompts`, all completions have the same prompt."""
     return asyncio.run(judge(prompts or ["1+1?"] * len(completions), completions, **columns))
 
 
 def failure(reward: Any) -> str:
-    """Return why a completion has failed."""
+    """Return the message of a failed completion, after checking that it has one line."""
     assert isinstance(reward, GrpoError)
     assert "\n" not in str(reward)
     return str(reward)
 
 
 def length_of_answer(asked: Asked) -> str:
-    """Judge by a criterion that a test can foresee: one point a character."""
+    """Score by a criterion that a test can predict: one point for each character."""
     return f"It has so many characters.\nScore: {len(asked.shown('answer'))}"
 
 

@@ -168,10 +168,10 @@ def test_a_refusal_is_remembered_and_said_once(monkeypatch, caplog) -> None:
     assert "grpo doctor --sandbox" in record.message
 
 
-def test_only_what_was_told_before_the_program_began_says_whom_to_kill() -> None:
+def test_only_the_report_before_the_programs_start_names_the_group_to_kill() -> None:
     from grpo.sandbox.watch import _Streams
 
     streams = _Streams(Limits())
-    streams.told += b"{'started': True, 'group': 7}\n{'ended': 0, 'cpu_s': 0.1, 'group': 1}\n{'group"
+    streams.reports += b"{'started': True, 'group': 7}\n{'ended': 0, 'cpu_s': 0.1, 'group': 1}\n{'group"
     assert streams.first_report()["group"] == 7
     assert streams.report()["ended"] == 0

@@ -1,7 +1,7 @@
-"""Runs programs that nobody has read: in a killed-on-timeout process, without network, in a directory of their own.
+"""A sandbox for untrusted programs: processes with time limits, without network, in a directory of their own.
 
-run_program → Execution; run_tests → what a program passed, and Tester for many; protections → what holds here.
-`launcher/` is what runs between a program and its caller, `unit_tests/` what it is tested with.
+`run_program` runs one program, `run_tests` tests one, `Tester` tests many, and `protections` lists the protections
+that hold on this machine. `launcher/` has the process between a program and its caller, `unit_tests/` the tests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs that try, without harm, what a sandbox is to keep programs from."""
+"""Programs that attempt, without harm, each action that a sandbox forbids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ bait = json.load(sys.stdin)
 file, caller, linux = bait["file"], bait["caller"], sys.platform == "linux"
 libc = ctypes.CDLL(None, use_errno=True)
 def stopped(*attempts):
-    # Whether none of these comes about.
+    # Return whether all of these fail.
     for attempt in attempts:
         try:
             attempt()
@@ -47,8 +47,8 @@ def stay():
                 os.close(number)
             os.execv(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(3)", bait["token"]])
         os._exit(0)
-stopped(lambda: open(bait["new"], "w"))  # where that is, the caller sees
-told = {
+stopped(lambda: open(bait["new"], "w"))  # the caller checks for this file
+results = {
     "reading": stopped(lambda: open(file).read(), lambda: open("/etc/passwd").read()),
     "writing": stopped(lambda: open(file, "a")),
     "changing": stopped(
@@ -77,7 +77,7 @@ except OSError:
     pass
 stay()
 time.sleep(0.1)
-print(json.dumps(told))
+print(json.dumps(results))
 """
 ENDLESS = "while True: pass"
 PRINTING = "print('x' * (1 << 20))"

@@ -1,7 +1,7 @@
-"""The folder that a program has: what it is called, what lies in it and its removal, for caller and launcher.
+"""A program's folder: its name, its size and its removal, for caller and launcher.
 
-A fresh folder holds the program's own, `BOX`: what the program may write to is never where it is removed from, so
-that it cannot put a link in the place of what is about to be removed.
+A fresh folder contains the program's own folder, `BOX`. The program cannot write to the outer folder, so it cannot
+replace an entry that is about to be removed by a link.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ __all__ = ["BOX", "ENTRIES_KB", "NOBODY", "remove_folder", "size_kb"]
 
 BOX = "box"
 NOBODY = 65534
-"""The user and group that programs run as, where there is a choice."""
+"""User and group of programs, where the caller may choose them."""
 ENTRIES_KB = 16
-"""What the entries of a program's folder take, which is not counted."""
+"""Kilobytes for the entries of a program's folder, which are not counted."""
 
 
 def size_kb(folder: str, *, enough_kb: float) -> float:
-    """Return what the files in a folder take; their number counts as well, a kilobyte each.
+    """Return the kilobytes of the files in a folder; each file counts one kilobyte more.
 
-    It stops to count above `enough_kb`. A folder that cannot be read, shut or too deep for a path, counts as more
-    than enough: what is in it would not be counted at all.
+    Counting stops above `enough_kb`. A folder that cannot be read (closed, or too deep for a path) counts as more
+    than enough, because its files could not be counted.
     """
     total, waiting = 0.0, [folder]
     while waiting and total <= enough_kb:
@@ -36,7 +36,7 @@ def size_kb(folder: str, *, enough_kb: float) -> float:
                         total += 1 + entry.stat(follow_symlinks=False).st_blocks // 2
                     except FileNotFoundError:
                         continue
-        except FileNotFoundError:  # gone meanwhile
+        except FileNotFoundError:  # removed meanwhile
             continue
         except OSError:
             return enough_kb + 1
@@ -44,10 +44,10 @@ def size_kb(folder: str, *, enough_kb: float) -> float:
 
 
 def remove_folder(folder: str, *, within_s: float) -> bool:
-    """Remove a fresh folder and everything in it, and return whether that came about in time.
+    """Remove a fresh folder with all its contents, and return whether it is removed in time.
 
-    What lies two levels down is moved up first, so that neither paths nor recursion grow with how deep a program
-    nested its folders. No link is followed.
+    Entries two levels down are moved up first, so that neither paths nor recursion grow with the depth of a program's
+    folders. No link is followed.
     """
     end = time.monotonic() + within_s
     number = 0
@@ -64,7 +64,7 @@ def remove_folder(folder: str, *, within_s: float) -> bool:
                         return False
                     lower = f"{path}/{entry}"
                     if _is_folder(lower):
-                        _take(lower)  # a folder that is shut cannot be moved
+                        _take(lower)  # a folder without permissions cannot be moved
                         number += 1
                         os.rename(lower, f"{folder}/moved-{number}")
                     else:
@@ -73,7 +73,7 @@ def remove_folder(folder: str, *, within_s: float) -> bool:
         os.rmdir(folder)
     except FileNotFoundError:
         return not os.path.lexists(folder)
-    except OSError:  # somebody still writes there
+    except OSError:  # a process still writes there
         return False
     return True
 
@@ -83,7 +83,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _take(path: str) -> None:
-    """Make a folder ours and open to us, and to nobody else."""
+    """Make this process's user the owner of a folder, with access for that user only."""
     if not hasattr(os, "O_PATH"):
         os.chmod(path, 0o700, follow_symlinks=False)
         return
@@ -92,7 +92,7 @@ def _take(path: str) -> None:
         if os.geteuid() == 0:
             try:
                 os.chown(f"/proc/self/fd/{opened}", 0, 0)
-            except OSError:  # root without capabilities: then it was ours before
+            except OSError:  # root without capabilities, which owned the folder before
                 pass
         os.chmod(f"/proc/self/fd/{opened}", 0o700)
     except FileNotFoundError:  # no /proc

@@ -1,4 +1,4 @@
-"""Where an interpreter lives, and what of the machine a program has to see to run in it."""
+"""The files of a Python interpreter that a program must be able to read to run in it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ _READABLE = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime",
 )  # fmt: skip
 _OF_PREFIX = ("bin", "lib", "lib32", "lib64", "pyvenv.cfg")
-"""What a program needs of the folder that an interpreter is installed in; a project may lie beside it."""
+"""Required parts of an interpreter's folder; a project may lie beside them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python: the file named, the file behind it outside any virtual environment, and the folders they live in.
+    """A Python interpreter.
 
-    `environment` is None outside a virtual environment.
+    Attributes:
+        path: the file that was named.
+        base: the file behind it, outside any virtual environment.
+        environment: the folder of the virtual environment; None outside one.
+        prefixes: the folders that the interpreter is installed in.
     """
 
     path: str
@@ -38,7 +42,7 @@ class Interpreter:
     prefixes: tuple[str, ...]
 
     def readable(self, *, packages: bool) -> list[str]:
-        """Return the files and folders that a program has to see; with `packages` also of the virtual environment."""
+        """Return the files and folders that a program must see, with `packages` the virtual environment's too."""
         prefixes = [*self.prefixes, *([self.environment] if packages and self.environment else [])]
         parts = [f"{os.path.realpath(prefix)}/{part}" for prefix in prefixes for part in _OF_PREFIX]
         named = [f"{prefix}/{part}" for prefix in prefixes if not Path(prefix).is_symlink() for part in _OF_PREFIX]
@@ -51,10 +55,10 @@ _ASK = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, sys.bas
 
 @functools.lru_cache(maxsize=8)
 def find_interpreter(python: str) -> Interpreter:
-    """Return where an interpreter lives.
+    """Return an interpreter with its folders.
 
     Raises:
-        ConfigError: it does not run.
+        ConfigError: the interpreter does not run.
     """
     if python == sys.executable:
         prefixes = [sys.prefix, sys.base_prefix, sys.base_exec_prefix]
@@ -74,10 +78,10 @@ def find_interpreter(python: str) -> Interpreter:
 
 
 def outermost(places: Sequence[str], links: Sequence[str] = ()) -> list[str]:
-    """Return the places that exist and lie in no other of them; a link brings what it points to.
+    """Return the paths that exist and lie in no other of them; the target of a link is added.
 
     Args:
-        links: further ones, which bring nothing.
+        links: further links, whose targets are not added.
     """
     pointed_to = [os.path.realpath(place) for place in places if Path(place).is_symlink()]
     all_ = dict.fromkeys([*places, *pointed_to, *links])

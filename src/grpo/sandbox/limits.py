@@ -1,4 +1,4 @@
-"""What a program may use, and what became of it."""
+"""Limits of a program, and the result of its execution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RANGES = MappingProxyType(
     {
         "wall_s": (0.01, 86_400),
         "cpu_s": (0.01, 86_400),
-        "memory_mb": (48, 1 << 20),  # an interpreter needs most of the least
+        "memory_mb": (48, 1 << 20),  # an interpreter alone needs almost 48
         "processes": (1, 4096),
         "output_kb": (0.001, 1 << 20),
         "file_kb": (0.001, 1 << 24),
@@ -24,15 +24,15 @@ _RANGES = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use.
+    """Limits of one program.
 
     Attributes:
-        wall_s: seconds from its start to its end, whatever it does.
+        wall_s: seconds from its start to its end.
         cpu_s: processor seconds of each of its processes; None: `wall_s`. Rounded up to whole seconds.
         memory_mb: address space of each of its processes, and memory of all of them together.
-        processes: processes and threads at one time, itself included.
-        output_kb: what it may write to stdout, and the same again to stderr; one that writes more is killed.
-        file_kb: size of all its files together.
+        processes: processes and threads at one time, including the program itself.
+        output_kb: kilobytes of stdout, and the same of stderr; a program that writes more is killed.
+        file_kb: kilobytes of all its files together.
     """
 
     wall_s: float = 5.0
@@ -52,21 +52,22 @@ class Limits:
 
     @property
     def cpu_seconds(self) -> int:
-        """`cpu_s` as the kernel takes it."""
+        """`cpu_s` in whole seconds, as the kernel requires."""
         return math.ceil(self.wall_s if self.cpu_s is None else self.cpu_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What became of a program.
+    """The result of running a program.
 
     Attributes:
-        exit_code: what it exited with; minus a signal's number when one ended it.
-        stdout: what it printed, at most `output_kb`; undecodable bytes are replaced.
-        stderr: the same of its errors.
+        exit_code: its exit code; minus the number of the signal that ended it.
+        stdout: its output, at most `output_kb`; undecodable bytes are replaced.
+        stderr: its errors, likewise.
         killed_by: the limit that ended it ("wall time", "cpu time", "memory", "processes", "output", "files"),
-            the signal ("SIGSEGV"), or "an end of its launcher" when that died before it; None when it ended by itself.
-        seconds: from its start to its end, on the clock.
+            the signal ("SIGSEGV"), or "an end of its launcher" when the launcher died first; None when it ended by
+            itself.
+        seconds: wall time from its start to its end.
     """
 
     exit_code: int
@@ -77,10 +78,10 @@ class Execution:
 
     @property
     def timed_out(self) -> bool:
-        """Whether it was still running after `wall_s`."""
+        """True if the program was still running after `wall_s`."""
         return self.killed_by == "wall time"
 
     @property
     def truncated(self) -> bool:
-        """Whether it wrote more than is in `stdout` or `stderr`."""
+        """True if the program wrote more than `stdout` or `stderr` holds."""
         return self.killed_by == "output"

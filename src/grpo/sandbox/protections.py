@@ -1,4 +1,4 @@
-"""Which protections hold on this machine. Each is tried by a harmless program, and not only looked up."""
+"""Protections that hold on this machine. A harmless program tests each of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Protection", "protections"]
 
 
 class Protection(NamedTuple):
-    """One thing that programs are kept from.
+    """One restriction of programs.
 
     Attributes:
-        name: what they cannot do.
-        in_force: whether that is so.
-        how: by what means; or why not.
+        name: the restriction, in words.
+        in_force: whether it holds.
+        how: the means, or the reason why it does not hold.
     """
 
     name: str
@@ -43,7 +43,7 @@ _PRIVATE, _CREATE, _REMOVE = 0, 0o1000, 0  # IPC_PRIVATE, IPC_CREAT, IPC_RMID
 
 
 def protections(namespaces: bool | None = None) -> list[Protection]:
-    """Return what programs cannot do on this machine, and how that is seen to.
+    """Return the restrictions of programs on this machine, with the means of each.
 
     Args:
         namespaces: as for `run_program`.
@@ -79,10 +79,10 @@ def _try_to_leave(isolated: bool) -> tuple[dict[str, Any], Report]:
 
 @contextmanager
 def _bait() -> Iterator[dict[str, Any]]:
-    """Give what a program of anybody's could reach: files, sockets, memory that all may use, and this process.
+    """Yield targets that are open to every program: files, sockets, shared memory, and this process.
 
-    Where this process has one of the numbers that a new process namespace begins with, a number stands for it that no
-    process has.
+    A process id that no process has replaces this process's own where that is one of the first numbers of a new
+    process namespace.
     """
     token = f"grpo-sandbox-{uuid.uuid4().hex}"
     with (
@@ -119,7 +119,7 @@ def _bait() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _segment() -> Iterator[int]:
-    """Give the number of shared memory of System V's kind that everybody may use; -1 where there is none."""
+    """Yield the number of System V shared memory that every user may access; -1 where the system has none."""
     import ctypes
 
     libc = ctypes.CDLL(None)
@@ -131,7 +131,7 @@ def _segment() -> Iterator[int]:
 
 
 def _is_running(token: str) -> bool:
-    """Return whether a process with this word in its command is still there; True where /proc does not tell."""
+    """Return whether a process with this word in its command is running; True without /proc."""
     if not Path("/proc/self/cmdline").exists():
         return True
     for place in Path("/proc").glob("[0-9]*/cmdline"):
@@ -144,7 +144,7 @@ def _is_running(token: str) -> bool:
 
 
 def _apart(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protection]:
-    """Return what keeps a program from the rest of the machine."""
+    """Return the restrictions that separate a program from the rest of the machine."""
     filtered, landlock = "filter" in facts, facts.get("landlock")
     user = facts.get("user")
     by_filter = "seccomp filter" if filtered else f"no seccomp filter: {facts.get('filter_refused', 'not Linux')}"
@@ -182,7 +182,7 @@ _ROOT = (
 
 
 def _limited(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protection]:
-    """Return what keeps a program from using up the machine."""
+    """Return the restrictions on a program's use of resources."""
     endless, _ = _run(attempts.ENDLESS, isolated, wall_s=_WALL_S)
     printing, _ = _run(attempts.PRINTING, isolated)
     memory, _ = _run(attempts.MEMORY, isolated)
@@ -190,7 +190,7 @@ def _limited(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Prote
     held = [_run(source, isolated)[0] for source in (attempts.PROCESSES, attempts.THREADS)]
     files, _ = _run(attempts.FILES, isolated)
     counts = Path("/proc/self/task", str(os.getpid()), "children").exists()
-    total = "launcher, 50 times a second" if counts else "/proc does not tell who a process's children are"
+    total = "launcher, 50 times a second" if counts else "/proc does not list a process's children"
     by_kernel = all("stopped" in one.stdout for one in held)
     return [
         Protection("wall time", endless.timed_out, "caller's clock, and launcher's"),

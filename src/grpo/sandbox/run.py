@@ -1,4 +1,4 @@
-"""Runs one program in the sandbox and says what became of it."""
+"""Runs one program in the sandbox and returns its execution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["check_system", "namespaces_refused", "run_program", "run_reported"]
 _log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent
-# The package is entered without its own first lines: they import what the launcher has no use for.
+# The bootstrap skips `grpo/__init__.py` and `grpo/sandbox/__init__.py`, whose imports the launcher does not need.
 _BOOTSTRAP = (
     "import sys\n"
     f"for name, place in (('grpo', {str(_PACKAGE.parent)!r}), ('grpo.sandbox', {str(_PACKAGE)!r})):\n"
@@ -41,7 +41,7 @@ _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "PYTHONUTF8": "1",
-    "PYTHONHASHSEED": "0",  # sets in the same order each time, so that a program always scores the same
+    "PYTHONHASHSEED": "0",  # the same order of sets each time, so that a program always has the same score
     "MALLOC_ARENA_MAX": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -58,24 +58,24 @@ def run_program(
     namespaces: bool | None = None,
     deadline: float | None = None,
 ) -> Execution:
-    """Run Python source as a program and return what became of it, when nothing of it is left.
+    """Run Python source as a program and return its execution, after all its processes and files are gone.
 
-    The program runs in a fresh folder with an environment of its own. Where namespaces are to be had, it sees neither
-    network nor other processes nor any file but the interpreter, system libraries and its own; elsewhere the
-    kernel's limits, a process group and what else the system offers hold it: see `protections`.
+    The program runs in a fresh folder with an environment of its own. Where namespaces are available, it sees no
+    network, no other processes, and no files but those of the interpreter, system libraries and its own folder.
+    Elsewhere the kernel's limits, a process group and further means of the system restrict it: see `protections`.
 
     Args:
-        stdin: what it reads.
+        stdin: the program's standard input.
         python: the interpreter.
-        packages: whether it may import what is installed beside the standard library.
-        namespaces: True: run in them or not at all; False: without; None: in them where possible.
-        deadline: on the clock of `time.monotonic`, when nobody waits for it any longer.
+        packages: let it import packages that are installed beside the standard library.
+        namespaces: True: require namespaces; False: use none; None: use them where possible.
+        deadline: time at which the caller stops waiting, on the clock of `time.monotonic`.
 
     Raises:
         ConfigError: `python` is no interpreter, or the system neither Linux nor macOS.
         SandboxError: the sandbox could not be set up.
-        TimeoutError: it was not at its end, nor at its limits, by the deadline. Nothing that a program does raises
-            anything else.
+        TimeoutError: the deadline came before the program's end and its limits. No action of a program raises
+            another exception.
     """
     isolated = namespaces_refused() is None if namespaces is None else namespaces
     execution, _ = run_reported(
@@ -91,7 +91,7 @@ def run_program(
 
 
 def check_system() -> None:
-    """Raise ConfigError where no program can be run at all."""
+    """Raise ConfigError on a system that cannot run programs in a sandbox."""
     if os.name != "posix":
         raise ConfigError("programs can be run in a sandbox on Linux and macOS only: leave code rewards out here")
 
@@ -101,13 +101,13 @@ _answer: list[str | None] = []
 
 
 def namespaces_refused() -> str | None:
-    """Return why programs cannot run in namespaces of their own here; None when they can.
+    """Return the reason why programs cannot run in namespaces on this machine; None when they can.
 
-    What the system says is remembered, and a refusal warned of once. A trouble that may pass is not: programs would
-    run with less protection from then on.
+    The system's answer is kept, and a refusal is logged once as a warning. A temporary failure is not kept, because
+    all later programs would run with less protection.
 
     Raises:
-        SandboxError: it could not be found out.
+        SandboxError: the answer could not be determined.
     """
     with _asking:
         if not _answer:
@@ -144,13 +144,13 @@ def run_reported(
     namespaces: bool,
     deadline: float | None = None,
 ) -> tuple[Execution, Report]:
-    """Return what became of a program, and what the launcher told of its jail.
+    """Return a program's execution, and the launcher's report on its jail.
 
     Raises:
         ConfigError, SandboxError, TimeoutError: as `run_program`.
     """
     check_system()
-    # Imported for its byte code, which the launcher reads and does not write.
+    # This import writes the byte code, which the launcher reads but does not write.
     from grpo.sandbox.launcher import main  # noqa: F401
 
     interpreter = find_interpreter(python)
@@ -162,7 +162,7 @@ def run_reported(
             user = _other_user(interpreter.base, box, namespaces=namespaces)
             if user is not None and not namespaces:
                 os.chown(box, user, user)
-            given = {
+            fields = {
                 "command": [interpreter.path, "-s", "-B"] if packages else [interpreter.base, "-S", "-s", "-B"],
                 "folder": str(folder),
                 "box": str(box),
@@ -174,7 +174,7 @@ def run_reported(
                 "namespaces": namespaces,
                 "user": user,
             }
-            return _launched(given, stdin, limits, deadline)
+            return _launched(fields, stdin, limits, deadline)
     except TimeoutError:
         raise
     except OSError as error:
@@ -182,7 +182,7 @@ def run_reported(
         raise SandboxError(f"sandbox cannot be set up: {error}: {advice}") from error
 
 
-def _launched(given: dict[str, Any], stdin: str, limits: Limits, deadline: float | None) -> tuple[Execution, Report]:
+def _launched(fields: dict[str, Any], stdin: str, limits: Limits, deadline: float | None) -> tuple[Execution, Report]:
     with contextlib.ExitStack() as opened:
         report, status = _pipe(opened)
         order, control = _pipe(opened)
@@ -195,7 +195,7 @@ def _launched(given: dict[str, Any], stdin: str, limits: Limits, deadline: float
                     "-S",
                     "-B",
                     "-c",
-                    f"{_BOOTSTRAP}main(**{given | ours!r})",
+                    f"{_BOOTSTRAP}main(**{fields | ours!r})",
                 ],
                 stdin=standard_input,
                 stdout=subprocess.PIPE,
@@ -212,13 +212,13 @@ def _launched(given: dict[str, Any], stdin: str, limits: Limits, deadline: float
 
 
 def _pipe(opened: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
-    """Return the ends of a pipe to read from and to write to."""
+    """Return the reading and the writing end of a pipe."""
     reading, writing = os.pipe()
     return opened.enter_context(os.fdopen(reading, "rb", 0)), opened.enter_context(os.fdopen(writing, "wb", 0))
 
 
 def _whole(limits: Limits) -> dict[str, int]:
-    """Return the limits as the launcher takes them."""
+    """Return the limits that the launcher enforces, as whole numbers."""
     amounts = {name: max(1, round(getattr(limits, name))) for name in ("memory_mb", "processes", "file_kb")}
     return amounts | {"cpu_s": limits.cpu_seconds}
 
@@ -226,7 +226,7 @@ def _whole(limits: Limits) -> dict[str, int]:
 @contextlib.contextmanager
 def _fresh_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="grpo-sandbox-")).resolve()
-    folder.chmod(0o711)  # a program of another user's passes through
+    folder.chmod(0o711)  # a program that runs as another user must pass through
     try:
         yield folder
     finally:
@@ -236,7 +236,7 @@ def _fresh_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _input(text: str) -> Iterator[int]:
-    """Give a text as a file without a name that nobody can write to."""
+    """Yield a descriptor of a text: a file without a name that no process can write to."""
     data = text.encode("utf-8", errors="replace")
     if not data:
         yield subprocess.DEVNULL
@@ -249,7 +249,7 @@ def _input(text: str) -> Iterator[int]:
 
 
 def _sealed(data: bytes) -> int:
-    # As root, or as whoever made a file, a program could open it anew for writing; a seal holds for all.
+    # Root and the owner of a file can reopen it for writing; a seal holds for all users.
     import fcntl
 
     descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -273,10 +273,10 @@ def _read_only(data: bytes) -> int:
 
 
 def _other_user(interpreter: str, box: Path, *, namespaces: bool) -> int | None:
-    """Return the user that a program of root's runs as; None: as whoever we are.
+    """Return the user for a program that root runs; None: this process's own user.
 
-    That is only possible where root has its rights and, without namespaces, where that user may enter the folders
-    above the interpreter and the program.
+    Another user is possible only where root has its usual rights and, without namespaces, where that user may enter
+    the folders above the interpreter and the program.
     """
     if os.geteuid() != 0 or not _may_change_users():
         return None
@@ -287,11 +287,11 @@ def _other_user(interpreter: str, box: Path, *, namespaces: bool) -> int | None:
 
 
 def _may_change_users() -> bool:
-    """Return whether this process may give files and itself to another user; root need not, in a container."""
+    """Return whether this process may change its own user and the owner of files; in a container, root may not."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         users = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux, where root may
+    except OSError:  # not Linux; there root may
         return True
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
     known = any(int(first) <= NOBODY < int(first) + int(count) for first, _, count in map(str.split, users))

@@ -1,4 +1,4 @@
-"""From the start of a program's launcher to its end: reads what the program writes, and keeps time."""
+"""Watches a program's launcher from start to end: reads the program's output, and keeps time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from grpo.sandbox.limits import Execution, Limits
 __all__ = ["START_S", "Report", "watch"]
 
 Report: TypeAlias = dict[str, Any]
-"""What a launcher told: `started`, `ended`, `killed_by`, and what of its jail is in force."""
+"""A launcher's report: `started`, `ended`, `killed_by`, and the parts of its jail that are in force."""
 
 START_S = 20.0
-"""How long a launcher may take to make the jail, on a machine that is busy."""
+"""Seconds that a launcher may take to make the jail, on a busy machine."""
 _END_S = 0.75
 _CHUNK = 1 << 16
 
@@ -34,13 +34,15 @@ def watch(
     limits: Limits,
     deadline: float | None = None,
 ) -> tuple[Execution, Report]:
-    """Return what became of a program and what its launcher told, when both are gone.
+    """Return a program's execution and its launcher's report, when both processes have ended.
 
     Args:
-        report: end to read from of the pipe on which the launcher tells.
-        control: end to write to of the pipe that the launcher listens to. A byte asks it to end everything; when
-            this process is killed, the system closes the pipe without one, and the launcher also cleans up.
-        deadline: when to end it in any case.
+        process: the launcher.
+        report: reading end of the pipe with the launcher's reports.
+        control: writing end of the pipe that the launcher listens to. A byte requests the end of all processes; when
+            this process is killed, the system closes the pipe without a byte, and the launcher also cleans up.
+        limits: the program's limits.
+        deadline: time of the program's end in any case, on the clock of `time.monotonic`.
 
     Raises:
         SandboxError: the launcher could not start the program.
@@ -51,29 +53,29 @@ def watch(
     last = math.inf if deadline is None else deadline
     try:
         streams.open(process, report)
-        streams.read(until=min(last, began + START_S), enough=lambda: b"\n" in streams.told)
+        streams.read(until=min(last, began + START_S), enough=lambda: b"\n" in streams.reports)
         began = time.monotonic()
         streams.read(until=min(last, began + limits.wall_s), enough=lambda: streams.overflowed)
-        # Asked now: a program that is killed for its time is reported as ended, too.
-        late = streams.launcher_is_there and not streams.overflowed and "ended" not in streams.report()
+        # Decided now, because a program that is killed for its time is reported as ended, too.
+        late = streams.launcher_is_running and not streams.overflowed and "ended" not in streams.report()
         given_up = late and time.monotonic() >= last
     finally:
-        with contextlib.suppress(BrokenPipeError):  # it has ended already
+        with contextlib.suppress(BrokenPipeError):  # the launcher has ended
             control.write(b".")
         control.close()
         _end(process, streams)
         seconds = time.monotonic() - began
         streams.close(process)
     if given_up:
-        raise TimeoutError("its deadline came before the end of the program")
+        raise TimeoutError("the deadline came before the end of the program")
     return _execution(streams, seconds, limits, timed_out=late), streams.report()
 
 
 class _Streams:
-    """The pipes that come from a launcher and its program, and what was read from them."""
+    """The pipes from a launcher and its program, and the bytes read from them."""
 
     def __init__(self, limits: Limits) -> None:
-        self.told = bytearray()
+        self.reports = bytearray()
         self.stdout, self.stderr = bytearray(), bytearray()
         self.overflowed = False
         self._room = math.ceil(limits.output_kb * 1024)
@@ -81,10 +83,10 @@ class _Streams:
         self._report: IO[bytes] | None = None
 
     def open(self, process: subprocess.Popen[bytes], report: IO[bytes]) -> None:
-        """Begin to listen."""
+        """Start listening to the pipes."""
         assert process.stdout is not None and process.stderr is not None
         self._report = report
-        for file, buffer in ((process.stdout, self.stdout), (process.stderr, self.stderr), (report, self.told)):
+        for file, buffer in ((process.stdout, self.stdout), (process.stderr, self.stderr), (report, self.reports)):
             os.set_blocking(file.fileno(), False)
             self._selector.register(file, selectors.EVENT_READ, buffer)
 
@@ -96,18 +98,18 @@ class _Streams:
                 file.close()
 
     @property
-    def launcher_is_there(self) -> bool:
-        """Whether the launcher or the first process of its namespace still holds its pipe."""
+    def launcher_is_running(self) -> bool:
+        """True while the launcher or the first process of its namespace holds the pipe of reports."""
         return self._report is not None and self._report in self._selector.get_map()
 
     def read(self, *, until: float, enough: Callable[[], bool]) -> None:
-        """Read until the launcher is gone, there is enough or the time is up."""
-        while self.launcher_is_there and not enough() and (left := until - time.monotonic()) > 0:
+        """Read until the launcher has ended, `enough` returns True or the time is up."""
+        while self.launcher_is_running and not enough() and (left := until - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 self._take(key)
 
     def read_rest(self) -> None:
-        """Read what lies in the pipes. Nobody is there to fill them any more; if somebody is, there is an end to it."""
+        """Read the rest of the pipes. Their writers have ended; the limit of output stops any other."""
         for key in list(self._selector.get_map().values()):
             while not self.overflowed and self._take(key):
                 pass
@@ -123,29 +125,29 @@ class _Streams:
             return False
         buffer: bytearray = key.data
         buffer += data
-        if buffer is not self.told and len(buffer) > self._room:
+        if buffer is not self.reports and len(buffer) > self._room:
             del buffer[self._room :]
             self.overflowed = True
         return True
 
     def first_report(self) -> Report:
-        """Return what was told before the program could be: nobody else writes so early."""
-        first, _, _ = bytes(self.told).partition(b"\n")
+        """Return the first report, which only the launcher can have written: the program had not started."""
+        first, _, _ = bytes(self.reports).partition(b"\n")
         with contextlib.suppress(ValueError, SyntaxError):
             return dict(ast.literal_eval(first.decode()))
         return {}
 
     def report(self) -> Report:
-        """Return what the launcher has told so far."""
+        """Return the launcher's reports so far, merged."""
         report: Report = {}
-        for line in bytes(self.told).splitlines():
-            with contextlib.suppress(ValueError, SyntaxError):  # a line that its writer's death cut off
+        for line in bytes(self.reports).splitlines():
+            with contextlib.suppress(ValueError, SyntaxError):  # a line cut off by its writer's death
                 report |= ast.literal_eval(line.decode())
         return report
 
 
 def _end(process: subprocess.Popen[bytes], streams: _Streams) -> None:
-    """Return when launcher and program are gone: the launcher knows best what there is to kill, but may not manage."""
+    """Return when launcher and program have ended; kill their groups if the launcher fails to kill the program."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_END_S)
     if process.returncode != 0:
@@ -161,8 +163,8 @@ def _end(process: subprocess.Popen[bytes], streams: _Streams) -> None:
 def _execution(streams: _Streams, seconds: float, limits: Limits, *, timed_out: bool) -> Execution:
     report = streams.report()
     if not report.get("started"):
-        said = report.get("error") or streams.stderr.decode(errors="replace").strip()[-300:] or "its launcher died"
-        reason = " ".join(said.split())
+        text = report.get("error") or streams.stderr.decode(errors="replace").strip()[-300:] or "its launcher died"
+        reason = " ".join(text.split())
         raise SandboxError(
             f"sandbox cannot start: {reason}: see `grpo doctor --sandbox`",
             refused=reason if report.get("refused") else None,
@@ -188,7 +190,7 @@ def _execution(streams: _Streams, seconds: float, limits: Limits, *, timed_out: 
 
 
 def _killer(code: int, cpu_s: float, limits: Limits) -> str | None:
-    """Return what ended a program that exited with this code."""
+    """Return the limit or signal that ended a program with this exit code; None: the program ended by itself."""
     if code >= 0:
         return None
     if code == -signal.SIGXCPU or (code == -signal.SIGKILL and cpu_s >= limits.cpu_seconds):

@@ -11,7 +11,7 @@ from grpo.errors import ConfigError
 from grpo.rewards.judge.cache import AnswerCache
 
 
-def test_what_a_judge_has_answered_is_not_asked_again(tmp_path):
+def test_an_answered_question_is_not_asked_again(tmp_path):
     with judge_server(length_of_answer) as server:
         first = judge_at(server.url, cache_dir=tmp_path / "new" / "folder")
         assert rewards_of(first, ["1", "12"]) == [0.1, 0.2]
@@ -49,7 +49,6 @@ cache = AnswerCache(sys.argv[1])
 for number in range(40):
     cache.put(f"{sys.argv[2]}-{number}", "own")
     cache.put(f"shared-{number}", "shared")
-    cache.flush()
 assert len(cache.get_many(f"{sys.argv[2]}-{number}" for number in range(40))) == 40
 """
 
@@ -66,25 +65,23 @@ def test_several_processes_make_and_use_one_cache_at_a_time(tmp_path):
     assert len(cache.get_many(keys)) == 160
 
 
-def test_more_keys_than_a_statement_takes_can_be_asked_for(tmp_path):
+def test_more_keys_than_one_statement_allows_can_be_looked_up(tmp_path):
     cache = AnswerCache(tmp_path)
     cache.put("7", "seven")
-    cache.flush()
     assert cache.get_many(str(number) for number in range(50_000)) == {"7": "seven"}
 
 
-def test_a_cache_file_with_a_column_more_goes_on_being_used(tmp_path):
+def test_a_cache_file_with_an_additional_column_still_works(tmp_path):
     with sqlite3.connect(tmp_path / "answers.sqlite3") as connection:
         connection.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, text TEXT, made REAL)")
         connection.execute("INSERT INTO answers VALUES ('old', 'said before', 1.0)")
     connection.close()
     cache = AnswerCache(tmp_path)
     cache.put("new", "said now")
-    cache.flush()
     assert cache.get_many(["old", "new"]) == {"old": "said before", "new": "said now"}
 
 
-def test_a_file_that_is_no_cache_is_said_to_be_so(tmp_path):
+def test_a_file_that_is_no_cache_is_a_configuration_error(tmp_path):
     (tmp_path / "answers.sqlite3").write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="delete the file, or set cache_dir"):
         judge_at("http://127.0.0.1:1/v1", cache_dir=tmp_path)
@@ -92,7 +89,7 @@ def test_a_file_that_is_no_cache_is_said_to_be_so(tmp_path):
         judge_at("http://127.0.0.1:1/v1", cache_dir=tmp_path / "answers.sqlite3" / "inside")
 
 
-def test_a_cache_that_breaks_later_costs_no_reward(tmp_path, caplog):
+def test_a_cache_that_breaks_later_fails_no_reward(tmp_path, caplog):
     with judge_server(length_of_answer) as server:
         judge = judge_at(server.url, cache_dir=tmp_path)
         assert rewards_of(judge, ["1"]) == [0.1]
@@ -103,7 +100,7 @@ def test_a_cache_that_breaks_later_costs_no_reward(tmp_path, caplog):
     assert caplog.text.count("are not kept") == 1
 
 
-def test_half_a_character_in_an_answer_neither_fails_the_call_nor_is_lost_to_the_cache(tmp_path):
+def test_a_lone_surrogate_in_an_answer_neither_fails_the_call_nor_the_cache(tmp_path):
     def answer(asked):
         return f"I saw \ud83d.\nScore: {len(asked.shown('answer'))}"
 
@@ -114,15 +111,14 @@ def test_half_a_character_in_an_answer_neither_fails_the_call_nor_is_lost_to_the
     assert len(server.asked) == 2
 
 
-def test_whatever_the_cache_cannot_write_costs_no_reward(tmp_path, caplog):
+def test_a_text_that_the_cache_cannot_write_fails_no_reward(tmp_path, caplog):
     cache = AnswerCache(tmp_path)
     cache.put("key", "\ud83d")
-    cache.flush()
     assert cache.get_many(["key", "\ud83d"]) == {}
     assert caplog.text.count("are not kept") == 1
 
 
-def test_without_memory_the_judge_is_asked_anew_and_what_is_known_stays(tmp_path):
+def test_without_memory_the_judge_is_asked_again_and_the_cache_is_unchanged(tmp_path):
     with judge_server(lambda asked: f"Score: {asked.number}") as server:
         judge = judge_at(server.url, cache_dir=tmp_path)
         assert rewards_of(judge, ["a"]) == [0.0]
@@ -131,4 +127,4 @@ def test_without_memory_the_judge_is_asked_anew_and_what_is_known_stays(tmp_path
             assert rewards_of(judge, ["a"]) == [0.2]
             assert rewards_of(judge, ["b"]) == [pytest.approx(0.3)]
         assert rewards_of(judge, ["a"]) == [0.0]
-        assert rewards_of(judge, ["b"]) == [0.4], "what was said meanwhile is not kept"
+        assert rewards_of(judge, ["b"]) == [0.4], "answers within the context are not kept"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import socket
+import time
 from dataclasses import replace
+from email.utils import formatdate
 
 import pytest
 from judge_server import HANGS, SECRET, Sent, failure, judge_at, judge_server, refuses, rewards_of, says
@@ -29,7 +31,7 @@ from grpo.errors import JudgeError
         (Sent(b"\xff\xfe\x00"), "no chat completion"),
         (refuses(404, message="no model m"), "'m' at .* answered 404: no model m"),
         (refuses(400), "answered 400"),
-        (refuses(429, code="insufficient_quota"), "takes no more requests"),
+        (refuses(429, headers={"x-should-retry": "false"}), "takes no more requests"),
     ],
 )
 def test_a_completion_without_a_valid_answer_has_failed_and_the_others_have_not(sent, message):
@@ -51,28 +53,39 @@ def test_a_request_that_may_succeed_later_is_made_again(sent):
     assert judge.usage.requests == len(server.asked) == 3
 
 
-@pytest.mark.parametrize("moment", ["0", "0.01", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_retry_after_takes_the_place_of_our_own_waiting(moment):
+@pytest.mark.parametrize(
+    "moment", [lambda: "0.01", lambda: formatdate(time.time() + 2, usegmt=True)], ids=["s", "date"]
+)
+def test_retry_after_takes_the_place_of_the_clients_own_wait(monkeypatch, moment):
+    for name in ("INITIAL_RETRY_DELAY", "MAX_RETRY_DELAY"):
+        monkeypatch.setattr(f"openai._base_client.{name}", 600.0)
+
     def answer(asked):
-        return refuses(429, headers={"Retry-After": moment}) if asked.number < 2 else "Score: 5"
+        return refuses(429, headers={"Retry-After": moment()}) if asked.number < 2 else "Score: 5"
 
     with judge_server(answer) as server:
-        judge = judge_at(server.url, back_off_s=600.0, deadline_s=20.0)
+        judge = judge_at(server.url, deadline_s=20.0)
         assert rewards_of(judge, ["good"]) == [0.5]
+    assert judge.usage.requests == len(server.asked) == 3
 
 
-def test_while_the_endpoint_asks_for_a_pause_no_request_is_sent():
+def test_a_pause_that_is_longer_than_a_call_fails_its_completion_at_once():
     def answer(asked):
-        return refuses(429, headers={"Retry-After": "3600"}) if asked.number == 0 else "Score: 5"
+        return refuses(429, headers={"Retry-After": "3600"}) if asked.shown("answer") == "bad" else "Score: 5"
 
     with judge_server(answer) as server:
-        judge = judge_at(server.url, concurrency=1, deadline_s=1.0)
-        verdicts = rewards_of(judge, ["1", "12", "123"])
-        (later,) = rewards_of(judge, ["1234"])
-    assert all("within the 1 s" in failure(verdict) for verdict in verdicts)
-    assert "it asked for a pause, of which 35" in failure(later)
-    assert sum("takes no more requests (429" in str(verdict) for verdict in verdicts) == 1
-    assert len(server.asked) == 1
+        verdicts = rewards_of(judge_at(server.url, retries=5, deadline_s=None), ["good", "bad"])
+    assert verdicts[0] == 0.5
+    assert f"the judge at {server.url} takes no more requests (429: no), at the first attempt" in failure(verdicts[1])
+    assert len(server.asked) == 2
+
+
+def test_an_endpoint_that_always_asks_to_come_back_later_is_given_up_after_the_last_retry():
+    with judge_server(lambda asked: refuses(429, headers={"Retry-After": "0.01"})) as server:
+        judge = judge_at(server.url, retries=2)
+        (verdict,) = rewards_of(judge, ["good"])
+    assert "takes no more requests (429: no), after 3 attempts" in failure(verdict)
+    assert judge.usage.requests == len(server.asked) == 3
 
 
 def test_attempts_end():
@@ -86,7 +99,7 @@ def test_an_endpoint_that_hangs_fails_its_completion_only():
     with judge_server(lambda asked: HANGS if asked.shown("answer") == "bad" else "Score: 5") as server:
         verdicts = rewards_of(judge_at(server.url, retries=0, timeout_s=2.0), ["good", "bad"])
     assert verdicts[0] == 0.5
-    assert "within 2 s" in failure(verdicts[1])
+    assert f"no answer from the judge at {server.url} within 2 s, at the first attempt" in failure(verdicts[1])
 
 
 def test_an_answer_that_trickles_in_for_longer_than_an_attempt_may_take_has_failed():
@@ -96,13 +109,19 @@ def test_an_answer_that_trickles_in_for_longer_than_an_attempt_may_take_has_fail
     assert "within 1 s" in failure(verdict)
 
 
-def test_at_the_deadline_what_is_there_counts():
+def test_at_the_deadline_the_answers_so_far_count():
     with judge_server(lambda asked: HANGS if asked.shown("answer") == "bad" else "Score: 5") as server:
         judge = judge_at(server.url, timeout_s=600.0, deadline_s=3.0)
         verdicts = rewards_of(judge, ["good", "bad"])
     assert verdicts[0] == 0.5
     assert "raise concurrency, requests_per_minute or deadline_s" in failure(verdicts[1])
     assert judge.usage.requests == 2
+
+
+def test_at_the_deadline_the_last_failure_is_named():
+    with judge_server(lambda asked: refuses(503, headers={"Retry-After": "60"})) as server:
+        (verdict,) = rewards_of(judge_at(server.url, deadline_s=1.0), ["good"])
+    assert f"{server.url} did not answer within the 1 s of a call: its last failure was status 503" in failure(verdict)
 
 
 def test_an_endpoint_that_is_down_is_named():
@@ -114,7 +133,7 @@ def test_an_endpoint_that_is_down_is_named():
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_wrong_key_is_told_by_its_variable_and_never_shown(monkeypatch, status):
+def test_a_wrong_key_is_named_by_its_variable_and_never_shown(monkeypatch, status):
     monkeypatch.setenv("MY_KEY", SECRET)
     with judge_server(lambda asked: refuses(status, message=f"{asked.key} is not valid")) as server:
         (verdict,) = rewards_of(judge_at(server.url, api_key_env="MY_KEY"), ["good"])
@@ -123,7 +142,7 @@ def test_a_wrong_key_is_told_by_its_variable_and_never_shown(monkeypatch, status
     assert len(server.asked) == 1
 
 
-def test_without_a_key_no_word_of_a_message_is_blanked_out():
+def test_without_a_key_nothing_in_a_message_is_blanked_out():
     with judge_server(lambda asked: refuses(400, message=f"none of the models is {asked.body['model']}")) as server:
         (verdict,) = rewards_of(judge_at(server.url), ["good"])
     assert "none of the models is m" in failure(verdict)
@@ -136,7 +155,7 @@ def test_a_key_is_blanked_out_where_a_message_is_cut_as_well(monkeypatch):
     assert SECRET[:4] not in failure(verdict)
 
 
-def test_half_a_character_in_what_an_endpoint_says_can_be_written_down():
+def test_a_lone_surrogate_in_an_endpoints_text_can_be_written_down():
     answers = {"good": "I saw \ud83d.\nScore: 5", "bad": "\ud83d", "worse": refuses(400, message="no \ud83d")}
     extras = {}
     with judge_server(lambda asked: answers[asked.shown("answer")]) as server:

@@ -55,7 +55,7 @@ def test_the_judge_is_found_by_its_name_and_its_parameters_are_checked():
             resolve_rewards([{**spec, "rubrik": "helpfulness"}])
 
 
-def test_a_run_logs_what_the_judge_said_and_what_it_cost(tmp_path, capsys):
+def test_a_run_logs_the_judges_answers_and_their_cost(tmp_path, capsys):
     with judge_server(lambda asked: f"Score: {min(10, len(asked.shown('answer')))}") as server:
         judge = {
             "model": "m",

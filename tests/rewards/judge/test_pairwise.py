@@ -81,7 +81,7 @@ def test_equal_texts_share_a_place_on_the_ring_and_tie_with_each_other():
 
 
 @pytest.mark.parametrize("both_orders", [True, False])
-def test_the_order_within_a_group_changes_neither_who_meets_whom_nor_who_is_shown_first(both_orders):
+def test_the_order_within_a_group_changes_neither_the_pairs_nor_their_first_texts(both_orders):
     texts = [*(letter * (place + 1) for place, letter in enumerate("abcdefghij")), "aa", "aa", "bb"]
     rng = random.Random(0)
 

@@ -40,7 +40,7 @@ def test_every_message_of_a_chat_prompt_is_shown_under_its_role(tmp_path):
     assert one["content"].startswith("1+1?|2|")
 
 
-def test_a_column_of_messages_is_shown_as_text_and_can_still_be_walked_through(tmp_path):
+def test_a_column_of_messages_is_shown_as_text_and_can_still_be_iterated(tmp_path):
     (tmp_path / "r.md").write_text(
         "{{ chosen }}|{{ history }}|{% for turn in history %}{{ turn.role }} {% endfor %}|{{ tags }}|{{ completion }}"
         "score"
@@ -52,7 +52,7 @@ def test_a_column_of_messages_is_shown_as_text_and_can_still_be_walked_through(t
     assert message["content"] == "two|[user]\n1+1?\n\n[assistant]\n2|user assistant |['a', 'b']|3score"
 
 
-def test_a_row_whose_messages_say_nothing_has_no_reward():
+def test_a_row_with_empty_messages_has_no_reward():
     empty = [{"role": "assistant", "content": " "}]
     with judge_server(length_of_answer) as server:
         judge = judge_at(server.url, rubric="correctness")
@@ -70,7 +70,7 @@ def test_a_completion_is_never_part_of_the_template_and_cannot_foresee_the_bound
     assert f"<question {boundary}>" not in other["content"]
 
 
-def test_half_a_character_in_a_completion_can_be_sent():
+def test_a_lone_surrogate_in_a_completion_can_be_sent():
     with judge_server(length_of_answer) as server:
         assert rewards_of(judge_at(server.url), ["ab\ud83d"]) == [pytest.approx(0.3)]
 
@@ -86,7 +86,7 @@ def test_half_a_character_in_a_completion_can_be_sent():
         ("{{ completion }} {{ class }} {{ how_to_answer }}", "pointwise", "cannot take a column"),
     ],
 )
-def test_a_rubric_that_cannot_work_is_said_to_be_so_at_the_start(tmp_path, text, mode, message):
+def test_a_rubric_that_cannot_work_is_an_error_at_the_start(tmp_path, text, mode, message):
     path = tmp_path / "r.md"
     if text is not None:
         path.write_text(text)

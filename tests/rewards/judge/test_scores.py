@@ -39,7 +39,7 @@ def test_the_address_comes_from_the_environment_where_none_is_given(monkeypatch)
         assert rewards_of(judge_at(None), ["2"]) == [0.1]
 
 
-def test_a_rubrics_column_is_asked_of_the_data_and_a_row_without_it_has_no_reward():
+def test_a_rubrics_column_is_required_of_the_data_and_a_row_without_it_has_no_reward():
     with judge_server(lambda asked: f"Score: {10 * (asked.shown('reference') == asked.shown('answer'))}") as server:
         judge = judge_at(server.url, rubric="correctness")
         assert reward_function(judge).columns == ("answer",)

@@ -40,7 +40,7 @@ def test_without_a_price_there_is_no_cost_and_one_price_is_enough():
     assert judge_at("http://127.0.0.1:1/v1", price_per_million_output_tokens=1).totals["cost"] == 0.0
 
 
-def test_answers_that_cannot_be_read_and_attempts_in_vain_have_been_paid_for():
+def test_unreadable_answers_and_failed_attempts_are_counted():
     def answer(asked):
         return refuses(500) if asked.number == 0 else "Hm."
 
@@ -77,7 +77,7 @@ def test_a_call_that_the_suite_gives_up_has_been_counted(group):
     assert result.metrics["rewards/judge/requests_total"] == 3.0
 
 
-def test_a_resumed_run_goes_on_counting_where_the_first_one_was(group):
+def test_a_resumed_run_continues_the_counts_of_the_first_one(group):
     with judge_server(length_of_answer) as server:
         first = RewardSuite([reward_function(judge_at(server.url, **PRICES))])
         assert first.functions[0].function.state_dict() == {}
@@ -91,7 +91,7 @@ def test_a_resumed_run_goes_on_counting_where_the_first_one_was(group):
     assert result.metrics["rewards/judge/cost_total"] == 30.0 + 2 * 9.0
 
 
-def test_what_has_been_spent_stays_spent_whatever_state_is_loaded():
+def test_loading_a_state_decreases_no_count():
     with judge_server(length_of_answer) as server:
         judge = judge_at(server.url)
         rewards_of(judge, ["1"])
@@ -102,7 +102,7 @@ def test_what_has_been_spent_stays_spent_whatever_state_is_loaded():
     assert judge.usage == Usage(requests=3, input_tokens=30, output_tokens=9)
 
 
-def test_an_endpoint_that_does_not_count_tokens_costs_nothing_that_could_be_known():
+def test_an_endpoint_that_does_not_count_tokens_has_no_known_cost():
     said = says("Score: 5")
     without_usage = replace(said, body=json.dumps({**json.loads(said.body), "usage": None}).encode())
     with judge_server(lambda asked: without_usage) as server:

@@ -1,4 +1,4 @@
-"""A language model as judge: rewards from any endpoint that speaks OpenAI's chat completions."""
+"""Rewards from a language model that judges, at any endpoint that speaks OpenAI's chat completions."""
 
 from __future__ import annotations
 

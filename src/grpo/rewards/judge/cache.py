@@ -1,15 +1,15 @@
-"""Answers of judges on disk, so that the same question is paid for once."""
+"""A cache of judges' answers on disk, so that each question is paid for once."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ __all__ = ["AnswerCache", "content_key"]
 _logger = logging.getLogger(__name__)
 _FILE = "answers.sqlite3"
 _BUSY_S = 30.0
-# SQLite takes a limited number of variables in a statement.
-_KEYS_A_QUERY = 500
+# SQLite limits the number of variables in a statement.
+_KEYS_PER_QUERY = 500
 
 
 def content_key(content: Mapping[str, Any]) -> str:
@@ -38,81 +38,67 @@ def content_key(content: Mapping[str, Any]) -> str:
 class AnswerCache:
     """Texts by key in one SQLite file; several threads and processes may use it at once.
 
-    Whatever goes wrong after the start (a full disk, a file that was damaged meanwhile) is said once as a warning
-    and costs the answers that are not kept: it fails no reward.
+    A failure after the start (a full disk, a damaged file) is logged once as a warning. It loses cached answers
+    and fails no reward.
     """
 
     def __init__(self, directory: str | Path) -> None:
-        """Open or make `answers.sqlite3` in the directory.
+        """Open or create `answers.sqlite3` in the directory.
 
         Raises:
-            ConfigError: it cannot be made there, or is no such file.
+            ConfigError: the file cannot be created, or is not a cache.
         """
         self.path = Path(directory).expanduser() / _FILE
         self._lock = threading.Lock()
         self._waiting: deque[tuple[str, str]] = deque()
-        self._connection: sqlite3.Connection | None = None
-        self._process = 0
         self._has_warned = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock:
-                self._connected().execute("SELECT count(*) FROM answers").fetchone()
+            with self._open() as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT)")
+                connection.execute("SELECT count(*) FROM answers").fetchone()
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
-                f"cannot use {str(self.path)!r} for a judge's answers: {error}: "
-                f"delete the file, or set cache_dir to a directory that you may write to, or to null for none"
+                f"cannot use {str(self.path)!r} for a judge's answers: {error}: delete the file, "
+                f"or set cache_dir to a directory that you may write to, or to null for no cache"
             ) from error
 
     def get_many(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return the texts of those keys that are known."""
+        """Return the texts of the keys that have one."""
         wanted = list(keys)
         found: dict[str, str] = {}
         try:
-            with self._lock:
-                for start in range(0, len(wanted), _KEYS_A_QUERY):
-                    some = wanted[start : start + _KEYS_A_QUERY]
-                    marks = ",".join("?" * len(some))
-                    query = f"SELECT key, text FROM answers WHERE key IN ({marks})"
-                    found.update(self._connected().execute(query, some).fetchall())
+            with self._open() as connection:
+                for start in range(0, len(wanted), _KEYS_PER_QUERY):
+                    part = wanted[start : start + _KEYS_PER_QUERY]
+                    marks = ",".join("?" * len(part))
+                    found.update(connection.execute(f"SELECT key, text FROM answers WHERE key IN ({marks})", part))
         except Exception as error:
             self._warn(error)
         return found
 
     def put(self, key: str, text: str) -> None:
-        """Take a text to be written at the next `flush`; the newest of several under one key counts."""
-        self._waiting.append((key, text))
+        """Store a text in place of an older one under its key.
 
-    def flush(self) -> None:
-        """Write what is waiting, all of it at once: a disk takes many texts in the time of one."""
+        Threads that wait for each other share a transaction: the disk takes many texts in the time of one.
+        """
+        self._waiting.append((key, text))
         try:
             with self._lock:
                 rows = [self._waiting.popleft() for _ in range(len(self._waiting))]
                 if rows:
-                    with self._connected() as connection:
+                    with self._open() as connection:
                         connection.executemany("INSERT OR REPLACE INTO answers (key, text) VALUES (?, ?)", rows)
         except Exception as error:
             self._warn(error)
 
-    def _connected(self) -> sqlite3.Connection:
-        """Return this process's connection to a file that has its table.
-
-        Raises:
-            sqlite3.Error: the file cannot be used.
-        """
-        # A connection must not be carried into a forked process.
-        if self._connection is None or self._process != os.getpid():
-            connection = sqlite3.connect(self.path, timeout=_BUSY_S, check_same_thread=False)
-            try:
-                with connection:
-                    connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT)")
-            except sqlite3.Error:
-                connection.close()
-                raise
-            self._connection, self._process = connection, os.getpid()
-        return self._connection
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Yield a new connection, because none may be carried into a forked process; commit at the end."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_S)) as connection, connection:
+            yield connection
 
     def _warn(self, error: Exception) -> None:
         if not self._has_warned:
             self._has_warned = True
-            _logger.warning("a judge's answers are not kept in %s: %s (said once)", self.path, error)
+            _logger.warning("a judge's answers are not kept in %s: %s (logged once)", self.path, error)

@@ -1,4 +1,4 @@
-"""What a judge is asked: a template in a Markdown file, shipped or the user's own."""
+"""Rubrics: templates of the question to a judge, each in a Markdown file, shipped or the user's own."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ from jinja2 import StrictUndefined, Template, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from grpo.errors import ConfigError
-from grpo.rewards.judge.parsing import Scale
-from grpo.rewards.judge.responses import first_words, whole_characters
+from grpo.rewards.judge.parsing import Scale, one_line, replace_surrogates
 from grpo.rewards.texts import Completion, completion_texts
 from grpo.types import Message
 
-__all__ = ["Conversation", "Mode", "Rubric", "are_messages", "load_rubric", "rubric_names", "shown"]
+__all__ = [
+    "DEFAULT_RUBRICS",
+    "Conversation",
+    "Mode",
+    "Rubric",
+    "are_messages",
+    "load_rubric",
+    "message_text",
+    "rubric_names",
+]
 
 Mode: TypeAlias = Literal["pointwise", "pairwise"]
 Conversation: TypeAlias = tuple[Message, ...]
-"""What is sent to a judge: a system message if the rubric has one, and a user message."""
+"""The messages to a judge: a system message if the rubric has one, and a user message."""
 
-_SHOWS: Mapping[str, tuple[str, ...]] = {"pointwise": ("completion",), "pairwise": ("first", "second")}
-_SHIPPED: Mapping[str, str] = {"pointwise": "helpfulness, correctness or headline", "pairwise": "preference"}
-_ENDS_WITH: Mapping[str, str] = {"pointwise": "score", "pairwise": "winner"}
-_HOW_TO_ANSWER: Mapping[str, str] = {
+DEFAULT_RUBRICS: Mapping[Mode, str] = {"pointwise": "helpfulness", "pairwise": "preference"}
+_SHIPPED: Mapping[Mode, str] = {"pointwise": "helpfulness, correctness or headline", "pairwise": "preference"}
+_SHOWS: Mapping[Mode, tuple[str, ...]] = {"pointwise": ("completion",), "pairwise": ("first", "second")}
+_ENDS_WITH: Mapping[Mode, str] = {"pointwise": "score", "pairwise": "winner"}
+_HOW_TO_ANSWER: Mapping[Mode, str] = {
     "pointwise": (
         "Reason in a few sentences. Then end with a line of its own that holds the score and nothing else, "
         "a number from {lowest:g} to {highest:g}:\n\nScore: N"
@@ -40,7 +49,7 @@ _HOW_TO_ANSWER: Mapping[str, str] = {
 }
 _OWN = frozenset({"prompt", "completion", "first", "second", "lowest", "highest", "boundary", "how_to_answer"})
 _SPLIT = "---"
-_SHOWN = 160
+_MAX_MESSAGE = 160
 
 
 def are_messages(value: Any) -> bool:
@@ -57,13 +66,13 @@ def _is_message(value: Any) -> bool:
     return is_text and all(isinstance(part, Mapping) and isinstance(part.get("text", ""), str) for part in parts)
 
 
-def shown(value: Any) -> Any:
-    """Return what a template shows of a value: of chat messages their text, of anything else itself.
+def message_text(value: Any) -> Any:
+    """Return the text of chat messages, or any other value unchanged, as a template shows it.
 
-    A lone message is shown as its text, several ones each under its role.
+    One message is shown as its text alone, each of several messages under its role.
 
     Example:
-        >>> shown([{"role": "user", "content": "1+1?"}]), shown(["a", "b"])
+        >>> message_text([{"role": "user", "content": "1+1?"}]), message_text(["a", "b"])
         ('1+1?', ['a', 'b'])
     """
     if not are_messages(value):
@@ -74,20 +83,20 @@ def shown(value: Any) -> Any:
     return "\n\n".join(f"[{message['role']}]\n{text}" for message, text in zip(value, texts, strict=True))
 
 
-# Rubrics are files of others too: a template must not be able to run code.
+# Rubric files come from strangers too: a template must not be able to run code.
 _TEMPLATES = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined, autoescape=False, trim_blocks=True, finalize=shown
+    undefined=StrictUndefined, autoescape=False, trim_blocks=True, finalize=message_text
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Rubric:
-    """A rubric that has been read and checked. Made by `load_rubric`.
+    """A rubric that has been read and checked by `load_rubric`.
 
     Attributes:
-        name: the built-in's name, or the file's without its ending.
-        mode: whether it shows one completion (`completion`) or two (`first`, `second`).
-        columns: the data set's columns that it names.
+        name: the shipped rubric's name, or the file's without its suffix.
+        mode: "pointwise" shows one completion (`completion`), "pairwise" two (`first`, `second`).
+        columns: the data set's columns that the template names.
         system: template of the system message; empty when the rubric has none.
         user: template of the user message.
         scale: lowest and highest score.
@@ -101,7 +110,7 @@ class Rubric:
     scale: Scale
 
     def conversation(self, prompt: Any, completions: Sequence[Completion], columns: Mapping[str, Any]) -> Conversation:
-        """Return what to send to the judge about one completion, or in pairwise mode about two.
+        """Return the messages to the judge about one completion, or in pairwise mode about two.
 
         The template also has `boundary`, a word that no completion can foresee, for tags that a
         completion cannot close.
@@ -109,7 +118,7 @@ class Rubric:
         Args:
             prompt: a text or messages.
             completions: one, or in pairwise mode two.
-            columns: the row's values of those that the rubric names; others do no harm.
+            columns: the row's values of the columns that the rubric names; others are ignored.
 
         Raises:
             ConfigError: the template cannot be filled in with this row.
@@ -121,18 +130,18 @@ class Rubric:
                 (role, _template(text).render(values).strip())
                 for role, text in (("system", self.system), ("user", self.user))
             ]
-        except Exception as error:  # filters and tests in a template raise whatever the row makes them raise
+        except Exception as error:  # filters and tests in a template raise any exception
             raise ConfigError(
-                f"rubric {self.name!r} cannot be filled in with this row: {first_words(str(error), _SHOWN)}: "
-                f"mend the template or the row"
+                f"rubric {self.name!r} cannot be filled in with this row: {one_line(str(error), _MAX_MESSAGE)}: "
+                f"correct the template or the row"
             ) from error
-        return tuple({"role": role, "content": whole_characters(content)} for role, content in parts if content)
+        return tuple({"role": role, "content": replace_surrogates(content)} for role, content in parts if content)
 
     def _own_values(self, prompt: Any, texts: Sequence[str]) -> dict[str, Any]:
         lowest, highest = self.scale
         return {
             **dict(zip(_SHOWS[self.mode], texts, strict=True)),
-            "prompt": shown(prompt),
+            "prompt": message_text(prompt),
             "lowest": f"{lowest:g}",
             "highest": f"{highest:g}",
             "boundary": hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=6).hexdigest(),
@@ -141,26 +150,26 @@ class Rubric:
 
 
 def rubric_names() -> list[str]:
-    """Return the names of the rubrics that are shipped, in alphabetical order."""
+    """Return the names of the shipped rubrics in alphabetical order."""
     folder = files("grpo.rewards.judge").joinpath("rubrics")
     return sorted(entry.name.removesuffix(".md") for entry in folder.iterdir() if entry.name.endswith(".md"))
 
 
 def load_rubric(rubric: str | Path, *, mode: Mode, scale: Scale) -> Rubric:
-    """Return a built-in rubric by its name, or the one in a Markdown file.
+    """Return a shipped rubric by its name, or the rubric in a Markdown file.
 
-    The file is a Jinja template of the user message; what stands before a line `---` is the system message.
+    The file is a Jinja template of the user message; the text before a line `---` is the system message.
     It may use `prompt`, `completion` (pairwise: `first`, `second`), `lowest`, `highest`, `boundary`,
     `how_to_answer` and any column of the data set.
 
     Args:
         rubric: a name out of `rubric_names()`, or a path.
-        mode: whether it is to show one completion or two.
+        mode: "pointwise" for a rubric that shows one completion, "pairwise" for two.
         scale: lowest and highest score.
 
     Raises:
-        ConfigError: there is no such rubric, it is no template, does not show what is to be judged, or
-            does not say how to answer.
+        ConfigError: the rubric does not exist, is no template, does not show the completions, or does not say
+            how to answer.
     """
     name, text = _read(rubric)
     system, user = _split(text)
@@ -173,7 +182,7 @@ def load_rubric(rubric: str | Path, *, mode: Mode, scale: Scale) -> Rubric:
     if unseen:
         raise ConfigError(
             f"rubric {name!r} does not show {unseen[0]!r} to the judge, which mode={mode!r} needs: "
-            f"write {{{{ {unseen[0]} }}}} where it belongs, or use one for this mode ({_SHIPPED[mode]})"
+            f"write {{{{ {unseen[0]} }}}} where it belongs, or use a rubric for this mode ({_SHIPPED[mode]})"
         )
     if "how_to_answer" not in variables and _ENDS_WITH[mode] not in text.casefold():
         raise ConfigError(f"rubric {name!r} does not say how to answer: write {{{{ how_to_answer }}}} at its end")
@@ -185,11 +194,11 @@ def _read(rubric: str | Path) -> tuple[str, str]:
     """Return a rubric's name and text.
 
     Raises:
-        ConfigError: there is none, or none that can be read.
+        ConfigError: the rubric does not exist or cannot be read.
     """
     if str(rubric) in rubric_names():
-        place = files("grpo.rewards.judge").joinpath("rubrics", f"{rubric}.md")
-        return str(rubric), place.read_text(encoding="utf-8")
+        file = files("grpo.rewards.judge").joinpath("rubrics", f"{rubric}.md")
+        return str(rubric), file.read_text(encoding="utf-8")
     path = Path(rubric).expanduser()
     try:
         return path.stem, path.read_text(encoding="utf-8")
@@ -200,10 +209,10 @@ def _read(rubric: str | Path) -> tuple[str, str]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Return what stands before the first line `---`, and what stands after it or the whole text."""
+    """Return the text before the first line `---` (empty without one) and the text after it."""
     lines = text.splitlines()
-    places = [place for place, line in enumerate(lines) if line.strip() == _SPLIT]
-    start = places[0] if places else -1
+    separators = [number for number, line in enumerate(lines) if line.strip() == _SPLIT]
+    start = separators[0] if separators else -1
     return "\n".join(lines[: max(0, start)]), "\n".join(lines[start + 1 :])
 
 

@@ -1,15 +1,14 @@
-"""What a judge has been asked, and what that costs."""
+"""Counts of a judge's requests and tokens."""
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-__all__ = ["Meter", "Prices", "Usage"]
-
-_MILLION = 1_000_000
+__all__ = ["Meter", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +16,10 @@ class Usage:
     """Counts of requests and tokens.
 
     Attributes:
-        requests: sent, further attempts included.
-        cached: conversations for which none was sent: the answer was on disk, or an equal one was asked beside them.
-        input_tokens: of the conversations, as the endpoint counted them; nobody counts those of a request that
-            was given up.
-        output_tokens: of the answers, likewise.
+        requests: requests sent, retries included.
+        cached: conversations without a request of their own: the answer was on disk, or the same call had an equal one.
+        input_tokens: tokens of the conversations, as the endpoint counted them; a request that was given up adds none.
+        output_tokens: tokens of the answers, likewise.
     """
 
     requests: int = 0
@@ -31,65 +29,41 @@ class Usage:
 
     @classmethod
     def of(cls, counts: Mapping[str, Any]) -> Usage:
-        """Return the usage that `counts` returned; what is not there is 0."""
+        """Return the usage with these counts; a missing count is 0."""
         return cls(**{field.name: int(counts.get(field.name, 0)) for field in fields(cls)})
-
-    def counts(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return asdict(self)
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum of both."""
-        mine, others = self.counts(), other.counts()
-        return Usage(**{name: mine[name] + others[name] for name in mine})
+        return Usage(*map(operator.add, astuple(self), astuple(other)))
 
     def at_least(self, other: Usage) -> Usage:
         """Return the larger of each count."""
-        mine, others = self.counts(), other.counts()
-        return Usage(**{name: max(mine[name], others[name]) for name in mine})
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Prices of a million tokens, in any currency."""
-
-    input_tokens: float
-    output_tokens: float
-
-    def of(self, usage: Usage) -> float:
-        """Return what the usage costs.
-
-        Example:
-            >>> Prices(0.5, 2.0).of(Usage(requests=1, input_tokens=1_000_000, output_tokens=250_000))
-            1.0
-        """
-        return (usage.input_tokens * self.input_tokens + usage.output_tokens * self.output_tokens) / _MILLION
+        return Usage(*map(max, astuple(self), astuple(other)))
 
 
 class Meter:
-    """Adds up usage at the moment it arises, so that a call which is given up has been counted too.
+    """Adds up usage at the moment it arises, so that a call that is given up has been counted too.
 
     Attributes:
-        usage: so far.
+        usage: the sum so far.
+        last_failure: the reason why the last failed request has failed; empty: none failed.
     """
 
-    def __init__(self, onto: Meter | None = None) -> None:
-        """Begin at nothing; `onto` counts what this one counts as well."""
+    def __init__(self, total: Meter | None = None) -> None:
+        """Start at zero; `total` counts everything that this meter counts as well."""
         self.usage = Usage()
-        self._onto = onto
+        self.last_failure = ""
+        self._total = total
         self._lock = threading.Lock()
 
-    def count(self, usage: Usage) -> None:
-        """Add to the usage so far."""
+    def count(self, **counts: int) -> None:
+        """Add to the counts of `Usage`."""
         with self._lock:
-            self.usage += usage
-        if self._onto is not None:
-            self._onto.count(usage)
+            self.usage += Usage(**counts)
+        if self._total is not None:
+            self._total.count(**counts)
 
-    def start_from(self, usage: Usage) -> None:
-        """Take over what was spent earlier.
-
-        Nothing takes spending back, not even the state from before it: each count becomes the larger of both.
-        """
+    def restore(self, usage: Usage) -> None:
+        """Raise each count to that of `usage`; nothing lowers a count, since money spent stays spent."""
         with self._lock:
             self.usage = self.usage.at_least(usage)

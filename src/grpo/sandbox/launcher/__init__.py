@@ -1,6 +1,6 @@
-"""What runs between the caller and a program: a process that makes the jail, and sees to the program's end.
+"""The launcher: a process between the caller and a program that makes the jail and ends the program.
 
-It starts once for each program and half its time would go into imports. So what is in this folder imports, of the
-package, only this folder, `grpo.sandbox.folder` and `grpo.processes`, and none of them pathlib, json, typing,
-contextlib, dataclasses, re and signal.
+It starts once for each program, and imports would take half of its time. Modules in this folder therefore import, of
+the package, only this folder, `grpo.sandbox.folder` and `grpo.processes`, and none of them imports pathlib, json,
+typing, contextlib, dataclasses, re or signal.
 """

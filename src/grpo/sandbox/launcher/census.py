@@ -1,4 +1,4 @@
-"""What the descendants of a process use together, as /proc tells it."""
+"""Threads, memory and unlinked files that the descendants of a process use together, from /proc."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def census(pid: int) -> tuple[int, int]:
 
 
 def unlinked_kb(pid: int) -> float:
-    """Return how many kilobytes the files take that descendants of this process hold and no folder has any more.
+    """Return the kilobytes of files that descendants of this process hold open and that no folder lists any more.
 
-    That is without end if a process does not let its files be seen.
+    The result is infinite if a process does not let its files be seen.
     """
     sizes: dict[tuple[int, int], int] = {}
     mapped: dict[tuple[int, int], int] = {}
@@ -43,10 +43,10 @@ def unlinked_kb(pid: int) -> float:
                         major, minor = (int(number, 16) for number in device.split(":"))
                         file_id = os.makedev(major, minor), int(inode)
                         mapped[file_id] = mapped.get(file_id, 0) + (end - start) // 1024
-        except (FileNotFoundError, ProcessLookupError):  # gone meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
         except OSError:
-            if "VmSize" in _fields(f"/proc/{one}/status"):  # else it has ended, and nobody may look any more
+            if "VmSize" in _fields(f"/proc/{one}/status"):  # otherwise it has ended, and its files cannot be read
                 return math.inf
     return sum((mapped | sizes).values())
 
@@ -54,14 +54,14 @@ def unlinked_kb(pid: int) -> float:
 def _note_unlinked(path: str, sizes: dict[tuple[int, int], int]) -> None:
     try:
         found = os.stat(path)
-    except OSError:  # closed meanwhile, or nothing that has a name
+    except OSError:  # closed meanwhile, or without a name
         return
     if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
         sizes[found.st_dev, found.st_ino] = found.st_blocks // 2
 
 
 def tasks_of_user(user: int) -> int:
-    """Return how many processes and threads of one user the machine runs, as far as /proc tells."""
+    """Return the number of processes and threads of one user on this machine, as far as /proc shows them."""
     total = 0
     try:
         entries = os.listdir("/proc")

@@ -1,10 +1,11 @@
 """The system calls that a program may not make, as a seccomp filter.
 
-It names what is forbidden, since an interpreter and its libraries use most of the rest. What changes the machine,
-widens what can be attacked in the kernel or outlives the program is always forbidden; with `shared`, where the
-program sees the same processes, network, IPC and files as everybody, so is what reaches other processes, any socket,
-memory, semaphores and queues that others have made (in System V's way, by a number), and what Landlock does not look
-at: whose a file is, its mode, times, attributes and (in its versions 1 and 2) its length.
+The filter lists forbidden calls, because an interpreter and its libraries use most of the others. Always forbidden
+are calls that change the machine, widen the attack surface of the kernel or outlive the program. With `shared`, the
+program sees the same processes, network, IPC and files as all others. Then calls are forbidden as well that reach
+other processes, any socket, or the memory, semaphores and queues of others (System V IPC), and those that change
+properties of a file that Landlock does not control: owner, mode, times, attributes and (in its versions 1 and 2)
+length.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import struct
 __all__ = ["filter_instructions"]
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-"""By machine: what the kernel calls it, and its column in the tables below."""
+"""By machine: its number in the kernel, and its column in the tables below."""
 
 _ABSENT = -1
 _ALWAYS = {
@@ -131,10 +132,10 @@ _FCNTL, _IOCTL, _PRLIMIT, _KILL, _TGKILL = (72, 25), (16, 29), (302, 261), (62, 
 
 _NEW_NAMESPACES = 0x7E020080  # every CLONE_NEW flag that clone can be given
 _SIGNAL_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: they make the kernel send signals
-_TERMINAL_INPUT = (0x5412, 0x8901, 0x8902)  # TIOCSTI types for somebody else; FIOSETOWN and SIOCSPGRP as above
+_TERMINAL_INPUT = (0x5412, 0x8901, 0x8902)  # TIOCSTI types into another terminal; FIOSETOWN and SIOCSPGRP as above
 _FILE_FLAGS = (0x40086602, 0x40046602, 0x401C5820)  # FS_IOC_SETFLAGS, its 32-bit form, FS_IOC_FSSETXATTR
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
-_ACCESS_AND_TRUNCATE, _TRUNCATE = 0o1003, 0o1000  # O_ACCMODE | O_TRUNC; the latter alone empties what is only read
+_ACCESS_AND_TRUNCATE, _TRUNCATE = 0o1003, 0o1000  # O_ACCMODE | O_TRUNC; O_TRUNC alone empties a file opened for reading
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER, _MACHINE, _ARGUMENT, _ARGUMENT_SIZE = 0, 4, 16, 8
@@ -145,7 +146,7 @@ _Instruction = tuple[int, int, int, int]
 
 
 def filter_instructions(*, shared: bool, own_pid: int) -> bytes | None:
-    """Return the filter as the kernel takes it; None where this kind of machine is not known.
+    """Return the filter in the kernel's format; None for an unknown kind of machine.
 
     Args:
         shared: the program shares processes, network, IPC and files with others: forbid sockets (pairs aside), leaving
@@ -163,12 +164,13 @@ def filter_instructions(*, shared: bool, own_pid: int) -> bytes | None:
         (_RETURN, 0, 0, _KILLED),
         (_LOAD, 0, 0, _NUMBER),
     ]
-    if column == 0:  # the other numbering of the same machine, x32, would pass by the rules
+    if column == 0:  # x32, the other numbering of the same machine, would evade the rules
         code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _NOT_PERMITTED)]
     for numbers in forbidden.values():
         if numbers[column] != _ABSENT:
             code += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _NOT_PERMITTED)]
-    # Their flags lie in memory, where a filter cannot look; told that they are not there, libraries use the older ones.
+    # A filter cannot read the flags of these calls, which lie in memory. Libraries fall back to the older calls
+    # when these do not exist.
     for numbers in (_CLONE3, _OPENAT2):
         code += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _NOT_THERE)]
     code += _rule(_CLONE[column], 0, [(_ANY_BIT, _NEW_NAMESPACES)], allow=False)
@@ -191,7 +193,7 @@ def filter_instructions(*, shared: bool, own_pid: int) -> bytes | None:
 def _rule(
     number: int, argument: int, tests: list[tuple[int, int]], *, allow: bool, only_bits: int | None = None
 ) -> list[_Instruction]:
-    """Return instructions that decide on one system call by the low half of an argument, and let others pass by.
+    """Return instructions that decide on one system call by the low half of an argument, and skip other calls.
 
     The call is allowed (with `allow`) or forbidden (without) when one of the tests holds, else the other way round.
     """

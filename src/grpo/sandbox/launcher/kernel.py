@@ -1,6 +1,6 @@
-"""Linux system calls that Python has no name for.
+"""Linux system calls that Python does not wrap.
 
-The module can be imported elsewhere, too. Every function raises OSError when the kernel refuses.
+The module can be imported on other systems, too. Every function raises OSError when the kernel refuses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEW_MOUNTS, NEW_NAMES, NEW_IPC, NEW_USERS, NEW_PIDS, NEW_NETWORK = (
     0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 READ_ONLY, NO_SUID, NO_DEVICES, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-_KEPT_FLAGS = 1 | 2 | 4 | 8 | 1024 | 2048  # what statvfs and mount number alike: ro, nosuid … noatime, nodiratime
+_KEPT_FLAGS = 1 | 2 | 4 | 8 | 1024 | 2048  # same numbers in statvfs and mount: ro, nosuid … noatime, nodiratime
 _DETACH = 2
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -41,7 +41,7 @@ _CAPABILITY_VERSION = 0x20080522
 _LAST_CAPABILITY = 63
 
 _FILES_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15}
-"""How many of Landlock's rights on files each version of it knows; later ones know 16."""
+"""Number of Landlock's rights on files by its version; later versions have 16."""
 _EXECUTE, _READ_FILE, _READ_DIRECTORY, _WRITE_FILE, _TRUNCATE = 1, 4, 8, 2, 1 << 14
 _ON_FILES_ONLY = _EXECUTE | _READ_FILE | _WRITE_FILE | _TRUNCATE
 
@@ -65,23 +65,23 @@ def _prctl(what: str, option: int, value: int | ctypes.c_void_p = 0, other: int 
 
 
 def unshare(flags: int) -> None:
-    """Leave the namespaces that the flags name for new ones."""
+    """Move this process into new namespaces, selected by the flags."""
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
-    """mount(2)."""
+    """Mount a file system, as mount(2) does."""
     encoded = [None if text is None else text.encode() for text in (source, target, kind)]
     _checked(_libc.mount(*encoded, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
 
 
 def bind(path: str, target: str) -> None:
-    """Show a file or folder, with what is mounted in it, at another place."""
+    """Make a file or folder, including mounts in it, visible at another path."""
     mount(path, target, None, BIND | RECURSIVE)
 
 
 def bind_read_only(path: str, target: str) -> None:
-    """Show a file or folder at another place, where nobody can write to it."""
+    """Make a file or folder visible at another path, read-only."""
     bind(path, target)
     attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NO_SUID | NO_DEVICES, 0, 0, 0)
     place = ctypes.create_string_buffer(target.encode())
@@ -95,13 +95,13 @@ def bind_read_only(path: str, target: str) -> None:
             ctypes.c_void_p(ctypes.addressof(attributes)),
             ctypes.c_long(ctypes.sizeof(attributes)),
         )
-    except OSError:  # before Linux 5.12, where what is mounted below stays as it is
+    except OSError:  # before Linux 5.12; mounts below keep their flags
         kept = os.statvfs(target).f_flag & _KEPT_FLAGS
         mount("none", target, None, BIND | REMOUNT | READ_ONLY | NO_SUID | NO_DEVICES | kept)
 
 
 def switch_root(path: str) -> None:
-    """Make `path`, where something must be mounted, the root, and let go of the old one."""
+    """Make `path`, which must be a mount point, the root, and detach the old root."""
     os.chdir(path)
     number = _PIVOT_ROOT.get(os.uname().machine)
     if number is None:
@@ -119,21 +119,21 @@ def die_with_parent() -> None:
 
 
 def hide_from_others() -> None:
-    """Let no process of the same user look into this one's memory."""
+    """Prevent processes of the same user from reading this one's memory."""
     _prctl("dumpable", _SET_DUMPABLE, 0)
 
 
 def forbid_new_privileges() -> None:
-    """Make set-user-id programs run as whoever starts them."""
+    """Make set-user-id programs run with the rights of the user that starts them."""
     _prctl("no new privileges", _NO_NEW_PRIVILEGES, 1)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, for good where this process may decide that."""
+    """Drop every capability, permanently where this process has the right to."""
     for capability in range(_LAST_CAPABILITY + 1):
         try:
             _prctl("bounding set", _DROP_BOUND, capability)
-        except OSError:  # not its to decide, or no such capability
+        except OSError:  # not permitted, or no such capability
             break
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     none = (ctypes.c_uint32 * 6)()
@@ -141,7 +141,7 @@ def drop_capabilities() -> None:
 
 
 def install_filter(instructions: bytes) -> None:
-    """Have the kernel ask this filter before each system call of this process and its children."""
+    """Apply this filter to each system call of this process and its children."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
 
     class Program(ctypes.Structure):
@@ -152,9 +152,9 @@ def install_filter(instructions: bytes) -> None:
 
 
 def restrict_files(readable: Sequence[str], writable: Sequence[str]) -> int:
-    """Close every other file, outgoing TCP and signals to outsiders by Landlock, and return its version.
+    """Forbid by Landlock access to all other files, outgoing TCP and signals to outsiders, and return its version.
 
-    From version 4 on it closes TCP, from version 6 on signals and abstract sockets.
+    Version 4 and later forbid TCP, version 6 and later signals and abstract sockets.
     """
     version = _syscall("landlock", _CREATE_RULESET, ctypes.c_void_p(0), ctypes.c_long(0), ctypes.c_long(1))
     files = (1 << _FILES_BY_VERSION.get(version, 16)) - 1

@@ -1,4 +1,4 @@
-"""The file system that a program in namespaces sees."""
+"""The file system of a program in namespaces."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["DEVICES", "WORK", "make_root"]
 
 WORK = "/grpo-sandbox"
-"""Where a program finds its folder."""
+"""The program's own folder, as the program sees it."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
 def make_root(box: str, *, readable: Sequence[str], file_kb: int) -> None:
-    """Change to a file system that holds the readable places, a few devices and the program's own folder."""
+    """Change to a file system with the readable paths, a few devices and the program's own folder."""
     with open(f"{box}/program.py", "rb") as file:
         program = file.read()
     safe = kernel.NO_SUID | kernel.NO_DEVICES
@@ -47,7 +47,7 @@ def make_root(box: str, *, readable: Sequence[str], file_kb: int) -> None:
     os.mkdir(f"{box}/proc")
     try:
         kernel.mount("proc", f"{box}/proc", "proc", safe)
-    except OSError:  # some containers do not let it be seen anew; nothing needs it
+    except OSError:  # some containers do not allow a second /proc; it is not required
         pass
     kernel.switch_root(box)
     kernel.mount("none", "/", None, kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | safe)

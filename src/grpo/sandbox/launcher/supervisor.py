@@ -1,4 +1,4 @@
-"""What the launcher does while the program runs."""
+"""Supervision of a running program by its launcher."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from grpo.sandbox.launcher.census import census, unlinked_kb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from grpo.sandbox.launcher.main import Order
+    from grpo.sandbox.launcher.order import Order
 
 __all__ = ["Supervisor"]
 
-_LOOK_EVERY_S = 0.02
-_LOOK_AGAIN_S = 0.002
+_INTERVAL_S = 0.02
+_SHORT_INTERVAL_S = 0.002
 _GRACE_S = 1.0
-"""How much longer than its time the program may run; the caller is stricter."""
+"""Seconds beyond its time that the program may run; the caller is stricter."""
 
 
 class Supervisor:
-    """Waits for the program, holds it to the limits that the kernel does not keep, and ends everything."""
+    """Waits for the program, enforces the limits that the kernel does not enforce, and ends all processes."""
 
     def __init__(self, order: Order, first: int, *, own_kb: int) -> None:
-        """Look after the process `first` and all that descends from it; `own_kb` of its files are not its own."""
+        """Supervise the process `first` and its descendants; `own_kb` of the folder is not counted as the program's."""
         self._order = order
         self._first = first
-        self._first_ended = self._ending = self._told_to_stop = self._hides = False
+        self._first_ended = self._ending = self._stop_requested = self._hides = False
         self._end_at = time.monotonic() + order.start_s + order.wall_s + _GRACE_S
         self._own_kb = ENTRIES_KB + own_kb
         self._sources = [order.control, order.starting]
-        self._interval_s = _LOOK_EVERY_S
+        self._interval_s = _INTERVAL_S
         try:
             self._sources.append(os.pidfd_open(first))
-        except (AttributeError, OSError):  # not Linux, or not allowed: look more often instead
-            self._interval_s = _LOOK_AGAIN_S
+        except (AttributeError, OSError):  # not Linux, or not allowed: check more often instead
+            self._interval_s = _SHORT_INTERVAL_S
 
     def watch(self) -> None:
-        """Return when they are all gone."""
+        """Return when all these processes have ended."""
         while self._some_are_left():
-            if self._told_to_stop or self._first_ended or self._over_limits():
+            if self._stop_requested or self._first_ended or self._over_limits():
                 self._end()
             self._wait()
 
     def _wait(self) -> None:
-        sources, seconds = ([], _LOOK_AGAIN_S) if self._ending else (self._sources, self._interval_s)
+        sources, seconds = ([], _SHORT_INTERVAL_S) if self._ending else (self._sources, self._interval_s)
         heard, _, _ = select.select(sources, [], [], seconds)
         if self._order.starting in heard:
             self._sources.remove(self._order.starting)
             self._end_at = time.monotonic() + self._order.wall_s + _GRACE_S
-        self._told_to_stop = self._told_to_stop or self._order.control in heard
+        self._stop_requested = self._stop_requested or self._order.control in heard
 
     def _some_are_left(self) -> bool:
-        """Take note of what has ended, and return whether something has not."""
+        """Collect processes that have ended, and return whether any has not."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -67,7 +67,7 @@ class Supervisor:
             if pid == self._first:
                 self._first_ended = True
                 if not self._order.namespaces:
-                    self._order.tell(ended=status, cpu_s=usage.ru_utime + usage.ru_stime)
+                    self._order.report(ended=status, cpu_s=usage.ru_utime + usage.ru_stime)
                     kill_group(pid)
 
     def _over_limits(self) -> bool:
@@ -75,11 +75,11 @@ class Supervisor:
             return True
         reason = self._limit_exceeded()
         if reason is not None:
-            self._order.tell(killed_by=reason)
+            self._order.report(killed_by=reason)
         return reason is not None
 
     def _limit_exceeded(self) -> str | None:
-        if time.monotonic() > self._end_at:  # the caller is stopped, or too busy to look at its clock
+        if time.monotonic() > self._end_at:  # the caller is stopped, or too busy to check its clock
             return "wall time"
         limits = self._order.limits
         tasks, memory_kb = census(os.getpid())
@@ -90,14 +90,14 @@ class Supervisor:
         if memory_kb > limits["memory_mb"] * 1024:
             return "memory"
         if self._order.namespaces or self._order.starting in self._sources:
-            return None  # its file system has a size; or it has not written anything yet
+            return None  # its file system has a size, or the program has not started
         return "files" if self._files_are_too_large(limits["file_kb"] + self._own_kb) else None
 
     def _files_are_too_large(self, most_kb: float) -> bool:
         used_kb = size_kb(self._order.box, enough_kb=most_kb)
         if used_kb <= most_kb:
             unlinked = unlinked_kb(os.getpid())
-            if unlinked == math.inf and not self._hides:  # for a moment, every process does that becomes another
+            if unlinked == math.inf and not self._hides:  # every process does so for a moment in exec
                 self._hides = True
                 return False
             self._hides = unlinked == math.inf
@@ -105,7 +105,7 @@ class Supervisor:
         return used_kb > most_kb
 
     def _end(self) -> None:
-        """Kill what is there now; what escapes by forking meanwhile is met the next time round."""
+        """Kill the processes of this moment; the next round kills those that were forked meanwhile."""
         self._ending = True
         if not self._first_ended:
             kill(self._first)

@@ -1,1 +1,1 @@
-"""Unit tests of programs: how they are read, what of them goes into the sandbox, and what came out."""
+"""Unit tests of programs: reading tests, running them in the sandbox, and comparing the results outside."""

@@ -1,4 +1,4 @@
-"""What becomes of an assert: which part of it the program is asked for, and what the answer has to fulfil."""
+"""An assert → the expression that the sandbox evaluates, and the condition that its value must fulfil."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do after the program.
+    """One step after the program.
 
     Attributes:
-        kind: "value" of an expression, or "members" of what can be iterated, to be looked at outside; "run"
-            statements; or "case", CLASS.METHOD of a unittest.TestCase.
-        holds_for: what a value must fulfil to pass.
+        kind: "value", an expression whose value is compared outside; "members", the same for the members of an
+            iterable; "run", statements; or "case", CLASS.METHOD of a unittest.TestCase.
+        source: the expression, statements or method.
+        is_test: counts as a test.
+        holds_for: the condition that a value must fulfil to pass.
     """
 
     kind: str
@@ -45,7 +47,10 @@ class Step:
 
 
 def assert_step(test: ast.expr) -> Step:
-    """Return the step of an assert: its value is looked at outside where it is compared with what is known."""
+    """Return the step of an assert. In a comparison with a literal, the literal stays outside the sandbox.
+
+    The sandbox evaluates the other side, and the parent process compares.
+    """
     if isinstance(test, ast.Compare):
         step = _comparison_step(test)
         if step is not None:
@@ -90,7 +95,10 @@ def _closeness_step(test: ast.Call) -> Step | None:
 
 
 def _peeled(expression: ast.expr) -> tuple[ast.expr, Callable[[Any], Any]]:
-    """Return what an expression does something plain to, and what it does: `abs`, `round`, plus or minus a literal."""
+    """Return the core of an expression, and the function of the layers around it.
+
+    Layers are `abs`, `round`, and plus or minus a literal.
+    """
     found = _layer(expression)
     if found is None or _literal(found[0]) is not None:
         return expression, lambda value: value
@@ -119,7 +127,7 @@ def _layer(expression: ast.expr) -> tuple[ast.expr, Callable[[Any], Any]] | None
 
 
 def _literal(expression: ast.expr) -> tuple[Any] | None:
-    """Return a literal's value, alone in a tuple; None for what is no literal."""
+    """Return a literal's value in a tuple; None for any other expression."""
     try:
         return (ast.literal_eval(expression),)
     except (ValueError, TypeError, RecursionError):
@@ -127,6 +135,6 @@ def _literal(expression: ast.expr) -> tuple[Any] | None:
 
 
 def is_true(test: ast.expr) -> bool:
-    """Return whether an assert holds whatever the program does."""
+    """Return whether an assert holds for every program."""
     found = _literal(test)
     return found is not None and bool(found[0])

@@ -1,7 +1,7 @@
-"""What runs inside the sandbox to test a program: a script of its own, which imports nothing of the package.
+"""The script that tests a program inside the sandbox; it imports nothing of the package.
 
-It reads a program and steps of tests from stdin and writes, a JSON object a line, what each step gave. Values go out
-as they are and are compared outside, so that a program cannot find out here what is expected of it.
+It reads a program and the steps of its tests from stdin, and writes the result of each step as a JSON object on one
+line. Values are compared outside, so that a program cannot find the expected values here.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from typing import Any
 __all__ = ["LONGEST", "MOST_MEMBERS", "main"]
 
 LONGEST = 200_000
-"""Characters that the JSON of a value may have."""
+"""The most characters in the JSON of a value."""
 MOST_MEMBERS = 100_000
 _LARGEST = 1 << 53
 
 
 def main() -> None:
-    """Test the program that stdin holds."""
+    """Test the program in stdin."""
     order = json.load(sys.stdin)
     channel = os.dup(1)
 
-    def tell(**facts: Any) -> None:
+    def report(**facts: Any) -> None:
         data = json.dumps(facts).encode() + b"\n"
         while data:
             data = data[os.write(channel, data) :]
 
-    tell(ready=True)
+    report(ready=True)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     module = types.ModuleType("program")
     sys.modules["program"] = module
     error = _failure(_load, order["program"], module)
-    tell(loaded=error)
+    report(loaded=error)
     for number, step in enumerate([] if error else order["steps"]):
-        tell(step=number, **_tried(step, vars(module)))
-    os._exit(0)  # threads that the program left running do not hold up the result
+        report(step=number, **_tried(step, vars(module)))
+    os._exit(0)  # the program's threads must not delay the result
 
 
 def _load(source: str, module: types.ModuleType) -> None:
-    """Run a program; what the expression at its end is worth becomes `solution`, unless it has set that itself."""
+    """Run a program; the value of an expression at its end becomes `solution`, unless the program has set that name."""
     tree = ast.parse(source, "program")
     last = tree.body[-1] if tree.body else None
     if isinstance(last, ast.Expr):
@@ -57,15 +57,15 @@ def _load(source: str, module: types.ModuleType) -> None:
 
 
 def _tried(step: dict[str, str], names: dict[str, Any]) -> dict[str, Any]:
-    """Return the value of an expression, or whether a statement ran; `error` when it raised."""
-    told: dict[str, Any] = {}
+    """Return the `value` of an expression, or nothing for statements; an `error` when the step raised."""
+    result: dict[str, Any] = {}
 
     def run() -> None:
         kind, source = step["kind"], step["source"]
         if kind in ("value", "members"):
             value = eval(compile(source, "test", "eval"), names)
-            told["value"] = _plain(value) if kind == "value" else _members(value)
-            if len(json.dumps(told)) > LONGEST:
+            result["value"] = _plain(value) if kind == "value" else _members(value)
+            if len(json.dumps(result)) > LONGEST:
                 raise ValueError("the value is too long")
         elif kind == "case":
             kind, _, method = source.partition(".")
@@ -74,24 +74,24 @@ def _tried(step: dict[str, str], names: dict[str, Any]) -> dict[str, Any]:
             exec(compile(source, "test", "exec"), names)
 
     error = _failure(run)
-    return {"error": error} if error else told
+    return {"error": error} if error else result
 
 
 def _run_case(kind: Any, method: str) -> None:
-    """Run one test of a unittest.TestCase; a skipped one has not passed."""
+    """Run one test of a unittest.TestCase; a skipped test has not passed."""
     import unittest
 
     result = unittest.TestResult()
     unittest.TestSuite([kind(method)]).run(result)
-    told = [text for _, text in [*result.errors, *result.failures]]
-    if told:
-        raise AssertionError(told[0].strip().splitlines()[-1])
+    problems = [text for _, text in [*result.errors, *result.failures]]
+    if problems:
+        raise AssertionError(problems[0].strip().splitlines()[-1])
     if result.testsRun != 1 or result.skipped or not result.wasSuccessful():
         raise AssertionError(f"{method} did not succeed")
 
 
 def _failure(function: Any, *arguments: Any) -> str | None:
-    """Return what a call raised, in one line; None when it returned."""
+    """Return the exception of a call in one line; None when the call returned."""
     try:
         function(*arguments)
     except BaseException as error:
@@ -103,7 +103,7 @@ def _failure(function: Any, *arguments: Any) -> str | None:
 
 
 def _members(value: Any) -> Any:
-    """Return what something that can be iterated holds, for `in`, or itself if it is plain."""
+    """Return the members of an iterable, for `in`, or the value itself if it is built in."""
     try:
         return _plain(value)
     except TypeError:
@@ -116,9 +116,11 @@ def _members(value: Any) -> Any:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a built-in value in JSON, tagged by type. What a subclass redefines does not count.
+    """Return a built-in value in JSON, tagged by type, without calling methods that a subclass redefines.
 
-    An object of another type raises TypeError: it could claim to be equal to anything.
+    Raises:
+        TypeError: the value has another type, and could claim to be equal to any value.
+        ValueError: the value is nested too deep.
     """
     if depth > 50:
         raise ValueError("the value is nested too deep")
@@ -130,7 +132,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     written = _WRITTEN_BY_NAME.get((type(value).__module__, type(value).__name__))
     if written is not None:
         return written(value, depth + 1)
-    if hasattr(value, "tolist"):  # an array, or a number out of one
+    if hasattr(value, "tolist"):  # an array, or a number from an array
         return _plain(value.tolist(), depth + 1)
     raise TypeError(f"the value is a {type(value).__name__}, not a plain one")
 
@@ -171,7 +173,8 @@ _WRITTEN: dict[type, Any] = {
     type({}.items()): lambda value, depth: ["items", [_plain(list(entry), depth)[1] for entry in value]],
     types.MappingProxyType: lambda value, depth: ["dict", _pairs(dict(value), depth)],
 }
-# Not imported here: a program that gives such a value has. What it gives instead is a value of its own all the same.
+# These modules are not imported here, because a program with such a value has imported them. A class of the same name
+# that a program defines gives an ordinary value, too.
 _WRITTEN_BY_NAME: dict[tuple[str, str], Any] = {
     ("collections", "deque"): lambda value, depth: ["deque", [_plain(entry, depth) for entry in value]],
     ("fractions", "Fraction"): lambda value, depth: [

@@ -1,6 +1,6 @@
-"""Reads tests: Python source → the steps that a program is tested in, and what each has to give.
+"""Reads tests: Python source → the steps of a test run, each with its condition.
 
-A step's source goes into the sandbox; what it is compared with stays outside.
+The source of a step goes into the sandbox; the values that it is compared with stay outside.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ _WANTED = (
     "or check(candidate) with a column entry_point"
 )
 _SILENT = ("print",)
-"""Functions whose call tests nothing."""
+"""Functions whose calls are not tests."""
 _MAINS = ("unittest.main", "pytest.main")
 
 
 @functools.lru_cache(maxsize=512)
 def read_steps(tests: str, entry_point: str | None = None) -> tuple[Step, ...]:
-    """Return the steps of tests; see `run_tests` for what is a test.
+    """Return the steps of tests; `run_tests` defines a test.
 
     Args:
-        entry_point: name of the function that `check(candidate)` is to be called with.
+        tests: Python source.
+        entry_point: name of the function that `check(candidate)` is called with.
 
     Raises:
         DataError: the tests are not Python, or some test nothing.
@@ -47,7 +48,7 @@ def read_steps(tests: str, entry_point: str | None = None) -> tuple[Step, ...]:
 
 
 def _run_as_script(statements: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Return the statements with what stands under `if __name__ == "__main__"`, but no `unittest.main()`."""
+    """Return the statements, including those under `if __name__ == "__main__"`, without `unittest.main()`."""
     for statement in statements:
         if isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'":
             yield from _run_as_script(statement.body)
@@ -71,7 +72,7 @@ class _Reader:
             self._checkers |= set(found)
 
     def steps(self) -> list[Step]:
-        """Return what is to be done, in order."""
+        """Return the steps in order."""
         at_end = [*self._functions_steps(), *self._classes_steps()]
         tests = [place for place, statement in enumerate(self._statements) if self._checks(statement)]
         last = len(self._statements) if at_end else max(tests, default=-1)
@@ -94,7 +95,7 @@ class _Reader:
         return any(self._checks(statement, inside=True) for statement in self._functions[name].body)
 
     def _checks(self, statement: ast.stmt, *, inside: bool = False) -> bool:
-        """Return whether a statement may fail a program on purpose."""
+        """Return whether a statement checks the program, and so may fail on purpose."""
         if isinstance(statement, ast.Assert):
             return not is_true(statement.test)
         if not inside and not isinstance(statement, (*_COMPOUND, ast.Expr)):
@@ -109,7 +110,7 @@ class _Reader:
         )
 
     def _functions_steps(self) -> list[Step]:
-        """Return calls of the functions that are tests and that no statement calls."""
+        """Return calls of the test functions that no statement calls."""
         called = {
             node.id
             for statement in self._statements
@@ -138,7 +139,7 @@ class _Reader:
         return steps
 
     def _classes_steps(self) -> list[Step]:
-        """Return the tests that are methods."""
+        """Return a step for each test method."""
         steps: list[Step] = []
         for name, kind in self._classes.items():
             is_case = self._is_case(kind)
@@ -155,7 +156,7 @@ class _Reader:
         return steps
 
     def _can_fail(self, function: _Function) -> bool:
-        """Return whether something in a function asserts, or is a call."""
+        """Return whether a function contains an assert, a raise or a call."""
         return any(
             isinstance(node, (ast.Assert, ast.Raise))
             or _is_call(node)
@@ -178,8 +179,8 @@ class _Reader:
                 methods |= self._methods(self._classes[base.id])
         return methods | {each.name: each for each in kind.body if isinstance(each, _Function)}
 
-    def _wrong(self, said: str) -> DataError:
-        return DataError(f"tests {self._text[:80]!r} {said}: {_WANTED}")
+    def _wrong(self, problem: str) -> DataError:
+        return DataError(f"tests {self._text[:80]!r} {problem}: {_WANTED}")
 
 
 _TEST_PREPARATION = frozenset({"setup_method", "setup_class", "setup", "teardown_method", "teardown_class"})
@@ -190,7 +191,7 @@ def _says_assertion(statement: ast.Raise) -> bool:
 
 
 def _is_call(statement: ast.AST) -> bool:
-    """Return whether a statement is a call for no other purpose than to see it work."""
+    """Return whether a statement is a call whose result is not used."""
     if not isinstance(statement, ast.Expr):
         return False
     value = statement.value.value if isinstance(statement.value, ast.Await) else statement.value
@@ -198,13 +199,13 @@ def _is_call(statement: ast.AST) -> bool:
 
 
 def _required(function: _Function) -> int:
-    """Return how many arguments a call has to give."""
+    """Return the number of arguments that a call must have."""
     given = function.args
     return len(given.posonlyargs) + len(given.args) - len(given.defaults) + given.kw_defaults.count(None)
 
 
 def _asserts_about(function: _Function, name: str) -> list[Step]:
-    """Return the asserts of a function of one argument, made about `name`; none if it holds anything else."""
+    """Return the asserts in a function of one argument, applied to `name`; none if it contains other statements."""
     argument = [*function.args.posonlyargs, *function.args.args][0].arg
     steps: list[Step] = []
     for statement in function.body:

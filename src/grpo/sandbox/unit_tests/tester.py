@@ -1,4 +1,4 @@
-"""Tests many programs side by side."""
+"""Tests many programs in parallel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 
 class Tester:
-    """Tests programs side by side, with the same limits; never more than `at_once`, whoever asks for how many."""
+    """Tests programs in parallel with the same limits; at most `at_once`, over all calls."""
 
     __test__ = False  # not a test of pytest's
 
@@ -43,10 +43,10 @@ class Tester:
         namespaces: bool | None = None,
         at_once: int | None = None,
     ) -> None:
-        """Take the options of `run_tests`; `at_once` None: as many as there are cores for this process.
+        """Keep the options of `run_tests`; `at_once` None: one for each core of this process.
 
         Raises:
-            ConfigError: no program can be run on this system.
+            ConfigError: this system cannot run programs in a sandbox.
         """
         check_system()
         self.limits = limits
@@ -58,18 +58,19 @@ class Tester:
         self._known: OrderedDict[Case, TestRun] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make a new one in another process: threads stay in theirs."""
+        """Create a new tester in another process, because threads cannot be pickled."""
         options = {name: getattr(self, name) for name in ("limits", "packages", "namespaces", "at_once")}
         return functools.partial(Tester, **options), ()
 
     def run_all(
         self, cases: Sequence[Case], *, deadline: float | None = None, known: bool = False
     ) -> dict[Case, TestRun | Exception]:
-        """Return what became of each different case, or the exception that kept it from being tested.
+        """Return the result of each distinct case, or the exception that prevented its test.
 
         Args:
-            deadline: on the clock of `time.monotonic`; what is not tested by then is a TimeoutError.
-            known: take what earlier calls found where it does not depend on how busy the machine was.
+            cases: programs with their tests.
+            deadline: on the clock of `time.monotonic`; a case that is not tested by then has a TimeoutError.
+            known: reuse results of earlier calls, except for those that depend on the load of the machine.
         """
         distinct = dict.fromkeys(cases)
         with self._lock:
@@ -89,7 +90,7 @@ class Tester:
     def _run(self, case: Case, deadline: float | None) -> TestRun | Exception:
         try:
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError("its deadline came before its turn")
+                raise TimeoutError("the deadline came before its turn")
             run = run_tests(
                 case.program,
                 case.tests,

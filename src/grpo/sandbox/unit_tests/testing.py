@@ -1,4 +1,4 @@
-"""Tests programs in the sandbox: what they passed, test by test."""
+"""Tests a program in the sandbox, with a result for each test."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from grpo.sandbox.unit_tests.steps import read_steps
 
 __all__ = ["TestRun", "check_tests", "run_tests"]
 
-_TOLD_KB = 8192
-"""What the harness may write; what the program prints goes nowhere."""
+_REPORT_KB = 8192
+"""Limit of the harness's output; the program's own output is discarded."""
 _LONGEST_LINE = harness.LONGEST + 100
-"""A value, and what stands around it."""
+"""A value, and the JSON around it."""
 _MOST_DIGITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """What a program passed.
+    """The result of a program's tests.
 
     Attributes:
-        passed: for each test whether it passed.
-        error: why the program could not be tested to the end, in one line; None when it could.
-        execution: of program and tests together.
+        passed: True for each test that passed.
+        error: the reason in one line why the program was not tested to the end; None when it was.
+        execution: the execution of program and tests together.
     """
 
     __test__ = False  # not a test of pytest's
@@ -62,26 +62,29 @@ def run_tests(
     namespaces: bool | None = None,
     deadline: float | None = None,
 ) -> TestRun:
-    """Run a program with tests after it, in one process of the sandbox, and return what it passed.
+    """Run a program and then its tests in one process of the sandbox, and return the result of each test.
 
-    A test is: an `assert` at the top level; another statement there that asserts or calls a function of the tests
-    which does; a call after the last of these; a function `test_…` without arguments; each test of a
-    `unittest.TestCase`, or of a class `Test…` that prepares nothing; and each assert of a `check(candidate)`, as
-    HumanEval has it (the whole function, if it does more than assert), for the function `entry_point`. Other
-    statements are carried out in their place. A program that ends in an expression has its value as `solution`,
-    unless it sets that name itself.
+    A test is: an `assert` at the top level; another statement there that asserts, or that calls a function of the
+    tests that asserts; a call after the last of these; a function `test_…` without arguments; each test of a
+    `unittest.TestCase`, or of a class `Test…` without preparation; and each assert of a `check(candidate)` in
+    HumanEval's form (the whole function, if it does more than assert), for the function `entry_point`. Other
+    statements run in their place. The value of an expression at the program's end becomes `solution`, unless the
+    program sets that name itself.
 
-    In `assert call == literal` the literal stays outside the sandbox and is compared here, by value, with what comes
-    out: a program cannot read what is expected, and an object that says that it is equal to everything fails. So it is
-    with other comparisons with literals, also of `abs(…)`, `round(…, 2)`, a sum or difference with a literal, and with
-    `math.isclose(call, literal)`. All other tests are carried out where the program is, and one that knows this
-    harness can fake them: comparisons of two calls, asserts of a truth, loops, functions and classes of tests.
+    In `assert call == literal` the literal stays outside the sandbox. The parent process compares it, by value, with
+    the value of the call: a program cannot read the expected value, and an object that claims to be equal to
+    everything fails. The same holds for other comparisons with literals, also of `abs(…)`, `round(…, 2)`, a sum or
+    difference with a literal, and for `math.isclose(call, literal)`. All other tests run beside the program, and a
+    program that knows this harness can fake them: comparisons of two calls, asserts of a truth, loops, functions and
+    classes of tests.
 
-    A program that raises, exits or has the wrong syntax passes nothing; one that is killed keeps what it passed before.
+    A program that raises, exits or has a syntax error passes no test; a program that is killed keeps the tests that it
+    passed before.
 
     Args:
+        program: Python source.
         tests: Python source, in one piece or several. Other arguments are those of `run_program`.
-        entry_point: name of the function that the tests are about, where they call it `candidate`.
+        entry_point: name of the tested function, where the tests call it `candidate`.
 
     Raises:
         DataError: the tests are not Python, or some test nothing.
@@ -95,24 +98,24 @@ def run_tests(
     execution = run_program(
         _script(),
         stdin=json.dumps(order),
-        limits=replace(limits, output_kb=max(limits.output_kb, _TOLD_KB)),
+        limits=replace(limits, output_kb=max(limits.output_kb, _REPORT_KB)),
         python=python,
         packages=packages,
         namespaces=namespaces,
         deadline=deadline,
     )
-    told = _told(execution.stdout)
-    if "ready" not in told:
-        said = " ".join(execution.stderr.split())[-300:] or _ending(execution)
-        raise SandboxError(f"{python!r} does not run in the sandbox: {said}: see `grpo doctor --sandbox`")
-    return TestRun(*_outcome(steps, told, execution), execution)
+    reports = _reports(execution.stdout)
+    if "ready" not in reports:
+        reason = " ".join(execution.stderr.split())[-300:] or _ending(execution)
+        raise SandboxError(f"{python!r} does not run in the sandbox: {reason}: see `grpo doctor --sandbox`")
+    return TestRun(*_outcome(steps, reports, execution), execution)
 
 
 def check_tests(tests: str | Sequence[str], entry_point: str | None = None) -> int:
-    """Return how many tests there are.
+    """Return the number of tests.
 
     Raises:
-        DataError: they are not Python, or some test nothing.
+        DataError: the tests are not Python, or some test nothing.
     """
     return sum(step.is_test for step in read_steps(_joined(tests), entry_point))
 
@@ -126,9 +129,9 @@ def _script() -> str:
     return Path(harness.__file__).read_text(encoding="utf-8")
 
 
-def _told(stdout: str) -> dict[int | str, dict[str, Any]]:
-    """Return what the harness said by the number of the step. The program may have written in between."""
-    told: dict[int | str, dict[str, Any]] = {}
+def _reports(stdout: str) -> dict[int | str, dict[str, Any]]:
+    """Return the harness's reports by the number of their step. The program may have written lines in between."""
+    reports: dict[int | str, dict[str, Any]] = {}
     for line in stdout.splitlines():
         try:
             facts = json.loads(line) if len(line) < _LONGEST_LINE else None
@@ -137,37 +140,37 @@ def _told(stdout: str) -> dict[int | str, dict[str, Any]]:
         if isinstance(facts, dict):
             key = next((name for name in ("ready", "loaded") if name in facts), facts.get("step"))
             if isinstance(key, (int, str)):
-                told.setdefault(key, facts)
-    return told
+                reports.setdefault(key, facts)
+    return reports
 
 
 def _outcome(
-    steps: Sequence[Step], told: dict[int | str, dict[str, Any]], execution: Execution
+    steps: Sequence[Step], reports: dict[int | str, dict[str, Any]], execution: Execution
 ) -> tuple[tuple[bool, ...], str | None]:
-    """Return for each test whether it passed, and what kept the program from being tested to the end."""
+    """Return the result of each test, and the reason why the program was not tested to the end."""
     passed, failed_before = [], False
-    said = told.get("loaded", {}).get("loaded")
-    error = None if said is None else str(said)
+    load_error = reports.get("loaded", {}).get("loaded")
+    error = None if load_error is None else str(load_error)
     for number, step in enumerate(steps):
-        outcome = told.get(number)
+        outcome = reports.get(number)
         if step.is_test:
             passed.append(outcome is not None and not failed_before and _holds(step, outcome))
         elif outcome is not None and "error" in outcome:
             failed_before, error = True, error or str(outcome["error"])
-    if error is None and len(steps) - 1 not in told:
+    if error is None and len(steps) - 1 not in reports:
         error = _ending(execution)
     return tuple(passed), error
 
 
 def _holds(step: Step, outcome: dict[str, Any]) -> bool:
-    """Return whether what came out of the sandbox passes this test."""
+    """Return whether a step's outcome passes this test."""
     if "error" in outcome:
         return False
     if step.kind in ("run", "case"):
         return True
     try:
         return bool(step.holds_for(_value(outcome.get("value"))))
-    except Exception:  # made up, or not comparable
+    except Exception:  # a value of the wrong form, or not comparable
         return False
 
 
@@ -205,13 +208,13 @@ _KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _value(told: Any) -> Any:
+def _value(tagged: Any) -> Any:
     """Return the value that the harness wrote as tagged JSON.
 
     Raises:
-        LookupError, TypeError, ValueError: it did not write this.
+        LookupError, TypeError, ValueError: the harness did not write this.
     """
-    if told is None or isinstance(told, (bool, int, str)):
-        return told
-    kind, *content = told
+    if tagged is None or isinstance(tagged, (bool, int, str)):
+        return tagged
+    kind, *content = tagged
     return _KINDS[kind](*content)

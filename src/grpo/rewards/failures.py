@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RemoteError", "describe_error", "error_location"]
+__all__ = ["RemoteError", "describe_error", "error_location", "without_partial"]
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _IMPORTLIB = str(Path(importlib.__file__).parent)
@@ -76,11 +76,16 @@ def error_location(error: BaseException, function: Callable[..., Any] | None = N
 
 
 def _code(function: Callable[..., Any] | None) -> Any:
-    while isinstance(function, functools.partial):
-        function = function.func
     if function is None:
         return None
-    function = inspect.unwrap(function)
+    function = inspect.unwrap(without_partial(function))
     if not hasattr(function, "__code__"):
         function = getattr(type(function), "__call__", None)  # noqa: B004
     return getattr(function, "__code__", None)
+
+
+def without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function inside any `functools.partial`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grpo.errors import ConfigError
+from grpo.rewards.failures import without_partial
 from grpo.rewards.weights import Weight, read_weight
 
 __all__ = ["PROVIDED", "SUITE_OPTIONS", "RewardFunction", "TrainerState", "reward_function"]
@@ -179,7 +179,8 @@ def reward_function(
     Raises:
         ConfigError: the weight is impossible, or the function does not take a parameter.
     """
-    name = name or str(getattr(_unwrap(function), "__name__", type(_unwrap(function)).__name__)).strip("<>")
+    inner = without_partial(function)
+    name = name or str(getattr(inner, "__name__", type(inner).__name__)).strip("<>")
     parameters = dict(parameters or {})
     named, takes_any = _signature(function, name)
     options = [key for key, parameter in named.items() if parameter.kind is parameter.KEYWORD_ONLY]
@@ -187,10 +188,7 @@ def reward_function(
     _check_parameters(name, parameters, settable, takes_any=takes_any and not options_are_fixed)
     if options_are_fixed:
         parameters = {key: named[key].default for key in options} | parameters
-    is_async = any(
-        inspect.iscoroutinefunction(candidate)
-        for candidate in (_unwrap(function), getattr(_unwrap(function), "__call__", None))  # noqa: B004
-    )
+    is_async = any(map(inspect.iscoroutinefunction, (inner, getattr(inner, "__call__", None))))  # noqa: B004
     return RewardFunction(
         name=name,
         function=function,
@@ -205,12 +203,6 @@ def reward_function(
         ),
         overlap=is_async or getattr(function, "overlaps", False) is True,
     )
-
-
-def _unwrap(function: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
 
 
 def _signature(function: Callable[..., Any], name: str) -> tuple[dict[str, inspect.Parameter], bool]:

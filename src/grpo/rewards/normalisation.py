@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from grpo.errors import CheckpointError
@@ -15,26 +15,24 @@ __all__ = ["RunningNormalisation", "normalise_output"]
 _EPSILON = 1e-6
 
 
+@dataclass(slots=True)
 class RunningNormalisation:
-    """Mean and standard deviation of all rewards of a run so far; three numbers that checkpoints save."""
+    """Mean and standard deviation of all rewards of a run so far.
 
-    def __init__(self) -> None:
-        self._count, self._mean, self._squares = 0, 0.0, 0.0
+    Attributes:
+        count: number of rewards.
+        mean: of the rewards; 0 before the first.
+        squares: sum of the squared deviations from the mean.
+    """
 
-    @property
-    def count(self) -> int:
-        """Number of rewards so far."""
-        return self._count
-
-    @property
-    def mean(self) -> float:
-        """Mean of the rewards so far; 0 before the first."""
-        return self._mean
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
 
     @property
     def std(self) -> float:
-        """Standard deviation (ddof 1) of the rewards so far; 0 before the second."""
-        return math.sqrt(self._squares / (self._count - 1)) if self._count > 1 else 0.0
+        """Standard deviation (ddof 1) of the rewards; 0 before the second."""
+        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
 
     def update(self, rewards: Sequence[float]) -> list[float]:
         """Update mean and standard deviation with rewards, and return them as (reward − mean) / (std + 1e-6).
@@ -55,14 +53,14 @@ class RunningNormalisation:
 
     def _merge(self, count: int, mean: float, squares: float) -> None:
         """Merge a batch by Chan, Golub and LeVeque (1979), which loses no digits as a sum of squares would."""
-        total, difference = self._count + count, mean - self._mean
-        self._squares += squares + difference * difference * self._count * count / total
-        self._mean += difference * count / total
-        self._count = total
+        total, difference = self.count + count, mean - self.mean
+        self.squares += squares + difference * difference * self.count * count / total
+        self.mean += difference * count / total
+        self.count = total
 
     def state_dict(self) -> dict[str, float]:
         """Return count, mean and sum of squared deviations, as JSON has them."""
-        return {"count": self._count, "mean": self._mean, "squares": self._squares}
+        return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -76,7 +74,7 @@ class RunningNormalisation:
             raise CheckpointError(
                 f"the saved state of a running normalisation is {dict(state)!r}: count, mean and squares are needed"
             ) from error
-        self._count, self._mean, self._squares = count, mean, squares
+        self.count, self.mean, self.squares = count, mean, squares
 
 
 def normalise_output(output: RewardOutput, running: RunningNormalisation) -> RewardOutput:

@@ -47,14 +47,13 @@ class Scoring:
         self.state = state
         self.weights = weights
         self._columns = column_names(prompts)
-        self._groups: dict[int, Group] = {}
         self._batches: dict[int, RewardBatch] = {}
         self._calls: dict[tuple[str, int], Call] = {}
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The groups that were added, in order of the prompts."""
-        return tuple(self._groups[place] for place in sorted(self._groups))
+        return tuple(group for place in sorted(self._batches) for group in self._batches[place].groups)
 
     @property
     def texts(self) -> list[str]:
@@ -64,8 +63,8 @@ class Scoring:
     def add(self, place: int, rollouts: Sequence[Rollout], texts: Sequence[str]) -> None:
         """Add the finished group of `prompts[place]`, and begin the calls that do not need other groups."""
         group = Group(self._prompts[place], tuple(rollouts))
-        self._groups[place] = group
-        self._batches[place] = RewardBatch.of([group], texts, self.state, self._columns)
+        assert len(texts) == len(group.rollouts)
+        self._batches[place] = RewardBatch((group,), tuple(texts), self.state, self._columns)
         for function in self._functions:
             if function.overlap:
                 self._start(function, place)
@@ -76,7 +75,7 @@ class Scoring:
         Raises:
             KeyboardInterrupt: it was pressed meanwhile, or a function raised it.
         """
-        assert len(self._groups) == len(self._prompts), "a group is missing"
+        assert len(self._batches) == len(self._prompts), "a group is missing"
         try:
             for function in self._functions:
                 if not function.overlap:
@@ -97,7 +96,7 @@ class Scoring:
     def _batch(self, place: int) -> RewardBatch:
         if place != _WHOLE_STEP:
             return self._batches[place]
-        return RewardBatch.of(self.groups, self.texts, self.state, self._columns)
+        return RewardBatch(self.groups, tuple(self.texts), self.state, self._columns)
 
     def _places(self, function: RewardFunction) -> Sequence[int]:
         """Return the place of each group with a call of its own, or one place for the whole step."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.rewards.function import PROVIDED, TrainerState
 from grpo.rewards.output import CallLog
-from grpo.types import Group, Prompt, Rollout
+from grpo.types import Group, Prompt
 
 __all__ = ["RewardBatch", "column_names"]
 
@@ -18,32 +18,27 @@ _NOT_COLUMNS = frozenset({*PROVIDED, "prompt", "completion"})
 
 @dataclass(frozen=True, slots=True)
 class RewardBatch:
-    """Completions in order of groups: texts[i] answers prompts[i], rollouts[i] has its tokens.
+    """Completions in order of groups.
 
     Attributes:
+        texts: decoded completions of all groups, one after another.
         columns: names of the data set's columns that functions are given.
     """
 
-    prompts: tuple[Prompt, ...]
-    rollouts: tuple[Rollout, ...]
+    groups: tuple[Group, ...]
     texts: tuple[str, ...]
     state: TrainerState
     columns: tuple[str, ...]
 
-    @classmethod
-    def of(
-        cls, groups: Sequence[Group], texts: Sequence[str], state: TrainerState, columns: Sequence[str]
-    ) -> RewardBatch:
-        """Return the groups' completions one after another."""
-        prompts = tuple(group.prompt for group in groups for _ in group.rollouts)
-        rollouts = tuple(rollout for group in groups for rollout in group.rollouts)
-        assert len(texts) == len(rollouts)
-        return cls(prompts, rollouts, tuple(texts), state, tuple(columns))
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompt of each completion."""
+        return [group.prompt for group in self.groups for _ in group.rollouts]
 
     @property
-    def num_tokens(self) -> list[int]:
-        """Length of each completion."""
-        return [len(rollout.token_ids) for rollout in self.rollouts]
+    def token_ids(self) -> list[list[int]]:
+        """The tokens of each completion."""
+        return [list(rollout.token_ids) for group in self.groups for rollout in group.rollouts]
 
     def arguments(self, log: CallLog) -> Mapping[str, Callable[[], Any]]:
         """Return by name a maker of each argument: TRL's arguments, then the data set's columns.
@@ -53,7 +48,7 @@ class RewardBatch:
         return {
             "prompts": self._prompts,
             "completions": self._completions,
-            "completion_ids": lambda: [list(rollout.token_ids) for rollout in self.rollouts],
+            "completion_ids": lambda: self.token_ids,
             **{name: self._column_maker(name) for name in self.columns},
             "trainer_state": lambda: self.state,
             "log_extra": lambda: log.log_extra,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from grpo.rewards.calling.batch import RewardBatch
 from grpo.rewards.calling.call import Call, run_async_call, run_call
 from grpo.rewards.calling.processes import ProcessPool
-from grpo.rewards.calling.threads import EventLoopThread, SerialThread
+from grpo.rewards.calling.threads import DaemonThreads, EventLoopThread
 from grpo.rewards.function import RewardFunction
 from grpo.seeding import derive_seed
 
@@ -35,8 +35,8 @@ class Caller:
         """
         self.timeout_s = timeout_s
         self.seed = seed
-        self._shared_thread = SerialThread()
-        self._threads = {function.name: SerialThread() for function in functions if function.overlap}
+        self._shared_thread = DaemonThreads()
+        self._threads = {function.name: DaemonThreads() for function in functions if function.overlap}
         self._event_loop = EventLoopThread()
         self._pools = {function.name: ProcessPool(function) for function in functions if function.processes}
 
@@ -49,7 +49,7 @@ class Caller:
         if function.processes:
             seed = derive_seed(self.seed, "reward", function.name, batch.state.global_step, place, *batch.texts)
             return self._pools[function.name].start(batch, seed=seed, timeout_s=self.timeout_s)
-        num_tokens = batch.num_tokens
+        num_tokens = [len(ids) for ids in batch.token_ids]
         if function.is_async:
             return self._event_loop.start(
                 lambda: run_async_call(lambda log: function.call(batch.arguments(log)), num_tokens),

@@ -8,25 +8,26 @@ docs/design.md has the reasons against pebble and loky.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pickle
 import queue
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from concurrent.futures import Future
 from multiprocessing import Pipe
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeAlias
+from typing import Any
 
 from grpo.errors import ConfigError
 from grpo.processes import kill_tree
 from grpo.rewards.calling.batch import RewardBatch
 from grpo.rewards.calling.call import Call
+from grpo.rewards.calling.threads import DaemonThreads
 from grpo.rewards.failures import describe_error
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.imports import FILE_MODULE_PREFIX, import_object
@@ -48,8 +49,6 @@ _PROGRAM = (
     "from grpo.rewards.calling.process_worker import serve; serve(int(sys.argv[1]))"
 )
 
-_Queue: TypeAlias = "queue.SimpleQueue[tuple[bytes, int, float | None, Future[RewardOutput]] | None]"
-
 
 class ProcessPool:
     """Calls one reward function in several processes; an output does not depend on the process of its call."""
@@ -62,8 +61,8 @@ class ProcessPool:
         """
         self._function = function
         self._setup = _packed(function)
-        self._calls: _Queue | None = None
-        self._end: Any = None
+        self._threads: DaemonThreads | None = None
+        self._processes = _Processes(self._setup)
 
     def start(self, batch: RewardBatch, *, seed: int, timeout_s: float | None) -> Call:
         """Return the call, which waits for a free process.
@@ -74,39 +73,72 @@ class ProcessPool:
         Args:
             seed: of Python's and NumPy's global generators in this call, and of torch's if it is imported.
         """
-        future: Future[RewardOutput] = Future()
+        if self._threads is None:
+            self._threads = DaemonThreads(self._function.processes, name="grpo-rewards-pool")
+            self._processes = _Processes(self._setup)
+            weakref.finalize(self, self._processes.end)
         count = len(batch.texts)
         try:
             request = self._request(batch, seed)
         except Exception as error:  # a column holds an object that cannot be pickled
+            future: Future[RewardOutput] = Future()
             future.set_result(RewardOutput.failed(error, count))
         else:
-            self._open().put((request, count, timeout_s, future))
+            run = functools.partial(self._processes.run, request, count, timeout_s)
+            future = self._threads.start(run, count, None).future
         return Call(future, future.cancel)
 
     def close(self) -> None:
         """End all processes; a later call starts new ones."""
-        if self._end is not None:
-            self._end()
-        self._calls = None
+        self._threads = None
+        self._processes.end()
 
     def _request(self, batch: RewardBatch, seed: int) -> bytes:
         available = batch.arguments(CallLog())
         names = self._function.takes(available)
         logs = [name for name in names if name in _LOGS]
         arguments = {name: available[name]() for name in names if name not in logs}
-        return pickle.dumps((arguments, logs, batch.num_tokens, seed))
+        return pickle.dumps((arguments, logs, [len(ids) for ids in batch.token_ids], seed))
 
-    def _open(self) -> _Queue:
-        if self._calls is None:
-            self._calls = queue.SimpleQueue()
-            count, live = self._function.processes, set[subprocess.Popen[bytes]]()
-            for _ in range(count):
-                threading.Thread(
-                    target=_serve, args=(self._calls, self._setup, live), name="grpo-rewards-pool", daemon=True
-                ).start()
-            self._end = weakref.finalize(self, _end_all, self._calls, count, live)
-        return self._calls
+
+class _Processes:
+    """The processes of a pool, each used by one thread at a time."""
+
+    def __init__(self, setup: bytes) -> None:
+        self._setup = setup
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._live: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def run(self, request: bytes, count: int, timeout_s: float | None) -> RewardOutput:
+        """Return the output of a call of `count` completions in an idle process or a new one."""
+        process, began = None, time.perf_counter()
+        try:
+            process = self._take()
+            began = time.perf_counter()
+            output: RewardOutput = process.ask(request, timeout_s)
+        except BaseException as error:
+            if process is not None:
+                process.end()
+            return RewardOutput.failed(error, count, time.perf_counter() - began)
+        self._idle.put(process)
+        if self._ended:
+            self.end()
+        return output
+
+    def _take(self) -> _Process:
+        with contextlib.suppress(queue.Empty):
+            return self._idle.get_nowait()
+        return _Process(self._setup, self._live)
+
+    def end(self) -> None:
+        """Kill all processes; calls in them fail."""
+        self._ended = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().end()
+        for process in list(self._live):
+            _kill(process)
 
 
 class _Pickler(pickle.Pickler):
@@ -185,40 +217,6 @@ class _Process:
         code = self._process.wait()
         self._connection.close()
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-
-
-def _serve(calls: _Queue, setup: bytes, live: set[subprocess.Popen[bytes]]) -> None:
-    """Run calls in one process, replaced after each call that killed it, until there is None in their place."""
-    process: _Process | None = None
-    while (item := calls.get()) is not None:
-        request, count, timeout_s, future = item
-        if not future.set_running_or_notify_cancel():
-            continue
-        began = time.perf_counter()
-        try:
-            if process is None:
-                process = _Process(setup, live)
-                began = time.perf_counter()
-            output = process.ask(request, timeout_s)
-        except BaseException as error:
-            if process is not None:
-                process.end()
-                process = None
-            output = RewardOutput.failed(error, count, time.perf_counter() - began)
-        future.set_result(output)
-        del item, request, future, output
-    if process is not None:
-        process.end()
-
-
-def _end_all(calls: _Queue, count: int, live: set[subprocess.Popen[bytes]]) -> None:
-    with contextlib.suppress(queue.Empty):
-        while (item := calls.get_nowait()) is not None:
-            item[-1].cancel()
-    for _ in range(count):
-        calls.put(None)
-    for process in list(live):
-        _kill(process)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

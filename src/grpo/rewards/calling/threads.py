@@ -13,14 +13,14 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeAlias
 
 from grpo.rewards.calling.call import Call, timed_out
 from grpo.rewards.output import RewardOutput
 
-__all__ = ["EventLoopThread", "SerialThread"]
+__all__ = ["DaemonThreads", "EventLoopThread"]
 
 # Past its time limit, a coroutine that blocks its loop has this long before the loop is left behind.
 _GRACE_S = 0.5
@@ -29,30 +29,33 @@ _Item: TypeAlias = tuple[Future[RewardOutput], Callable[[], RewardOutput], "thre
 _Queue: TypeAlias = "queue.SimpleQueue[_Item | None]"
 
 
-class SerialThread:
-    """Runs calls one after another in one daemon thread; the time limit of a call begins with its turn."""
+class DaemonThreads:
+    """Runs calls in order in daemon threads; by default in one, so that each waits for the one before it."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, num_threads: int = 1, *, name: str = "grpo-rewards") -> None:
+        self._num_threads = num_threads
+        self._name = name
         self._waiting: _Queue | None = None
 
     def start(self, function: Callable[[], RewardOutput], count: int, timeout_s: float | None) -> Call:
-        """Return the call, which waits for the earlier ones; its output is a TimeoutError after `timeout_s`.
+        """Return the call; its output is a TimeoutError once it has run for `timeout_s`.
 
         Args:
             count: completions in the call.
+            timeout_s: None: no limit.
         """
+        if self._waiting is None:
+            self._waiting = queue.SimpleQueue()
+            weakref.finalize(self, _end, self._waiting, self._num_threads)
+            for _ in range(self._num_threads):
+                self._start_thread()
         future: Future[RewardOutput] = Future()
         timer = None
         if timeout_s is not None:
-            timer = threading.Timer(
-                min(timeout_s, threading.TIMEOUT_MAX), self._leave_behind, (future, timed_out(count, timeout_s))
-            )
+            limit_s = min(timeout_s, threading.TIMEOUT_MAX)
+            timer = threading.Timer(limit_s, self._leave_behind, (future, timed_out(count, timeout_s)))
             timer.daemon = True
-        with self._lock:
-            if self._waiting is None:
-                self._waiting = self._new_thread(())
-            self._waiting.put((future, function, timer))
+        self._waiting.put((future, function, timer))
         return Call(future, lambda: self._cancel(future))
 
     def _cancel(self, future: Future[RewardOutput]) -> None:
@@ -60,31 +63,17 @@ class SerialThread:
             self._leave_behind(future, RewardOutput.failed(CancelledError(), 0))
 
     def _leave_behind(self, future: Future[RewardOutput], output: RewardOutput) -> None:
-        """Set the output of a running call, and give the calls behind it another thread."""
-        with self._lock, contextlib.suppress(InvalidStateError):  # it ended meanwhile
+        """Set the output of a running call and replace its thread, which ends with the call."""
+        with contextlib.suppress(InvalidStateError):  # the call ended meanwhile, and its thread continues
             future.set_result(output)
-            assert self._waiting is not None
-            behind = list(_drain(self._waiting))
-            self._waiting.put(None)
-            self._waiting = self._new_thread(behind)
+            self._start_thread()
 
-    def _new_thread(self, items: Iterable[_Item]) -> _Queue:
-        waiting: _Queue = queue.SimpleQueue()
-        for item in items:
-            waiting.put(item)
-        threading.Thread(target=_serve, args=(waiting,), name="grpo-rewards", daemon=True).start()
-        weakref.finalize(self, waiting.put, None)
-        return waiting
-
-
-def _drain(waiting: _Queue) -> Iterable[_Item]:
-    with contextlib.suppress(queue.Empty):
-        while (item := waiting.get_nowait()) is not None:
-            yield item
+    def _start_thread(self) -> None:
+        threading.Thread(target=_serve, args=(self._waiting,), name=self._name, daemon=True).start()
 
 
 def _serve(waiting: _Queue) -> None:
-    """Run calls until there is None in their place."""
+    """Run calls until there is None in their place, or until a call was left behind."""
     while (item := waiting.get()) is not None:
         future, function, timer = item
         if future.set_running_or_notify_cancel():
@@ -93,10 +82,21 @@ def _serve(waiting: _Queue) -> None:
             output = function()
             if timer is not None:
                 timer.cancel()
-            with contextlib.suppress(InvalidStateError):  # it was left behind
+            try:
                 future.set_result(output)
+            except InvalidStateError:
+                return
             del output
         del item, future, function, timer  # a thread that waits keeps nothing alive
+
+
+def _end(waiting: _Queue, num_threads: int) -> None:
+    """Cancel the calls in a queue and end its threads."""
+    with contextlib.suppress(queue.Empty):
+        while (item := waiting.get_nowait()) is not None:
+            item[0].cancel()
+    for _ in range(num_threads):
+        waiting.put(None)
 
 
 class EventLoopThread:

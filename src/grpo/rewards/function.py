@@ -88,7 +88,7 @@ class RewardFunction:
 
     @property
     def by_group(self) -> bool:
-        """Whether a call has the completions of one group instead of those of the whole step."""
+        """True if a call has the completions of one group, False if it has those of the whole step."""
         return self.overlap or self.processes > 0
 
     def call(self, available: Mapping[str, Callable[[], Any]]) -> Any:
@@ -111,16 +111,16 @@ class RewardFunction:
         return replace(self, name=name)
 
     def with_options(self, **options: Any) -> RewardFunction:
-        """Return the same function with `SUITE_OPTIONS` set.
+        """Return the same function with other options.
 
         Args:
-            options: `gate`, the name of another reward of the suite; `gate_at`, the number that it has to be above
-                (None: 0); `normalise`, "running" (over the run) or None; `overlap`, None: on for async functions,
-                for functions with processes, and for those with a true attribute `overlaps` (other functions run in
-                a thread of their own when it is on); `processes` (None: 0).
+            options: by the names in `SUITE_OPTIONS`, with the meaning of the attributes; None is the default.
+                `normalise` is "running" (over the run) or None. `overlap` is by default on for async functions,
+                for functions with processes, and for those with a true attribute `overlaps`; other functions run in
+                a thread of their own when it is on.
 
         Raises:
-            ConfigError: an option has an impossible value, or does not fit this function.
+            ConfigError: an option is unknown, has an impossible value, or does not fit this function.
         """
         try:
             chosen = _SuiteOptions.model_validate(options)

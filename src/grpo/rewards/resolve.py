@@ -125,10 +125,8 @@ class _Resolver:
     def _from_name(self, name: str, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
         name = name.strip()
         built_in = name.removesuffix("_func").removesuffix("_reward")
-        if built_in in BUILT_IN:
+        if built_in in BUILT_IN or built_in in ON_DEMAND:
             return self._built_in(built_in, weight, parameters)
-        if built_in in ON_DEMAND:
-            return self._on_demand(built_in, weight, parameters)
         if ":" in name:
             return self._from_object(import_object(name), weight, parameters)
         if name.endswith(".py"):
@@ -153,12 +151,15 @@ class _Resolver:
         return reward_function(thing, weight=weight, parameters=parameters)
 
     def _built_in(self, name: str, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
-        function = BUILT_IN[name]
+        function = BUILT_IN[name] if name in BUILT_IN else _import(ON_DEMAND[name])
+        if inspect.isclass(function):
+            return reward_function(self._make(function, f"reward {name!r}", parameters), name=name, weight=weight)
         parameters = self._fitting_defaults(inspect.signature(function).parameters) | parameters
         resolved = reward_function(function, name=name, weight=weight, parameters=parameters, options_are_fixed=True)
         # An empty completion shows a parameter with an impossible value now and not at the first step.
         try:
-            value = parse_rewards(resolved.call({"completions": lambda: [""], "answer": lambda: ["0"]}), [0])[0]
+            returned = resolved.call({"prompts": lambda: [""], "completions": lambda: [""], "answer": lambda: ["0"]})
+            (value,) = parse_rewards(returned, [0])
         except ConfigError:
             raise
         except (TypeError, ValueError) as error:
@@ -167,14 +168,6 @@ class _Resolver:
             reason = describe_error(value.error)
             raise ConfigError(f"reward {name!r} cannot work with {parameters}: {reason}: use numbers for its amounts")
         return resolved
-
-    def _on_demand(self, name: str, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
-        module, _, attribute = ON_DEMAND[name].partition(":")
-        reward = getattr(importlib.import_module(module), attribute)
-        if inspect.isclass(reward):
-            return reward_function(self._make(reward, f"reward {name!r}", parameters), name=name, weight=weight)
-        parameters = self._fitting_defaults(inspect.signature(reward).parameters) | parameters
-        return reward_function(reward, name=name, weight=weight, parameters=parameters)
 
     def _classifier(self, model: Any, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
         made = self._make(SequenceClassifierReward, "a reward model", parameters, model=model)
@@ -197,6 +190,12 @@ class _Resolver:
 
     def _fitting_defaults(self, takes: Collection[str]) -> dict[str, Any]:
         return {key: value for key, value in self.defaults.items() if key in takes}
+
+
+def _import(path: str) -> Callable[..., Any]:
+    module, _, attribute = path.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def _is_model(thing: Any) -> bool:

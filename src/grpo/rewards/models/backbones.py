@@ -179,7 +179,7 @@ def _load_classifier(name: str, revision: str | None) -> nn.Module:
 
 
 def _causal_base(directory: Path) -> str | None:
-    """Return the base of the adapter in `directory` if that is a causal LM; None: no adapter, or another kind of base."""
+    """Return the base of the adapter in `directory` if that is a causal LM, else None."""
     from transformers import AutoConfig
 
     from grpo.policy.sources import find_source

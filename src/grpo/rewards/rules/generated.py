@@ -1,7 +1,6 @@
 """Rules behind the package's generated data, as rewards.
 
-With weight 0 they measure whether a policy that learns from a reward model improves by the rule itself, or only by the score of
-the reward model.
+With weight 0 they only measure: a policy may improve by the rule itself, or only by the reward model that learned it.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from grpo.reward_check.probes import Probe, ProbeText
-from grpo.rewards.hooks import HasMemory
-from grpo.rewards.state import remembers
+from grpo.rewards.hooks import HasMemory, is_stateful
 from grpo.rewards.suite import RewardSuite
 from grpo.types import Group, Prompt, Rollout, Score, ScoredGroup
 
@@ -84,7 +83,7 @@ class SuiteRunner:
                     reward: object = function.function
                     if isinstance(reward, HasMemory):
                         stack.enter_context(reward.without_memory())
-                if any(remembers(function.function) for function in self.suite.functions):
+                if any(is_stateful(function.function) for function in self.suite.functions):
                     self.score_layout(layout, rows_per_call=rows_per_call)
                     self._state = copy.deepcopy(self.suite.state_dict())
                     for calls in self.seconds.values():

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from grpo import recipes
-from grpo.config import GRPOConfig, load_config, load_model_config, split_words
+from grpo.config import GRPOConfig, load_config, load_model_config, parse_overrides, split_args
 from grpo.config.layers import merge_layers
-from grpo.config.overrides import parse_overrides
 from grpo.config.yaml_text import dump_yaml, parse_yaml
 from grpo.errors import ConfigError
 
@@ -183,10 +182,11 @@ def test_single_rewards_change_in_what_lies_below(write):
 
 
 def test_layers_keep_single_reward_changes_unless_the_list_is_replaced():
-    changed = {"reward_changes": {"a": {"weight": 2}}}
-    assert merge_layers([{"functions": ["a"]}, changed])["reward_changes"] == {"a": {"weight": 2}}
-    assert merge_layers([changed, {"reward_changes": {"a": {"x": 1}}}])["reward_changes"]["a"] == {"weight": 2, "x": 1}
-    assert "reward_changes" not in merge_layers([changed, {"functions": ["b"]}])
+    changed = {"rewards.a": {"weight": 2}}
+    assert merge_layers([{"rewards": ["a"]}, changed])["rewards.a"] == {"weight": 2}
+    assert merge_layers([changed, {"rewards.a": {"x": 1}}])["rewards.a"] == {"weight": 2, "x": 1}
+    assert merge_layers([changed, {"rewards": ["b"]}]) == {"rewards": ["b"]}
+    assert merge_layers([changed, {"reward_weights": [1]}]) == {"reward_weights": [1]}
 
 
 def test_a_resolved_config_takes_overrides_again(write):
@@ -217,10 +217,10 @@ def test_a_resolved_config_takes_overrides_again(write):
         (["run_name=007"], {"run_name": "007"}),
         (["system_prompt=Answer: [x] = 1"], {"system_prompt": "Answer: [x] = 1"}),
         (["--min-p", "0.1"], {"min_p": 0.1}),
-        (["rewards=a,b.c:d"], {"functions": [{"name": "a"}, {"name": "b.c:d"}]}),
-        (["rewards=[{name: a, weight: 2}]"], {"functions": [{"name": "a", "weight": 2}]}),
-        (["rewards.file.py:f=2.5"], {"reward_changes": {"file.py:f": {"weight": 2.5}}}),
-        (["rewards.My_Name.some_path=x"], {"reward_changes": {"My_Name": {"some_path": "x"}}}),
+        (["rewards=a,b.c:d"], {"rewards": "a,b.c:d"}),
+        (["rewards=[{name: a, weight: 2}]"], {"rewards": [{"name": "a", "weight": 2}]}),
+        (["rewards.file.py:f=2.5"], {"rewards.file.py:f": {"weight": 2.5}}),
+        (["rewards.My_Name.some_path=x"], {"rewards.My_Name": {"some_path": "x"}}),
         (["reward_weights=1,2"], {"reward_weights": "1,2"}),
         (["seed=1", "seed=2"], {"seed": 2}),
         (["operators=-"], {"operators": "-"}),
@@ -250,7 +250,7 @@ def test_command_line_words_that_cannot_be_are_told(words, said):
 
 
 def test_what_sets_nothing_is_left_for_the_command():
-    assert split_words(["a b?", "seed=1", "--", "seed=2", "--x"]) == (["a b?", "seed=2", "--x"], ["seed=1"])
+    assert split_args(["a b?", "seed=1", "--", "seed=2", "--x"]) == (["a b?", "seed=2", "--x"], ["seed=1"])
 
 
 def test_weights_on_the_command_line_are_a_list():

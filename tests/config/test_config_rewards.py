@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grpo.config import GRPOConfig, RewardOptions, load_config
-from grpo.config.rewards import WeightOptions
+from grpo.config.rewards_section import WeightOptions
 from grpo.errors import ConfigError
 from grpo.rewards.function import SUITE_OPTIONS
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from grpo import algorithm
-from grpo.config import METHODS, GRPOConfig, RewardOptions, option_reference
+from grpo.config import METHODS, OPTIONS, GRPOConfig, RewardOptions, option_reference
 from grpo.config.fields import option_types
 from grpo.config.sections import SECTIONS, AlgorithmSection
 from grpo.errors import ConfigError
@@ -20,10 +20,11 @@ def message(**options):
     return text
 
 
-def test_leaf_names_are_unique_across_sections_and_differ_from_section_names():
-    leaves = [leaf for section in SECTIONS.values() for leaf in section.model_fields]
-    assert len(leaves) == len(set(leaves))
-    assert not set(leaves) & set(SECTIONS)
+def test_option_names_are_unique_across_sections_and_attributes_too():
+    fields = [(name, field) for section in SECTIONS.values() for name, field in section.model_fields.items()]
+    assert len({name for name, _ in fields}) == len({field.alias or name for name, field in fields}) == len(fields)
+    # `rewards` is the section and its list of functions, so `rewards: [a, b]` and `rewards: {functions: …}` are one.
+    assert {field.alias or name for name, field in fields} & set(SECTIONS) == {"rewards"}
 
 
 def test_every_option_has_a_description_of_one_line_and_appears_in_the_reference():
@@ -32,7 +33,9 @@ def test_every_option_has_a_description_of_one_line_and_appears_in_the_reference
         for leaf, field in section.model_fields.items():
             assert field.description
             assert "\n" not in field.description
-            assert f"--{leaf.replace('_', '-')}" in reference
+            assert f"--{(field.alias or leaf).replace('_', '-')} " in reference.replace("\n", " ")
+    for option in OPTIONS.values():
+        assert all(synonym in reference for synonym in option.known("synonyms"))
 
 
 def test_built_in_names_are_those_of_the_algorithm():
@@ -87,7 +90,7 @@ def test_nothing_given_is_the_arithmetic_task_for_one_epoch():
     assert config.data.answer_format == "answer_tags"
     assert config.optimizer.num_epochs == 1
     assert config.data.eval_size == 64
-    assert config.given() == {}
+    assert config.explicit_options() == {}
 
 
 def test_gsm8k_comes_from_the_hub_unless_a_file_is_given():
@@ -263,8 +266,8 @@ def test_options_without_effect_are_remarked_on():
     assert config.remarks() == [
         "lora_alpha has no effect: lora_rank is 0",
         "reference_model has no effect: beta is 0",
-        "max_resamples has no effect: zero_variance_groups is not resample",
-        "wandb_project has no effect: wandb is off",
+        "max_resamples has no effect: zero_variance_groups is skip",
+        "wandb_project has no effect: wandb is false",
     ]
     assert GRPOConfig(lora_rank=8, lora_alpha=16, beta=0.1, reference_model="x").remarks() == []
 

@@ -164,9 +164,7 @@ class RewardsSection(Section):
     combine: Literal["sum", "normalise"] = option(
         "sum",
         "normalise the weighted sum of the rewards, or each reward in its group and add them up (GDPO)",
-        synonyms={
-            "multi_objective_aggregation": {"sum_then_normalize": "sum", "normalize_then_sum": "normalise"},
-        },
+        synonyms={"multi_objective_aggregation": {"sum_then_normalize": "sum", "normalize_then_sum": "normalise"}},
         spellings={"normalize": "normalise"},
     )
     correct_reward: float | None = option(

@@ -14,17 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from grpo.config.fields import (
-    AboveZeroShare,
-    BelowOne,
-    Count,
-    Interval,
-    NotNegative,
-    Positive,
-    Section,
-    Share,
-    option,
-)
+from grpo.config.fields import AboveZeroShare, BelowOne, Count, Interval, NotNegative, Positive, Section, Share, option
 from grpo.config.rewards_section import RewardsSection
 from grpo.config.scorer_section import ScorerSection
 
@@ -112,12 +102,7 @@ class PolicySection(Section):
         "float32",
         "dtype of the forward pass; auto: bfloat16 where the device has it",
         synonyms={"torch_dtype": {}, "bf16": {"true": "bfloat16", "false": "float32"}},
-        spellings={
-            "bf16": "bfloat16",
-            "fp32": "float32",
-            "torch.bfloat16": "bfloat16",
-            "torch.float32": "float32",
-        },
+        spellings={"bf16": "bfloat16", "fp32": "float32", "torch.bfloat16": "bfloat16", "torch.float32": "float32"},
     )
     device: Annotated[str, AfterValidator(_known_device)] = option("auto", "auto, cpu, cuda or cuda:N")
     threads: Count | None = option(None, "CPU threads; null: one for each core that is idle when the run starts")
@@ -187,16 +172,13 @@ class DataSection(Section):
     )
     system_prompt: str | None = option(None, "text before each prompt; null: the task's own, if it has one")
     answer_format: Literal["answer_tags", "think_tags", "plain"] = option(
-        "answer_tags",
-        "<reasoning>…</reasoning><answer>…</answer>, <think>…</think>, or none; own rows: plain",
+        "answer_tags", "<reasoning>…</reasoning><answer>…</answer>, <think>…</think>, or none; own rows: plain"
     )
     chat: bool | None = option(None, "use the chat template; null: where prompts or model need it")
     max_prompt_length: Count = option(512, "tokens; longer prompts are dropped and counted, never cut", fixed=True)
     train_size: Count | None = option(None, "number of training rows to use; null: all", fixed=True)
     eval_size: Interval | None = option(
-        None,
-        "rows to evaluate on; null: all of eval_file or eval_split, else the task's number; 0: none",
-        fixed=True,
+        None, "rows to evaluate on; null: all of eval_file or eval_split, else the task's number; 0: none", fixed=True
     )
     max_operand: Count = option(
         12, "arithmetic: largest number in a sum", fixed=True, needs={"task": ("arithmetic", "programs")}
@@ -269,9 +251,7 @@ class AlgorithmSection(Section):
         "grpo", f"{', '.join(METHODS)}, or your own as 'package.module:name'", synonyms=("loss_type",)
     )
     beta: NotNegative = option(
-        0.0,
-        "weight of the KL term; 0: no reference model is loaded",
-        synonyms=("kl_coef", "kl_coeff", "kl_beta"),
+        0.0, "weight of the KL term; 0: no reference model is loaded", synonyms=("kl_coef", "kl_coeff", "kl_beta")
     )
     kl_estimator: Literal["k1", "k2", "k3", "squared_sequence"] | None = option(
         None, "estimator of the KL from sampled tokens; null: the method's own", needs="beta"

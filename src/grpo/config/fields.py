@@ -110,9 +110,17 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_exclusive_options(self) -> Section:
-        for name, field in type(self).model_fields.items():
-            for other, reason in known_about(field, "excludes").items():
-                one, two = (f"{key} {getattr(self, key)!r}".removesuffix(".0") for key in (name, other))
-                if getattr(self, name) and getattr(self, other):
-                    raise ValueError(f"{one} and {two} both {reason}: give one of them")
+        fields = type(self).model_fields
+        values = {name: getattr(self, name) for name in fields}
+        # Zero and null choose nothing, like the default.
+        chosen = {
+            name: repr(value).removesuffix(".0")
+            for name, value in values.items()
+            if value and value != fields[name].default
+        }
+        for name in chosen:
+            for other, reason in known_about(fields[name], "excludes").items():
+                if other in chosen:
+                    both = f"{name} {chosen[name]} and {other} {chosen[other]}"
+                    raise ValueError(f"{both} both {reason}: give one of them")
         return self

@@ -118,9 +118,9 @@ class Section(BaseModel):
             for name, value in values.items()
             if value and value != fields[name].default
         }
-        for name in chosen:
+        for name, value in chosen.items():
             for other, reason in known_about(fields[name], "excludes").items():
                 if other in chosen:
-                    both = f"{name} {chosen[name]} and {other} {chosen[other]}"
+                    both = f"{name} {value} and {other} {chosen[other]}"
                     raise ValueError(f"{both} both {reason}: give one of them")
         return self

@@ -15,9 +15,9 @@ def split(words: Sequence[str], switches: Sequence[str]) -> tuple[list[str], lis
     Raises:
         ConfigError: a flag is unknown, and perhaps one of `switches` mistyped, or it has no value.
     """
-    from grpo.config import split_args
+    from grpo.config import split_words
 
-    return split_args(words, switches)
+    return split_words(words, switches)
 
 
 def take_switch(words: list[str], *names: str) -> bool:

@@ -66,9 +66,14 @@ def option(
     return Field(default, description=description, json_schema_extra=known, **field)
 
 
+_PLAIN: Mapping[str, Any] = option(None, "").json_schema_extra
+"""Everything that is known about a plain pydantic field besides its own attributes: nothing."""
+
+
 def known_about(field: FieldInfo, key: str) -> Any:
-    """Return what `option` noted on a field under `key`; an empty mapping for a plain pydantic field."""
-    return (field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}).get(key, {})
+    """Return the argument `key` of `option` that made a field; its default for a plain pydantic field."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return {**_PLAIN, **extra}[key]
 
 
 def option_types(annotation: Any) -> frozenset[Any]:

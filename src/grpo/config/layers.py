@@ -22,7 +22,7 @@ _ARITHMETIC_EVAL_SIZE = 64
 
 
 def merge_layers(layers: Iterable[Settings]) -> Settings:
-    """Return one table of settings; a layer wins over earlier ones, and removes from them what contradicts it.
+    """Return one table of settings; a layer wins over earlier ones and removes options that contradict its own.
 
     Example:
         >>> merge_layers([{"steps": 60, "seed": 1}, {"num_epochs": 3}])

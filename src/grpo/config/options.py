@@ -46,7 +46,7 @@ class Option:
 
     @property
     def may_be_null(self) -> bool:
-        """Whether null is one of its values; else null stands for the default."""
+        """True where null is one of its values; elsewhere null stands for the default."""
         return type(None) in get_args(self.field.annotation)
 
     def is_switch(self, written: str) -> bool:

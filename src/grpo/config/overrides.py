@@ -14,7 +14,7 @@ from grpo.config.sections import SECTIONS
 from grpo.config.yaml_text import parse_yaml
 from grpo.errors import ConfigError
 
-__all__ = ["REWARD", "Settings", "parse_overrides", "read_settings", "split_args"]
+__all__ = ["REWARD", "Settings", "parse_overrides", "read_settings", "split_words"]
 
 Settings = dict[str, Any]
 """Values by option name; settings of one reward function lie under `rewards.NAME`."""
@@ -38,7 +38,7 @@ def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Settings:
 
     Args:
         overrides: `key=value`, `--key value`, `--key=value`, `--switch` and `--no-switch`, where the last value of a
-            name counts; or what `read_settings` takes.
+            name counts; or a mapping as `read_settings` takes it.
 
     Raises:
         ConfigError: an argument sets nothing, an option is unknown, or two names of one option differ.
@@ -49,7 +49,7 @@ def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Settings:
     """
     if isinstance(overrides, Mapping):
         return read_settings(overrides)
-    plain, pairs = split_args(overrides)
+    plain, pairs = split_words(overrides)
     if plain:
         raise ConfigError(f"{plain[0]!r} sets no option: write key=value or --key value")
     options: dict[str, Any] = {}
@@ -58,19 +58,19 @@ def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Settings:
     return read_settings(options)
 
 
-def split_args(args: Sequence[str], switches: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+def split_words(args: Sequence[str], switches: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Return the arguments that set no option, and `key=value` for each option that the others set.
 
     Arguments after `--` set no option.
 
     Args:
-        switches: what the command takes besides options (`--resume`), to suggest for an unknown flag.
+        switches: flags of the command itself (`--resume`), to suggest for an unknown flag.
 
     Raises:
         ConfigError: a flag is unknown or has no value.
 
     Example:
-        >>> split_args(["gsm8k", "--learning-rate", "1e-6", "--use-wandb", "steps=3"])
+        >>> split_words(["gsm8k", "--learning-rate", "1e-6", "--use-wandb", "steps=3"])
         (['gsm8k'], ['learning_rate=1e-6', 'use_wandb=true', 'steps=3'])
     """
     plain: list[str] = []
@@ -188,7 +188,7 @@ def _entries(options: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _named(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values in our words that an entry sets, several for `report_to`."""
+    """Yield the options that an entry sets, with their values in our spelling; several for `report_to`."""
     option = _find(key)
     first, _, rest = key.partition(".")
     if option is None:

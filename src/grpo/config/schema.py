@@ -38,7 +38,7 @@ class Provenance:
 
 
 class GRPOConfig(BaseModel):
-    """Options of a run, nested by concern; takes them flat, nested, dotted, or under other projects' names.
+    """All options of a run in sections; the arguments may be flat, nested, dotted, or synonyms of other projects.
 
     Options that depend on others (task, answer format, rewards, length of training) are filled in, so that a config
     is always complete.
@@ -191,7 +191,7 @@ _EXPECTED = {
     "string_too_short": "some text",
     "none": "null",
 }
-"""Our words for pydantic's types of errors, by type or its first word; the other types keep pydantic's message."""
+"""Expected values by pydantic's type of error, or the first part of it; other types keep pydantic's message."""
 
 
 def _config_error(error: ValidationError) -> ConfigError:

@@ -189,7 +189,7 @@ def test_options_without_effect_are_remarked_on(command):
         (
             "finance-preferences",
             ["scorer_train_file=x", "scorer_rows=9"],
-            ["scorer_rows has no effect: the rows are those of scorer_train_file"],
+            ["scorer_rows has no effect: scorer_train_file is x"],
         ),
         # What the recipe says of generated rows is no slip of the user's.
         ("finance-preferences", ["scorer_train_file=x", "scorer_margin=1", "scorer_merge=false"], []),

@@ -121,7 +121,7 @@ def _rows(config: GRPOConfig, given: Given) -> Task:
 
 def _spares_train_rows(config: GRPOConfig) -> bool:
     """Return whether fewer rows than asked for may be held out: what a recipe asks for was meant for its own rows."""
-    return not config.is_typed("eval_size")
+    return not config.is_set_by_user("eval_size")
 
 
 def evaluation_task(config: GRPOConfig, given: Given) -> Task:

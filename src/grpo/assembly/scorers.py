@@ -57,7 +57,7 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
         DataError, ModelError, RunError, StorageError: as `train_ctr_scorer` and `train_pair_scorer`.
     """
     options = config.scorer
-    if not any(name.startswith("scorer_") for name in config.given()):
+    if not any(name.startswith("scorer_") for name in config.explicit_options()):
         raise ConfigError(
             "there is no scorer to train: take a recipe with a section `scorer`, as ctr-headlines or "
             "finance-preferences, or say what to train: scorer_kind=ctr or scorer_kind=pair"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from grpo.config.fields import BelowOne, Count, Interval, NotNegative, Positive, Section
+from grpo.config.fields import BelowOne, Count, Interval, NotNegative, Positive, Section, option
 
 __all__ = ["ScorerSection"]
 
@@ -24,7 +24,9 @@ class ScorerSection(Section):
         None, description="JSONL or CSV: text, label; or prompt, chosen, rejected; null: rows that are generated"
     )
     scorer_eval_file: str | None = Field(None, description="held-out rows; null: some of the training rows")
-    scorer_rows: Count | None = Field(None, description="how many rows to generate; null: 20000 clicks or 500 pairs")
+    scorer_rows: Count | None = option(
+        None, "how many rows to generate; null: 20000 clicks or 500 pairs", needs={"scorer_train_file": (None,)}
+    )
     scorer_dir: str = Field(
         "runs/scorer", min_length=1, description="directory for best_model, in which its report is too"
     )
@@ -37,11 +39,17 @@ class ScorerSection(Section):
     scorer_patience: Interval = Field(2, description="evaluations without gain before it stops; 0: never")
     scorer_lora_rank: Interval = Field(16, description="rank of LoRA adapters; 0: train all weights")
     scorer_lora_alpha: Positive | None = Field(None, description="scale of LoRA (alpha / rank); null: the rank")
-    scorer_head_dropout: BelowOne = Field(0.1, description="dropout in the head of a click scorer, in training")
-    scorer_merge: bool = Field(
-        True, description="pair: save a whole model; false: adapters and head, which share the policy's base"
+    scorer_head_dropout: BelowOne = option(
+        0.1, "dropout in the head of a click scorer, in training", needs={"scorer_kind": ("ctr",)}
+    )
+    scorer_merge: bool = option(
+        True,
+        "pair: save a whole model; false: adapters and head, which share the policy's base",
+        needs={"scorer_kind": ("pair",)},
     )
     scorer_tokens_per_micro_batch: Count = Field(8192, description="most tokens in one forward and backward pass")
     scorer_max_length: Count = Field(512, description="tokens of a text that are read")
     scorer_holdout: Positive = Field(0.2, description="share, or from 1 number, of rows kept for evaluation")
-    scorer_margin: NotNegative = Field(0.0, description="by how much the better answer of a pair should win")
+    scorer_margin: NotNegative = option(
+        0.0, "by how much the better answer of a pair should win", needs={"scorer_kind": ("pair",)}
+    )

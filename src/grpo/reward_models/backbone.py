@@ -15,6 +15,7 @@ from grpo.policy import LoraSettings, causal_lm, load_policy, shared_copy
 from grpo.policy.adapters import add_adapter
 from grpo.policy.products import use_fast_products
 from grpo.policy.sources import ModelSource, find_source
+from grpo.policy.tokens import choose_pad_token
 
 __all__ = ["Backbone", "backbone_sizes", "find_backbone", "load_backbone", "read_config", "share_backbone"]
 
@@ -163,9 +164,7 @@ def load_backbone(
     return Backbone(source.name, model, policy.tokenizer, policy.pad_token_id, policy.compute_dtype, revision)
 
 
-def share_backbone(
-    base: nn.Module, *, name: str, tokenizer: Any, pad_token_id: int, lora: LoraSettings | None
-) -> Backbone:
+def share_backbone(base: nn.Module, *, tokenizer: Any, lora: LoraSettings | None) -> Backbone:
     """Return a backbone over the weights of `base`, a causal language model in memory, which is not changed.
 
     Args:
@@ -174,9 +173,11 @@ def share_backbone(
     Raises:
         ModelError: `base` is no causal language model, or has adapters merged into it.
     """
-    twin = shared_copy(base)
+    twin: Any = shared_copy(base)
     if getattr(twin, "get_output_embeddings", lambda: None)() is None:
         raise ModelError(f"a shared backbone is a Hugging Face causal LM in memory, not {type(twin).__name__}")
+    name = str(getattr(twin.config, "_name_or_path", "")) or type(twin).__name__
+    pad_token_id = choose_pad_token(twin, tokenizer, (0,))
     dtype = next(parameter.dtype for parameter in twin.parameters() if parameter.is_floating_point())
     if lora is not None:
         twin = add_adapter(twin, lora, seed=0)

@@ -12,9 +12,7 @@ import torch
 from torch import nn
 
 from grpo.errors import ConfigError
-from grpo.policy import causal_lm
 from grpo.policy.files import load_tokenizer
-from grpo.policy.tokens import choose_pad_token
 from grpo.reward_models.backbone import (
     Backbone,
     backbone_sizes,
@@ -130,17 +128,9 @@ class CTRScorer:
                 f"the scorer in {self.directory} has trained all weights of its backbone and can share none: "
                 f"train one with scorer_lora_rank=16"
             )
-        model: Any = causal_lm(base)
-        name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
-        description.require_backbone(backbone_sizes(model.config), name, self.directory)
-        tokenizer = load_tokenizer(self.directory, None)
-        return share_backbone(
-            base,
-            name=name,
-            tokenizer=tokenizer,
-            pad_token_id=choose_pad_token(model, tokenizer, (0,)),
-            lora=description.lora_settings,
-        )
+        shared = share_backbone(base, tokenizer=load_tokenizer(self.directory, None), lora=description.lora_settings)
+        description.require_backbone(shared.sizes, shared.name, self.directory)
+        return shared
 
 
 def _merged(backbone: Backbone) -> Backbone:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +111,9 @@ class ScorerReport:
         return self.epochs[self.best_epoch - 1].evaluation
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON-able values."""
+        """Return the report as JSON-able values: the content of `report.json`."""
         fields = dataclasses.asdict(self).items()
         return {name: str(value) if isinstance(value, Path) else value for name, value in fields}
-
-    def to_text(self) -> str:
-        """Return the content of `report.json`."""
-        return json.dumps(self.to_json(), indent=1) + "\n"
 
 
 def evaluate_probabilities(labels: Sequence[int], probabilities: Sequence[float], *, loss: float) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def train_scorer(
                 reliability=_draw(epochs[best - 1], output),
                 attainable_auc=attainable_auc,
             )
-            output.publish(report.to_text())
+            output.publish(json.dumps(report.to_json(), indent=1) + "\n")
         except BaseException:
             output.abandon()
             raise

@@ -8,7 +8,8 @@ import pytest
 from reward_checks import PLAIN, TAGS, checked, found, marked, sums
 
 from grpo.reward_check import make_probes
-from grpo.reward_check.answers import ODD_ANSWERS, ODD_NUMBERS, could_be_right
+from grpo.reward_check.answers import could_be_right
+from grpo.reward_check.texts import ODD_ANSWERS, ODD_NUMBERS
 from grpo.types import Prompt
 
 

@@ -18,9 +18,6 @@ from grpo.types import Prompt
 
 __all__ = [
     "EXACT",
-    "ODD_ANSWERS",
-    "ODD_NUMBERS",
-    "ODD_TEXT",
     "Candidates",
     "as_text",
     "candidates",
@@ -33,11 +30,6 @@ __all__ = [
 
 EXACT = "answer"
 """The column whose answers are right for their own row only; others are good answers, perhaps to other rows as well."""
-
-# No lone surrogates: what a tokenizer decodes never has any.
-ODD_TEXT = "²½Ⅷ ٣๓ 1\u200b2 \u202e21\u202c ﬁne e\u0301 𝟙𝟚 👩\u200d👩\u200d👧 \x00 \ufffd \u2028 ﷽ 一二 ß İ\n\r\t\x0b"
-ODD_ANSWERS = ("²", "½", "٣", "\u202e21", "\x00", "\ufffd", "一二", "𝟙𝟚", "\u200b", "İ")
-ODD_NUMBERS = ("nan", "inf", "-inf", "1e999", "9" * 5_000, "1/0", "--5", "0x1F", "1_0", "1,2,3", ".", "1e-999")
 
 _COLUMNS = (EXACT, "reference", "chosen")
 _LONGEST_LISTED = 60

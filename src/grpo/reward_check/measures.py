@@ -1,0 +1,244 @@
+"""From scores to the figures of a report; each text is compared with the right answer of its row."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from grpo.algorithm import Combine
+from grpo.groups import Truncated, groups_with_spread
+from grpo.intervals import wilson_interval
+from grpo.reward_check.probes import REFERENCE, Probe, ProbeText
+from grpo.reward_check.report import (
+    ROUNDING,
+    Cell,
+    ComparisonResult,
+    ProbeResult,
+    RewardResult,
+    SampleResult,
+    shortened,
+)
+from grpo.reward_check.scoring import Passes, Scores, SuiteRunner, has_failed
+from grpo.rewards import RewardFunction
+from grpo.types import Prompt, Score, ScoredGroup
+
+__all__ = ["probe_result", "reward_result", "sample_result"]
+
+_LABEL_CHARACTERS = 30
+
+
+def reward_result(
+    function: RewardFunction, passes: Passes, sampled: Sequence[ScoredGroup], runner: SuiteRunner, batch_size: int
+) -> RewardResult:
+    """Return the range, repeatability and cost of a reward.
+
+    Args:
+        sampled: scored completions of the policy, if there are any.
+        batch_size: completions in a step of the run.
+    """
+    name = function.name
+    numbers = [number for score in passes.scores.values() if (number := score.rewards[name]) is not None]
+    spread = max(numbers) - min(numbers) if numbers else 0.0
+    calls = runner.calls[name] or [(1, 0.0)]
+    seconds = sorted(duration for _, duration in calls)
+    each = statistics.median(duration / max(1, count) for count, duration in calls)
+    median = statistics.median(seconds)
+    return RewardResult(
+        name=name,
+        lowest=min(numbers, default=None),
+        highest=max(numbers, default=None),
+        failures=_failures(name, passes, sampled),
+        reacts=_reacts(name, passes.scores, sampled),
+        repeat_change=_largest_change(name, passes.scores, passes.again, spread),
+        order_change=_largest_change(name, passes.scores, [passes.reordered], spread),
+        batch_change=_largest_change(name, passes.scores, [passes.row_by_row], spread),
+        calls=len(calls),
+        completions_per_call=max(count for count, _ in calls),
+        median_s=median,
+        p95_s=seconds[min(len(seconds) - 1, math.ceil(0.95 * len(seconds)) - 1)],
+        longest_s=seconds[-1],
+        completion_ms=1000 * each,
+        # Async calls wait at the same time; processes share the completions.
+        step_s=median if function.is_async else each * batch_size / max(1, function.processes),
+    )
+
+
+def _failures(name: str, passes: Passes, sampled: Sequence[ScoredGroup]) -> dict[str, str]:
+    """Return by probe the first error of a reward in any pass."""
+    every_pass = [passes.scores, *passes.again, passes.reordered, passes.row_by_row]
+    probed = [(text.probe, score) for scores in every_pass for (_, text), score in scores.items()]
+    found: dict[str, str] = {}
+    for probe, score in [*probed, *(("sampled", score) for score in _members(sampled))]:
+        if name in score.failures:
+            found.setdefault(probe, score.failures[name])
+    return found
+
+
+def _reacts(name: str, scores: Scores, sampled: Sequence[ScoredGroup]) -> bool:
+    """Return whether two texts for one row got different values."""
+    by_row: dict[int, set[float | None]] = {}
+    for (row, _), score in scores.items():
+        if name not in score.failures:
+            by_row.setdefault(row, set()).add(score.rewards[name])
+    groups = [{member.score.rewards[name] for member in group.rollouts} for group in sampled]
+    return any(len(values) > 1 for values in [*by_row.values(), *groups])
+
+
+def _largest_change(name: str, before: Scores, passes: Sequence[Scores], spread: float) -> float | None:
+    """Return the largest change of a reward between a pass and further ones; None when there are none.
+
+    Args:
+        spread: range of the reward; it stands for a change from a number to None, or back.
+    """
+    changes = [0.0 for after in passes if after]
+    for after in passes:
+        for key in before.keys() & after.keys():
+            first, second = before[key].rewards[name], after[key].rewards[name]
+            if first is not None and second is not None:
+                changes.append(abs(first - second))
+            elif first is not second:
+                changes.append(math.inf)
+    largest = max(changes, default=None)
+    return largest if largest != math.inf else spread or 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """Scores of a text and of the right answer for one row, which is None when there is no right answer."""
+
+    row: int
+    text: ProbeText
+    score: Score
+    reference: Score | None
+
+    def margin(self, reward: str | None = None) -> float | None:
+        """Return the text's total, or one reward, minus the right answer's; 0 when they differ by rounding.
+
+        None when one of the two has no number.
+        """
+        if self.reference is None:
+            return None
+        pair = (self.score, self.reference)
+        own, right = (score.sum if reward is None else score.rewards[reward] for score in pair)
+        if own is None or right is None:
+            return None
+        return 0.0 if abs(own - right) <= ROUNDING * max(1.0, abs(right)) else own - right
+
+    def pays(self, reward: str | None = None) -> bool | None:
+        """Return whether the text earned at least as much as the right answer; None when that is unknown."""
+        margin = self.margin(reward)
+        return None if margin is None else margin >= 0
+
+
+def probe_result(probe: Probe, scores: Scores, rows: Sequence[Prompt], rewards: Sequence[str]) -> ProbeResult:
+    """Return what a probe earned, compared with the right answers.
+
+    Args:
+        rewards: names of the suite's rewards.
+    """
+    references = {row: score for (row, text), score in scores.items() if text.probe == REFERENCE}
+    texts = [(row, text) for row, texts in enumerate(probe.texts_by_row) for text in texts]
+    own = [scores[each] for each in texts]
+    counted = [_Comparison(row, text, scores[row, text], references.get(row)) for row, text in texts if text.counts]
+    by_label = [
+        [each for each in counted if each.text.label == label]
+        for label in dict.fromkeys(each.text.label for each in counted)
+    ]
+    paid_rows = {each.row for each in counted if each.pays()}
+    compared_rows = {each.row for each in counted if each.margin() is not None}
+    results = [_comparison_result(some, rows, rewards) for some in by_label]
+    return ProbeResult(
+        name=probe.name,
+        meaning=probe.meaning,
+        example=shortened(probe.texts[0]),
+        total=_total_cell(own),
+        rewards={name: _cell(own, name) for name in rewards},
+        comparisons=tuple(result for result in results if result is not None),
+        rows_at_least=len(paid_rows) / len(compared_rows) if compared_rows else None,
+        fooled={name: max((_share_fooled(some, name) for some in by_label), default=0.0) for name in rewards},
+    )
+
+
+def _share_fooled(comparisons: Sequence[_Comparison], reward: str) -> float:
+    """Return the share of the rows in which a reward gave at least what it gave the right answer; 0 of no rows."""
+    paid = [pays for each in comparisons if (pays := each.pays(reward)) is not None]
+    return sum(paid) / len(paid) if paid else 0.0
+
+
+def _comparison_result(
+    comparisons: Sequence[_Comparison], rows: Sequence[Prompt], rewards: Sequence[str]
+) -> ComparisonResult | None:
+    """Return the totals of texts beside those of the right answers; None when there are none to compare."""
+    totals = [(each, each.margin(), total) for each in comparisons if (total := each.score.sum) is not None]
+    compared = [(each, margin, total) for each, margin, total in totals if margin is not None]
+    # Without right answers, a text does best where its total is the highest.
+    counted = compared or [(each, total, total) for each, _, total in totals if each.reference is None]
+    if not counted:
+        return None
+    best, _, earned = max(counted, key=lambda each: each[1])
+    margins = [margin for _, margin, _ in compared]
+    paid = [each for each in comparisons if each.pays()]
+    return ComparisonResult(
+        text=shortened(best.text.label, _LABEL_CHARACTERS) if best.text.label else shortened(best.text.text),
+        label=bool(best.text.label),
+        rows=len(counted),
+        mean=statistics.fmean(total for _, _, total in counted),
+        above=sum(margin > 0 for margin in margins),
+        level=sum(margin == 0 for margin in margins),
+        margin=statistics.fmean(margins) if margins else None,
+        earned=earned,
+        reference=best.reference.sum if best.reference is not None else None,
+        row=rows[best.row].row,
+        rewards=tuple(name for name in rewards if any(each.pays(name) for each in paid)),
+    )
+
+
+def sample_result(
+    sampled: Sequence[ScoredGroup], rewards: Sequence[str], *, truncated: Truncated, combine: Combine
+) -> SampleResult:
+    """Return what the policy's own completions earned, and the groups that training would learn from.
+
+    Args:
+        sampled: its completions, scored; at least one group.
+        rewards: names of the suite's rewards.
+        truncated, combine: as in training; they decide which groups have spread.
+    """
+    spread = tuple(groups_with_spread(sampled, truncated=truncated, combine=combine).tolist())
+    share = sum(spread) / len(spread)
+    scores = list(_members(sampled))
+    best = [highest for group in sampled if (highest := _total_cell(list(_members([group]))).highest) is not None]
+    return SampleResult(
+        group_size=len(sampled[0].rollouts),
+        spread=spread,
+        share=share,
+        interval=wilson_interval(share, len(spread)),
+        total=_total_cell(scores),
+        rewards={name: _cell(scores, name) for name in rewards},
+        best=statistics.fmean(best) if best else None,
+    )
+
+
+def _members(groups: Sequence[ScoredGroup]) -> Iterator[Score]:
+    return (member.score for group in groups for member in group.rollouts)
+
+
+def _cell(scores: Sequence[Score], reward: str) -> Cell:
+    return _summary([score.rewards[reward] for score in scores], sum(reward in score.failures for score in scores))
+
+
+def _total_cell(scores: Sequence[Score]) -> Cell:
+    return _summary([score.sum for score in scores], sum(map(has_failed, scores)))
+
+
+def _summary(values: Sequence[float | None], failed: int) -> Cell:
+    numbers = [value for value in values if value is not None]
+    return Cell(
+        mean=statistics.fmean(numbers) if numbers else None,
+        lowest=min(numbers, default=None),
+        highest=max(numbers, default=None),
+        numbers=len(numbers),
+        absent=len(values) - len(numbers) - failed,
+        failed=failed,
+    )

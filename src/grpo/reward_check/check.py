@@ -13,7 +13,7 @@ from grpo.reward_check.findings import find
 from grpo.reward_check.measures import probe_result, reward_result, sample_result
 from grpo.reward_check.probes import LONGEST, make_probes
 from grpo.reward_check.report import CheckReport
-from grpo.reward_check.scoring import SuiteRunner, layout_of, run_passes
+from grpo.reward_check.scoring import SuiteRunner, run_passes, sees_column, texts_by_row
 from grpo.rewards import RewardFunction, RewardSuite
 from grpo.tasks.answers import FORMATS, AnswerFormat
 from grpo.types import Group, Prompt
@@ -68,8 +68,8 @@ def check_rewards(
     if column is not None:
         rows = [row for row in rows if reference_text(row, column) is not None]
     probes = make_probes(rows, answer_format, column, max_characters=max_characters)
-    layout = layout_of(len(rows), probes)
-    rows_per_call = max(1, batch_size // max(len(written) for _, written in layout))
+    layout = texts_by_row(probes)
+    rows_per_call = max(1, batch_size // max(map(len, layout)))
     encode = encode or _code_points
     runner = SuiteRunner(suite, rows, encode=encode, max_steps=max_steps, rows_per_call=rows_per_call)
     try:
@@ -89,8 +89,7 @@ def check_rewards(
         samples=sample_result(sampled, names, truncated=truncated, combine=combine) if sampled else None,
         findings=(),
     )
-    sees_answers = any(function.accepts is None or column in function.accepts for function in suite.functions)
-    findings = find(report, probes, sees_answers=sees_answers, timeout_s=suite.timeout_s)
+    findings = find(report, probes, sees_answers=sees_column(suite, column), timeout_s=suite.timeout_s)
     return replace(report, findings=findings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from grpo.algorithm import Combine
 from grpo.groups import Truncated, groups_with_spread
@@ -68,7 +68,7 @@ def reward_result(
 def _failures(name: str, passes: Passes, sampled: Sequence[ScoredGroup]) -> dict[str, str]:
     """Return by probe the first error of a reward in any pass."""
     every_pass = [passes.scores, *passes.again, passes.reordered, passes.row_by_row]
-    probed = [(text.probe, score) for scores in every_pass for (_, text), score in scores.items()]
+    probed = [(text.probe, score) for scores in every_pass for text, score in scores.items()]
     found: dict[str, str] = {}
     for probe, score in [*probed, *(("sampled", score) for score in _members(sampled))]:
         if name in score.failures:
@@ -79,9 +79,9 @@ def _failures(name: str, passes: Passes, sampled: Sequence[ScoredGroup]) -> dict
 def _reacts(name: str, scores: Scores, sampled: Sequence[ScoredGroup]) -> bool:
     """Return whether two texts for one row got different values."""
     by_row: dict[int, set[float | None]] = {}
-    for (row, _), score in scores.items():
+    for text, score in scores.items():
         if name not in score.failures:
-            by_row.setdefault(row, set()).add(score.rewards[name])
+            by_row.setdefault(text.row, set()).add(score.rewards[name])
     groups = [{member.score.rewards[name] for member in group.rollouts} for group in sampled]
     return any(len(values) > 1 for values in [*by_row.values(), *groups])
 
@@ -104,11 +104,9 @@ def _largest_change(name: str, before: Scores, passes: Sequence[Scores], spread:
     return largest if largest != math.inf else spread or 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Comparison:
-    """Scores of a text and of the right answer for one row, which is None when there is no right answer."""
+class _Comparison(NamedTuple):
+    """Scores of a text and of the right answer for its row, which is None when there is no right answer."""
 
-    row: int
     text: ProbeText
     score: Score
     reference: Score | None
@@ -126,45 +124,33 @@ class _Comparison:
             return None
         return 0.0 if abs(own - right) <= ROUNDING * max(1.0, abs(right)) else own - right
 
-    def pays(self, reward: str | None = None) -> bool | None:
-        """Return whether the text earned at least as much as the right answer; None when that is unknown."""
-        margin = self.margin(reward)
-        return None if margin is None else margin >= 0
-
 
 def probe_result(probe: Probe, scores: Scores, rows: Sequence[Prompt], rewards: Sequence[str]) -> ProbeResult:
-    """Return what a probe earned, compared with the right answers.
-
-    Args:
-        rewards: names of the suite's rewards.
-    """
-    references = {row: score for (row, text), score in scores.items() if text.probe == REFERENCE}
-    texts = [(row, text) for row, texts in enumerate(probe.texts_by_row) for text in texts]
-    own = [scores[each] for each in texts]
-    counted = [_Comparison(row, text, scores[row, text], references.get(row)) for row, text in texts if text.counts]
-    by_label = [
-        [each for each in counted if each.text.label == label]
-        for label in dict.fromkeys(each.text.label for each in counted)
-    ]
-    paid_rows = {each.row for each in counted if each.pays()}
-    compared_rows = {each.row for each in counted if each.margin() is not None}
+    """Return what a probe earned, compared with the right answers; `rewards` are the names of the suite's rewards."""
+    references = {text.row: score for text, score in scores.items() if text.probe == REFERENCE}
+    counted = [_Comparison(text, scores[text], references.get(text.row)) for text in probe.texts if text.counts]
+    labels = dict.fromkeys(each.text.label for each in counted)
+    by_label = [[each for each in counted if each.text.label == label] for label in labels]
+    margins = [(each.text.row, margin) for each in counted if (margin := each.margin()) is not None]
+    paid, compared = {row for row, margin in margins if margin >= 0}, {row for row, _ in margins}
     results = [_comparison_result(some, rows, rewards) for some in by_label]
+    own = [scores[text] for text in probe.texts]
     return ProbeResult(
         name=probe.name,
         meaning=probe.meaning,
-        example=shortened(probe.texts[0]),
+        example=shortened(probe.texts[0].text),
         total=_total_cell(own),
         rewards={name: _cell(own, name) for name in rewards},
         comparisons=tuple(result for result in results if result is not None),
-        rows_at_least=len(paid_rows) / len(compared_rows) if compared_rows else None,
+        rows_at_least=len(paid) / len(compared) if compared else None,
         fooled={name: max((_share_fooled(some, name) for some in by_label), default=0.0) for name in rewards},
     )
 
 
 def _share_fooled(comparisons: Sequence[_Comparison], reward: str) -> float:
     """Return the share of the rows in which a reward gave at least what it gave the right answer; 0 of no rows."""
-    paid = [pays for each in comparisons if (pays := each.pays(reward)) is not None]
-    return sum(paid) / len(paid) if paid else 0.0
+    margins = [margin for each in comparisons if (margin := each.margin(reward)) is not None]
+    return sum(margin >= 0 for margin in margins) / len(margins) if margins else 0.0
 
 
 def _comparison_result(
@@ -179,10 +165,11 @@ def _comparison_result(
         return None
     best, _, earned = max(counted, key=lambda each: each[1])
     margins = [margin for _, margin, _ in compared]
-    paid = [each for each in comparisons if each.pays()]
+    paid = [each for each, margin, _ in compared if margin >= 0]
+    label = best.text.label
     return ComparisonResult(
-        text=shortened(best.text.label, _LABEL_CHARACTERS) if best.text.label else shortened(best.text.text),
-        label=bool(best.text.label),
+        text=shortened(label, _LABEL_CHARACTERS) if label else shortened(best.text.text),
+        label=bool(label),
         rows=len(counted),
         mean=statistics.fmean(total for _, _, total in counted),
         above=sum(margin > 0 for margin in margins),
@@ -190,8 +177,12 @@ def _comparison_result(
         margin=statistics.fmean(margins) if margins else None,
         earned=earned,
         reference=best.reference.sum if best.reference is not None else None,
-        row=rows[best.row].row,
-        rewards=tuple(name for name in rewards if any(each.pays(name) for each in paid)),
+        row=rows[best.text.row].row,
+        rewards=tuple(
+            name
+            for name in rewards
+            if any((each.margin(name) or 0.0) >= 0 and each.margin(name) is not None for each in paid)
+        ),
     )
 
 

@@ -26,8 +26,6 @@ from grpo.types import Prompt
 __all__ = ["LONGEST", "OTHER_ANSWER", "PROBES", "REFERENCE", "Probe", "ProbeKind", "ProbeText", "make_probes"]
 
 LONGEST = 20_000
-REFERENCE = "reference"
-OTHER_ANSWER = "other answer"
 
 _ROWS_EACH = 4
 """Number of rows on which each odd answer is tried: the reward for it may depend on the row."""
@@ -53,7 +51,7 @@ class ProbeKind:
     meaning: str
     write: Callable[[Case], str | None]
     verdict: Callable[[ComparisonResult, Standard], FindingKind | None]
-    fixes: tuple[str, ...] = ()
+    fixes: tuple[str, ...]
     labels: tuple[str, ...] = ()
     needs_tags: bool = False
     twice: bool = False
@@ -64,155 +62,88 @@ _COMPARE_WHOLE = "Compare the whole marked answer with the right one; that it oc
 _REFUSE_UNREADABLE = "Give a text that cannot be read as an answer a reward of 0."
 _REPORT_TESTS = "Let the tests report their own result, and compare types as well as values."
 
+# fmt: off
 PROBES = (
-    ProbeKind(
-        REFERENCE, "the right answer, in the format asked for", lambda case: case.right, accepted, always_counts=True
-    ),
-    ProbeKind(
-        OTHER_ANSWER,
-        "the right answer to another row, in the format asked for",
-        lambda case: case.other,
-        other_answer,
-        ("Check whether the rewards expect another format, and whether one compares with the row's answer.",),
-        always_counts=True,
-    ),
-    ProbeKind(
-        "rejected",
-        "the answer that the row calls the worse one",
-        lambda case: case.rejected,
-        rejected,
-        ("Check whether the sign, or the label that is rewarded, is the wrong one.",),
-    ),
-    ProbeKind(
-        "empty",
-        "an empty answer",
-        lambda case: case.answer(""),
-        worthless,
-        ("Give an empty text, or an empty answer, a reward of 0.",),
-        twice=True,
-    ),
-    ProbeKind(
-        "prompt echoed",
-        "the prompt, word for word",
-        lambda case: case.answer(case.question, reasoning=case.question),
-        worthless,
-        ("Do not pay for the prompt's own words.",),
-        twice=True,
-    ),
-    ProbeKind(
-        "{kind}s listed",
-        "every {kind} that could be right",
-        lambda case: case.answer(case.listed),
-        worthless,
-        (_COMPARE_WHOLE,),
-        twice=True,
-        always_counts=True,
-    ),
-    ProbeKind(
-        "repeated text",
-        "one sentence again and again",
-        lambda case: case.reasoning(repeated),
-        worthless,
-        ("Do not pay for the same words twice.",),
-        twice=True,
-    ),
-    ProbeKind(
-        "very long text",
-        "a text of the greatest length, without content",
-        lambda case: case.reasoning(long_text),
-        worthless,
-        ("Put a limit on what length earns.",),
-        twice=True,
-    ),
-    ProbeKind(
-        "odd Unicode",
-        "digits of other scripts, control and invisible characters",
-        lambda case: case.answer(ODD_TEXT),
-        worthless,
-        (_REFUSE_UNREADABLE,),
-    ),
-    ProbeKind(
-        "odd Unicode, in format",
-        "odd characters as reasoning and as answer, in the format asked for",
-        lambda case: case.answer(case.label, reasoning=ODD_TEXT),
-        worthless,
-        (_REFUSE_UNREADABLE,),
-        labels=ODD_ANSWERS,
-        needs_tags=True,
-    ),
-    ProbeKind(
-        "odd numbers",
-        "nan, inf, 5,000 digits, 1/0 and the like",
-        lambda case: case.answer(case.label),
-        worthless,
-        ("Give an answer that is not a finite number a reward of 0: NaN and infinity pass many comparisons.",),
-        labels=ODD_NUMBERS,
-        twice=True,
-    ),
-    ProbeKind(
-        "format repeated",
-        "the whole format again and again, without an answer",
-        lambda case: case.format_repeated,
-        worthless,
-        ("Pay for each tag once, and for nothing after the last tag.",),
-        needs_tags=True,
-    ),
-    ProbeKind(
-        "{kind}s listed, each in tags",
-        "every {kind} that could be right, in tags of its own",
-        lambda case: case.listed_in_tags,
-        worthless,
-        (_COMPARE_WHOLE, "Take one answer, the last, and ignore the others."),
-        needs_tags=True,
-        always_counts=True,
-    ),
-    ProbeKind(
-        "program that leaves",
-        "a program that ends with exit code 0 before it is tested",
-        lambda case: LEAVES if case.tests else None,
-        worthless,
-        (_REPORT_TESTS,),
-        always_counts=True,
-    ),
-    ProbeKind(
-        "program that agrees",
-        "a program whose results equal everything",
-        lambda case: agrees(case.tests) if case.tests else None,
-        worthless,
-        (_REPORT_TESTS,),
-        always_counts=True,
-    ),
+    ProbeKind("reference", "the right answer, in the format asked for", lambda case: case.right, accepted, (),
+              always_counts=True),
+    ProbeKind("other answer", "the right answer to another row, in the format asked for",
+              lambda case: case.other, other_answer,
+              ("Check whether the rewards expect another format, and whether one compares with the row's answer.",),
+              always_counts=True),
+    ProbeKind("rejected", "the answer that the row calls the worse one", lambda case: case.rejected, rejected,
+              ("Check whether the sign, or the label that is rewarded, is the wrong one.",)),
+    ProbeKind("empty", "an empty answer", lambda case: case.answer(""), worthless,
+              ("Give an empty text, or an empty answer, a reward of 0.",), twice=True),
+    ProbeKind("prompt echoed", "the prompt, word for word",
+              lambda case: case.answer(case.question, reasoning=case.question), worthless,
+              ("Do not pay for the prompt's own words.",), twice=True),
+    ProbeKind("{kind}s listed", "every {kind} that could be right", lambda case: case.answer(case.listed), worthless,
+              (_COMPARE_WHOLE,), twice=True, always_counts=True),
+    ProbeKind("repeated text", "one sentence again and again", lambda case: case.reasoning(repeated), worthless,
+              ("Do not pay for the same words twice.",), twice=True),
+    ProbeKind("very long text", "a text of the greatest length, without content",
+              lambda case: case.reasoning(long_text), worthless,
+              ("Put a limit on what length earns.",), twice=True),
+    ProbeKind("odd Unicode", "digits of other scripts, control and invisible characters",
+              lambda case: case.answer(ODD_TEXT), worthless,
+              (_REFUSE_UNREADABLE,)),
+    ProbeKind("odd Unicode, in format", "odd characters as reasoning and as answer, in the format asked for",
+              lambda case: case.answer(case.label, reasoning=ODD_TEXT), worthless,
+              (_REFUSE_UNREADABLE,), labels=ODD_ANSWERS, needs_tags=True),
+    ProbeKind("odd numbers", "nan, inf, 5,000 digits, 1/0 and the like",
+              lambda case: case.answer(case.label), worthless,
+              ("Give an answer that is not a finite number a reward of 0: NaN and infinity pass many comparisons.",),
+              labels=ODD_NUMBERS, twice=True),
+    ProbeKind("format repeated", "the whole format again and again, without an answer",
+              lambda case: case.format_repeated, worthless,
+              ("Pay for each tag once, and for nothing after the last tag.",), needs_tags=True),
+    ProbeKind("{kind}s listed, each in tags", "every {kind} that could be right, in tags of its own",
+              lambda case: case.listed_in_tags, worthless,
+              (_COMPARE_WHOLE, "Take one answer, the last, and ignore the others."),
+              needs_tags=True, always_counts=True),
+    ProbeKind("program that leaves", "a program that ends with exit code 0 before it is tested",
+              lambda case: LEAVES if case.tests else None, worthless,
+              (_REPORT_TESTS,), always_counts=True),
+    ProbeKind("program that agrees", "a program whose results equal everything",
+              lambda case: agrees(case.tests) if case.tests else None, worthless,
+              (_REPORT_TESTS,), always_counts=True),
 )
+# fmt: on
+"""All probes. A row is a name, its meaning, the writer, the verdict, advice, and the exceptions."""
+
+REFERENCE, OTHER_ANSWER = PROBES[0].name, PROBES[1].name
 
 
 class ProbeText(NamedTuple):
     """A text in place of a completion for one row.
 
     Attributes:
+        row: place among the rows tried.
         probe: name of the probe.
         label: the odd answer, where a probe tries the same ones on many rows; else empty.
         counts: False where the text contains the row's right answer by accident.
     """
 
+    row: int
     probe: str
     label: str
     text: str
     counts: bool = True
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Probe and label."""
+        return self.probe, self.label
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The texts of one kind, by row: each row has none, one or several."""
+    """The texts of one kind, row by row: each row has none, one or several."""
 
     kind: ProbeKind
     name: str
     meaning: str
-    texts_by_row: tuple[tuple[ProbeText, ...], ...]
-
-    @property
-    def texts(self) -> list[str]:
-        """All texts, row by row."""
-        return [each.text for row in self.texts_by_row for each in row]
+    texts: tuple[ProbeText, ...]
 
 
 def make_probes(
@@ -230,22 +161,21 @@ def make_probes(
     if answer_format.blocks:
         tagged = [replace(case, tagged=True) for case in cases]
         probes += [_probe(kind, tagged) for kind in PROBES if kind.needs_tags or kind.twice]
-    return [probe for probe in probes if any(probe.texts_by_row)]
+    return [probe for probe in probes if probe.texts]
 
 
 def _probe(kind: ProbeKind, cases: Sequence[Case]) -> Probe:
     word, in_format = cases[0].candidates.kind, cases[0].tagged and kind.twice
     name = kind.name.format(kind=word) + ", in format" * in_format
     meaning = kind.meaning.format(kind=word) + ", in the format asked for" * in_format
-    written: list[list[ProbeText]] = [[] for _ in cases]
-    for row, case in enumerate(cases):
-        text = None if kind.labels else kind.write(case)
-        if text is not None:
-            written[row].append(ProbeText(name, "", text, counts=kind.always_counts or not case.may_be_right(text)))
+    texts: list[ProbeText] = []
+    for row, case in enumerate(cases if not kind.labels else ()):
+        if (text := kind.write(case)) is not None:
+            counts = kind.always_counts or not case.may_be_right(text)
+            texts.append(ProbeText(row, name, "", text, counts))
     for place, label in enumerate(kind.labels):
         order = ((place * _ROWS_EACH + step) % len(cases) for step in range(len(cases)))
-        texts = ((row, kind.write(replace(cases[row], label=label)) or "") for row in order)
-        wrong = ((row, text) for row, text in texts if not any(map(cases[row].may_be_right, (text, label))))
-        for row, text in islice(wrong, _ROWS_EACH):
-            written[row].append(ProbeText(name, label, text))
-    return Probe(kind, name, meaning, tuple(map(tuple, written)))
+        written = (ProbeText(row, name, label, kind.write(replace(cases[row], label=label)) or "") for row in order)
+        wrong = (each for each in written if not any(map(cases[each.row].may_be_right, (each.text, label))))
+        texts += islice(wrong, _ROWS_EACH)
+    return Probe(kind, name, meaning, tuple(sorted(texts, key=lambda each: each.row)))

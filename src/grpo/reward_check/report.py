@@ -53,7 +53,7 @@ class Cell:
 class ComparisonResult:
     """Comparison of a probe's text with the right answers of the rows that it was tried on.
 
-    Rows whose answer the text contains by accident do not count, nor do rows where one of the two has no total.
+    Rows where the text contains the right answer by accident, or one of the two has no total, do not count.
 
     Attributes:
         text: the shortened text of the row where it did best; for odd answers, the answer alone.
@@ -92,8 +92,8 @@ class ProbeResult:
         rewards: by reward, before weighting.
         comparisons: one for each odd answer, or one for all texts where each row has its own.
         rows_at_least: share of the rows in which a text earned at least as much as the reference; None without one.
-        fooled: by reward, the share of rows in which it gave a text at least as much as the reference; the largest
-            share where the probe has several texts.
+        fooled: by reward, the share of rows where it gave a text at least as much as the reference (the largest share
+            over the probe's odd answers).
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Passes over a suite of rewards: all probes together, alone, again, in another order and row by row."""
+"""Passes over a suite of rewards: all probes together, alone, again, in another order and row by row.
+
+All that the check knows of a suite beyond its public methods stands in this module.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from grpo.reward_check.probes import Probe, ProbeText
+from grpo.rewards import RewardSuite
 from grpo.rewards.hooks import HasMemory
 from grpo.rewards.state import remembers
-from grpo.rewards.suite import RewardSuite
 from grpo.types import Group, Prompt, Rollout, Score, ScoredGroup
 
-__all__ = ["Layout", "Passes", "Scores", "SuiteRunner", "has_failed", "layout_of", "run_passes"]
+__all__ = ["Passes", "Scores", "SuiteRunner", "has_failed", "run_passes", "sees_column", "texts_by_row"]
 
-Layout: TypeAlias = Sequence[tuple[int, Sequence[ProbeText]]]
-"""Texts to score for each row, in order. The texts of one row form a group, like the completions of a prompt."""
+Layout: TypeAlias = Sequence[Sequence[ProbeText]]
+"""Texts to score, in order. The texts of one row form a group, like the completions of a prompt."""
 
-Scores: TypeAlias = dict[tuple[int, ProbeText], Score]
-"""Scores by row and text."""
-
-_Kind: TypeAlias = tuple[str, str]
-"""Probe and label of a text."""
+Scores: TypeAlias = dict[ProbeText, Score]
 
 _ROWS_BY_THEMSELVES = 3
 _PROBES_BEFORE_GIVING_UP = 3
@@ -49,12 +48,6 @@ class SuiteRunner:
         max_steps: int,
         rows_per_call: int,
     ) -> None:
-        """Store the arguments; no reward is called.
-
-        Args:
-            encode: returns the token ids of a text.
-            max_steps: length of the run in steps.
-        """
         self.suite = suite
         self.rows = rows
         self.rows_per_call = rows_per_call
@@ -79,7 +72,7 @@ class SuiteRunner:
                     if isinstance(reward, HasMemory):
                         stack.enter_context(reward.without_memory())
                 if any(map(remembers, rewards)):
-                    self.score_layout(layout)
+                    self.score(layout)
                     self._state = copy.deepcopy(self.suite.state_dict())
                     for calls in self.calls.values():
                         calls.clear()
@@ -89,19 +82,15 @@ class SuiteRunner:
             self._state = {}
             self.suite.load_state_dict(before)
 
-    def score_layout(self, layout: Layout, *, rows_per_call: int | None = None) -> Scores:
-        """Return the score of every text in `layout`.
-
-        Args:
-            rows_per_call: replaces the runner's own.
-        """
+    def score(self, layout: Layout, *, rows_per_call: int | None = None) -> Scores:
+        """Return the score of every text in `layout`; `rows_per_call` replaces the runner's own."""
         size = rows_per_call or self.rows_per_call
         scores: Scores = {}
         for part in (layout[start : start + size] for start in range(0, len(layout), size)):
-            groups = [Group(self.rows[row], tuple(self._rollout(each.text) for each in texts)) for row, texts in part]
-            scored = self._score(groups, [each.text for _, texts in part for each in texts])
-            for (row, texts), group in zip(part, scored, strict=True):
-                scores |= {(row, each): got.score for each, got in zip(texts, group.rollouts, strict=True)}
+            texts = [text for row in part for text in row]
+            groups = [Group(self.rows[row[0].row], tuple(self._rollout(text.text) for text in row)) for row in part]
+            scored = self._score(groups, [text.text for text in texts])
+            scores |= zip(texts, (member.score for group in scored for member in group.rollouts), strict=True)
         return scores
 
     def score_samples(self, groups: Sequence[Group], texts: Sequence[str]) -> tuple[ScoredGroup, ...]:
@@ -136,7 +125,7 @@ class SuiteRunner:
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Scores of all probes in several passes. Only probes that never failed are scored again.
+    """Scores of all probes in several passes. Only texts that never failed are scored again.
 
     Attributes:
         scores: of every text; where one failed, each probe was scored by itself.
@@ -152,33 +141,34 @@ class Passes:
 
 
 def run_passes(runner: SuiteRunner, probes: Sequence[Probe], *, repeats: int, seed: int) -> Passes:
-    """Return the scores of all probes.
+    """Return the scores of all probes by a runner whose suite is held steady.
 
     Args:
-        runner: whose suite is held steady.
         repeats: number of identical passes, the first included.
         seed: of the other order.
     """
-    layout = layout_of(len(runner.rows), probes)
-    scores = runner.score_layout(layout)
-    broken = _failed_kinds(scores)
-    if broken:
+    layout = texts_by_row(probes)
+    scores = runner.score(layout)
+    if _failed_kinds(scores):
         # One text can fail a whole call; scoring the probes one by one shows which text it is.
-        scores |= _alone(runner, probes)
-        broken = _failed_kinds(scores)
-        layout = _only(layout, {_kind(each) for _, texts in layout for each in texts} - broken)
-        scores |= runner.score_layout(layout) if broken else {}
+        scores |= _score_alone(runner, probes)
+        failed = _failed_kinds(scores)
+        layout = texts_by_row(probes, without=failed)
+        scores |= runner.score(layout) if failed else {}
     if not layout:
         return Passes(scores)
+    rng, size = random.Random(seed), runner.rows_per_call
+    parts = [layout[start : start + size] for start in range(0, len(layout), size)]
+    reordered = [rng.sample(row, len(row)) for part in parts for row in rng.sample(part, len(part))]
     return Passes(
         scores,
-        again=[runner.score_layout(layout) for _ in range(repeats - 1)],
-        reordered=runner.score_layout(_shuffled(layout, runner.rows_per_call, seed)),
-        row_by_row=runner.score_layout(layout[:_ROWS_BY_THEMSELVES], rows_per_call=1),
+        again=[runner.score(layout) for _ in range(repeats - 1)],
+        reordered=runner.score(reordered),
+        row_by_row=runner.score(layout[:_ROWS_BY_THEMSELVES], rows_per_call=1),
     )
 
 
-def _alone(runner: SuiteRunner, probes: Sequence[Probe]) -> Scores:
+def _score_alone(runner: SuiteRunner, probes: Sequence[Probe]) -> Scores:
     """Return the scores of each probe by itself; of the first three only, where a reward fails on all of these.
 
     Where a probe fails, each of its odd answers is scored by itself.
@@ -186,12 +176,12 @@ def _alone(runner: SuiteRunner, probes: Sequence[Probe]) -> Scores:
     scores: Scores = {}
     rows_per_call = runner.rows_per_call * len(probes)
     for tried, probe in enumerate(probes, start=1):
-        layout = layout_of(len(runner.rows), [probe])
-        found = runner.score_layout(layout, rows_per_call=rows_per_call)
-        kinds = dict.fromkeys(_kind(each) for _, texts in layout for each in texts)
+        found = runner.score(texts_by_row([probe]), rows_per_call=rows_per_call)
+        kinds = dict.fromkeys(text.kind for text in found)
         if _failed_kinds(found) and len(kinds) > 1:
             for kind in kinds:
-                found |= runner.score_layout(_only(layout, {kind}), rows_per_call=rows_per_call)
+                layout = texts_by_row([probe], without=kinds.keys() - {kind})
+                found |= runner.score(layout, rows_per_call=rows_per_call)
         scores |= found
         if tried == _PROBES_BEFORE_GIVING_UP and any(
             all(function.name in score.failures for score in scores.values()) for function in runner.suite.functions
@@ -200,34 +190,27 @@ def _alone(runner: SuiteRunner, probes: Sequence[Probe]) -> Scores:
     return scores
 
 
-def layout_of(num_rows: int, probes: Sequence[Probe]) -> Layout:
-    """Return the texts of these probes for each row, without rows that have none."""
-    rows = [(row, [each for probe in probes for each in probe.texts_by_row[row]]) for row in range(num_rows)]
-    return [(row, texts) for row, texts in rows if texts]
+def texts_by_row(probes: Sequence[Probe], *, without: Collection[tuple[str, str]] = ()) -> list[list[ProbeText]]:
+    """Return the texts of each row that has some.
+
+    Args:
+        without: kinds of text to leave out.
+    """
+    by_row: dict[int, list[ProbeText]] = {}
+    for text in (text for probe in probes for text in probe.texts if text.kind not in without):
+        by_row.setdefault(text.row, []).append(text)
+    return [by_row[row] for row in sorted(by_row)]
 
 
-def _only(layout: Layout, kinds: Collection[_Kind]) -> Layout:
-    """Return the layout with texts of these kinds alone."""
-    rows = [(row, [each for each in texts if _kind(each) in kinds]) for row, texts in layout]
-    return [(row, texts) for row, texts in rows if texts]
-
-
-def _shuffled(layout: Layout, rows_per_call: int, seed: int) -> Layout:
-    """Return another order within each call; texts that are scored together stay together."""
-    rng = random.Random(seed)
-    parts = [layout[start : start + rows_per_call] for start in range(0, len(layout), rows_per_call)]
-    return [(row, rng.sample(texts, len(texts))) for part in parts for row, texts in rng.sample(part, len(part))]
-
-
-def _kind(each: ProbeText) -> _Kind:
-    return each.probe, each.label
-
-
-def _failed_kinds(scores: Scores) -> set[_Kind]:
-    """Return the kinds of text on which a reward failed."""
-    return {_kind(each) for (_, each), score in scores.items() if has_failed(score)}
+def _failed_kinds(scores: Scores) -> set[tuple[str, str]]:
+    return {text.kind for text, score in scores.items() if has_failed(score)}
 
 
 def has_failed(score: Score) -> bool:
     """Return whether a function failed; a completion to which no function applies is not a failure of one."""
     return bool(set(score.failures) & set(score.rewards))
+
+
+def sees_column(suite: RewardSuite, column: str | None) -> bool:
+    """Return whether a reward of the suite can read a column."""
+    return any(function.accepts is None or column in function.accepts for function in suite.functions)

@@ -87,7 +87,7 @@ class Case:
     @property
     def listed(self) -> str | None:
         """All answers that could be right, in one line."""
-        return self.candidates.listed(self.exact) or None
+        return self.candidates.separator.join(self.candidates.around(self.exact)) or None
 
     @property
     def listed_in_tags(self) -> str | None:

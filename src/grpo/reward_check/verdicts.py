@@ -10,8 +10,6 @@ from grpo.reward_check.report import ComparisonResult, Finding, Severity
 
 __all__ = [
     "FOREIGN_SHARE",
-    "HACKABLE",
-    "JUNK_PAYS",
     "PROBE_FINDINGS",
     "FindingKind",
     "Standard",
@@ -76,7 +74,7 @@ ANSWERS_UNSEEN = FindingKind(
     "No reward reads the right answers, so a wrong answer in the right form earns as much.",
     "Add a reward that compares with the answer (correctness, accuracy), if answers are to improve.",
 )
-GOOD_ANSWERS_UNSEEN = FindingKind(
+GOOD_UNSEEN = FindingKind(
     "not-told-apart",
     "warning",
     "these texts earn as much as the good answer: {as_much}",
@@ -108,15 +106,7 @@ JUNK_PAYS = FindingKind(
     "Read one of these texts and add a reward that it cannot earn: a format, a limit on length, a judge.",
 )
 
-PROBE_FINDINGS = (
-    HACKABLE,
-    NOT_TOLD_APART,
-    ANSWERS_UNSEEN,
-    GOOD_ANSWERS_UNSEEN,
-    PAYS_IN_SOME_ROWS,
-    OTHER_PROMPTS,
-    JUNK_PAYS,
-)
+PROBE_FINDINGS = (HACKABLE, NOT_TOLD_APART, ANSWERS_UNSEEN, GOOD_UNSEEN, PAYS_IN_SOME_ROWS, OTHER_PROMPTS, JUNK_PAYS)
 """All kinds of finding that a verdict returns, in the order of the report. In their templates, `{more}` and
 `{as_much}` list the texts with the rows in which they earned more, or at least as much; `{remedy}` and `{fixes}` are
 advice."""
@@ -124,7 +114,7 @@ advice."""
 
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """The yardstick for the rewards of a text.
+    """The yardstick for a text's total.
 
     Attributes:
         reference_column: the column with right answers; None: there are none.
@@ -179,7 +169,7 @@ def other_answer(text: ComparisonResult, standard: Standard) -> FindingKind | No
 
 
 def _unseen(standard: Standard) -> FindingKind:
-    return ANSWERS_UNSEEN if standard.is_exact else GOOD_ANSWERS_UNSEEN
+    return ANSWERS_UNSEEN if standard.is_exact else GOOD_UNSEEN
 
 
 def _usually_earns_more(text: ComparisonResult) -> bool:

@@ -72,7 +72,7 @@ def test_on_a_terminal_the_display_ends_with_the_final_words():
     end = shown[shown.rindex("╰") :]
     assert "before" in end
     assert "model  run/final_model" in end
-    assert 'next\n  grpo generate --model run "What is ' in end
+    assert 'next\n  grpo generate run "What is ' in end
     assert "wandb" not in shown
     assert "Loading" not in shown
     assert "Traceback" not in shown

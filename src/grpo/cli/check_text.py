@@ -1,21 +1,21 @@
-"""What `grpo reward check` prints."""
+"""The report that `grpo reward check` prints."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
+from grpo.cli.printing import aligned
 from grpo.reward_check import Cell, CheckReport, Finding, RewardResult, SampleResult
 
 __all__ = ["report_text"]
 
-_WIDTH = 100
 _JUNK_PAYS = ("not-told-apart", "pays-in-some-rows")
 
 
 def report_text(report: CheckReport) -> str:
-    """Return the report as a user reads it: what each text earned, how steady and fast the rewards are, and
-    last what was found, with the verdict."""
+    """Return the report as text: rewards of each probe, steadiness and speed, and last the findings and the verdict."""
     parts = [_scores(report), _behaviour(report.rewards, report.repeats)]
     if report.samples is not None:
         parts.append(_forecast(report.samples))
@@ -43,17 +43,8 @@ def _scores(report: CheckReport) -> str:
 
 
 def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
-    lines = [
-        [
-            "",
-            f"asked {repeats} times",
-            "other order",
-            "by itself",
-            "ms each",
-            "s a call: median, p95, longest",
-            "s a step",
-        ]
-    ]
+    steadiness = [f"asked {repeats} times", "other order", "by itself"]
+    lines = [["", *steadiness, "ms each", "s a call: median, p95, longest", "s a step"]]
     for reward in rewards:
         calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
         changes = (reward.repeat_change, reward.order_change, reward.batch_change)
@@ -73,26 +64,11 @@ def _forecast(samples: SampleResult) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    head = f"{finding.severity.upper()} {finding.code}: {finding.message}"
-    return "\n".join(
-        [
-            *textwrap.wrap(head, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False),
-            *_wrapped("What it means: ", finding.meaning),
-            *_wrapped("What to do:    ", finding.advice),
-        ]
-    )
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    indent = " " * (2 + len(label))
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=f"  {label}",
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
+    parts = [fill(f"{finding.severity.upper()} {finding.code}: {finding.message}", subsequent_indent="  ")]
+    for label, text in (("  What it means: ", finding.meaning), ("  What to do:    ", finding.advice)):
+        parts.append(fill(text, initial_indent=label, subsequent_indent=" " * len(label)))
+    return "\n".join(parts)
 
 
 def _verdict(report: CheckReport) -> str:
@@ -118,14 +94,11 @@ def _cell(cell: Cell) -> str:
 
 
 def _change(change: float | None, size: float) -> str:
-    """Return a change of a reward that has values of this size; what float32 rounds away is none."""
+    """Return the change of a reward whose values have this size; what float32 may round away counts as none."""
     if change is None:
         return "–"
     return "same" if change <= 1e-6 * size else f"±{change:.2g}"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
+    return [f"  {line}" for line in aligned(lines)]

@@ -1,4 +1,4 @@
-"""The command `grpo`: words in, exit code and one clear line out."""
+"""The command `grpo`: arguments in, exit code and one clear line out."""
 
 import inspect
 import io
@@ -25,7 +25,7 @@ COMMANDS = get_command(app).commands
 
 
 class Recorder(types.ModuleType):
-    """Stands in for `grpo.assembly`: writes down how it is called, so that no run is needed to test the words."""
+    """A replacement for `grpo.assembly` that records its calls, so that arguments are tested without a run."""
 
     def __init__(self):
         super().__init__("grpo.assembly")
@@ -202,7 +202,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(assembly, capsys):
         (["zzz"], "No such command 'zzz': use one of train, eval"),
         (["train", "lerning_rate=1"], "no option 'lerning_rate': did you mean learning_rate"),
         (["train", "arithmetc"], "did you mean arithmetic?"),
-        (["train", "arithmetic", "gsm8k"], "one recipe or file is enough"),
+        (["train", "arithmetic", "gsm8k"], "one recipe or file is allowed, not"),
         (["train", "group_size=1"], "group_size was given 1: it should be at least 2"),
         (["train", "--steps"], "--steps needs a value"),
         (["train", "--resum", "runs/a"], "no option 'resum': did you mean --resume?"),
@@ -221,7 +221,7 @@ def test_dry_run_prints_the_configuration_and_trains_nothing(assembly, capsys):
         (["train", "--resume", "runs/a", "gsm8k"], "leave out 'gsm8k'"),
         (["train", "--resume", "runs/a", "--dry-run"], "leave it out with --resume"),
         (["generate", "x", "--num", "0"], "Invalid value for '--num'"),
-        (["eval", "tiny", "arithmetic", "gsm8k"], "one recipe or file is enough"),
+        (["eval", "tiny", "arithmetic", "gsm8k"], "one recipe or file is allowed, not"),
         (["recipes", "zzz"], "no recipe 'zzz'"),
     ],
 )
@@ -387,7 +387,7 @@ def test_eval_of_a_recipe_asks_for_the_model_first(assembly, capsys):
     assert main(["eval", "gsm8k"]) == 2
     assert "'gsm8k' is a recipe: name the model first, as in grpo eval runs/latest gsm8k" in capsys.readouterr().err
     assert main(["eval", "--model", "tiny", "arithmetic"]) == 0
-    assert main(["eval", "arithmetic", "model=tiny"]) == 0
+    assert main(["eval", "arithmetic", "model_name=tiny"]) == 0
     assert [(config.policy.model, config.data.task) for _, config in assembly.calls] == [("tiny", "arithmetic")] * 2
 
 

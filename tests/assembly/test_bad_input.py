@@ -175,7 +175,7 @@ def test_a_damaged_model_is_refused(refused, rows):
 def test_a_directory_that_holds_something_is_left_alone(train, refused):
     run = train()
     said = refused("train", *WORDS, f"output_dir={run}")
-    assert "holds another run: go on with it by `grpo train --resume run`" in said
+    assert "holds another run: resume it by `grpo train --resume run`" in said
     write_lines("notes/mine.jsonl", [1])
     assert "notes is not empty (it has mine.jsonl)" in refused("train", *WORDS, "output_dir=notes")
     assert "is a file" in refused("train", *WORDS, "output_dir=notes/mine.jsonl")

@@ -1,4 +1,4 @@
-"""The commands on real runs: what lies in a run directory, how it is used again, and how it goes on."""
+"""The commands on real runs: the files of a run directory, their use by other commands, and resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run knows besides its weights, and the file it is kept in."""
+"""The state of a run besides its weights, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ STATE_FILE = "training_state.pt"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come.
+    """Counts, times and evaluations of a run so far.
 
     Attributes:
         step: steps completed, and the version of the weights.
         prompts_consumed: prompts taken from the data so far, those of resampled groups included.
         completion_tokens: tokens generated for training so far.
-        elapsed_s: seconds of the run so far, evaluation included, over all processes that took part in turn.
+        elapsed_s: seconds of the run so far, evaluation included, summed over the processes that continued it.
         training_s: seconds of training steps alone.
-        lowered_budget: tokens that a micro-batch came down to when memory ran out; None: it never did.
+        lowered_budget: tokens of a micro-batch after memory ran out; None if it never did.
         evaluations: the first and the latest one, each with the step it came after.
         best: the best evaluation's value and step; None before the first that had a value.
     """
@@ -69,21 +69,21 @@ class Progress:
         )
 
     def evaluation_at(self, step: int) -> Mapping[str, Any] | None:
-        """Return the metrics of the evaluation after `step` steps, None when there was none or it is forgotten."""
+        """Return the metrics of the evaluation after `step` steps, None if there was none or it is no longer kept."""
         return dict(self.evaluations).get(step)
 
     def evaluated_at(self, step: int) -> bool:
-        """Return whether the weights after `step` steps were evaluated, and this is not forgotten."""
+        """Return whether the weights after `step` steps were evaluated and the evaluation is still kept."""
         return self.evaluation_at(step) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a run needs besides its weights to go on.
+    """State of a run, besides its weights, that resume needs.
 
     Attributes:
         optimizer: the optimizer's `state_dict()`: tensors, None, bool, int, float, str, lists and mappings of these.
-        rewards: by name what rewards know of the run, as JSON has it; empty where none keeps anything.
+        rewards: by name, the state of each reward that has one, in JSON's types.
     """
 
     progress: Progress

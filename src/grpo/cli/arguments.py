@@ -14,7 +14,10 @@ from typer.core import TyperCommand, TyperOption
 
 from grpo.errors import ConfigError
 
-__all__ = ["Args", "Arguments", "AsJson", "Command", "read_arguments", "take_model"]
+__all__ = ["BAD_VERDICT", "Args", "Arguments", "AsJson", "Command", "read_arguments", "take_model"]
+
+BAD_VERDICT = 3
+"""Exit code of a command that worked and whose verdict is bad."""
 
 _MODEL = re.compile(r"[\w.~:@/\\-]+")
 """The form of a Hub id or a path without blanks; a prompt has blanks or punctuation."""
@@ -72,11 +75,11 @@ class Arguments:
         """Return the only argument that sets no option, None if there is none.
 
         Raises:
-            ConfigError: there are more; `kind` names in the message what they should be.
+            ConfigError: there are more; `kind` names them in the message.
         """
         found = [*self.positionals, *self.literals]
         if len(found) > 1:
-            raise ConfigError(f"one {kind} is enough: given were {' and '.join(map(repr, found))}")
+            raise ConfigError(f"one {kind} is allowed, not {' and '.join(map(repr, found))}: leave out all but one")
         return found[0] if found else None
 
 

@@ -37,13 +37,13 @@ def _scores(report: CheckReport) -> str:
         if report.reference_column is not None
         else "the rows have no right answers"
     )
-    head = f"What texts earn: mean (lowest … highest) over {report.rows} rows; {compared}"
-    marks = "✗: failed on so many texts; –: does not apply; total: weighted, as at the end of the run"
+    head = f"Reward of each probe: mean (lowest … highest) over {report.rows} rows; {compared}"
+    marks = "✗: number of texts on which it failed; –: does not apply; total: weighted, as at the end of the run"
     return "\n".join([head, *_table(lines), f"  {marks}"])
 
 
 def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
-    steadiness = [f"asked {repeats} times", "other order", "by itself"]
+    steadiness = [f"called {repeats} times", "other order", "alone"]
     lines = [["", *steadiness, "ms each", "s a call: median, p95, longest", "s a step"]]
     for reward in rewards:
         calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
@@ -51,14 +51,14 @@ def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
         size = max(1.0, abs(reward.highest or 0.0), abs(reward.lowest or 0.0))
         changed = [_change(change, size) for change in changes]
         lines.append([reward.name, *changed, f"{reward.completion_ms:.2g}", calls, f"{reward.step_s:.2g}"])
-    return "\n".join(["How steady and how fast the rewards are", *_table(lines)])
+    return "\n".join(["Steadiness and speed of the rewards", *_table(lines)])
 
 
 def _forecast(samples: SampleResult) -> str:
     low, high = samples.interval
     return (
         f"Forecast: rewards differ in {sum(samples.spread)} of {len(samples.spread)} sampled groups of "
-        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step will teach something "
+        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step will train something "
         f"(95% interval {low:.0%} to {high:.0%})"
     )
 
@@ -66,7 +66,7 @@ def _forecast(samples: SampleResult) -> str:
 def _finding(finding: Finding) -> str:
     fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
     parts = [fill(f"{finding.severity.upper()} {finding.code}: {finding.message}", subsequent_indent="  ")]
-    for label, text in (("  What it means: ", finding.meaning), ("  What to do:    ", finding.advice)):
+    for label, text in (("  Meaning: ", finding.meaning), ("  Advice:  ", finding.advice)):
         parts.append(fill(text, initial_indent=label, subsequent_indent=" " * len(label)))
     return "\n".join(parts)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from grpo.cli import reward
-from grpo.cli.arguments import Args, Arguments, AsJson, Command, read_arguments, take_model
+from grpo.cli.arguments import BAD_VERDICT, Args, Arguments, AsJson, Command, read_arguments, take_model
 from grpo.cli.printing import aligned, evaluation_table, show_remarks, write_answers
 from grpo.errors import ConfigError, StorageError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_BAD_VERDICT = 3
 _CONFIG_ENDINGS = (".yaml", ".yml")
 
 Model = Annotated[
@@ -130,11 +129,10 @@ def evaluate(ctx: typer.Context, args: Args = None, *, model: Model = None, as_j
     from grpo.config import load_model_config
 
     arguments = read_arguments(ctx, args)
-    first = next(iter(arguments.positionals), "")
-    if model is None and first in recipes.names() and not Path(first).exists():
-        raise ConfigError(f"{first!r} is a recipe: name the model first, as in grpo eval runs/latest {first}")
-    if not first.endswith(_CONFIG_ENDINGS):
+    if not next(iter(arguments.positionals), "").endswith(_CONFIG_ENDINGS):
         model, arguments = take_model(model, arguments, "grpo eval runs/latest")
+    if model in recipes.names() and not Path(model).exists():
+        raise ConfigError(f"{model!r} is a recipe: name the model first, as in grpo eval runs/latest {model}")
     config = load_model_config(model, arguments.at_most_one("recipe or file"), arguments.overrides)
     from grpo import assembly
 
@@ -225,8 +223,8 @@ def doctor(
 
     found = protections()
     rows = [("yes" if protection.in_force else "NO", protection.name, protection.how) for protection in found]
-    print("\n".join(aligned([("    ", "", ""), *rows])[1:]))
-    return 0 if all(protection.in_force for protection in found) else _BAD_VERDICT
+    print("\n".join(aligned(rows)))
+    return 0 if all(protection.in_force for protection in found) else BAD_VERDICT
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from grpo.cli.arguments import Args, AsJson, Command, read_arguments, take_model
+from grpo.cli.arguments import BAD_VERDICT, Args, AsJson, Command, read_arguments, take_model
 from grpo.cli.printing import show_remarks
 from grpo.errors import ConfigError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_BAD_VERDICT = 3
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -126,7 +125,7 @@ def check(
     show_remarks(config)
     report = check_rewards(config, sample_groups=groups, rows=rows, repeats=repeats)
     print(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report_text(report))
-    return 0 if report.passed else _BAD_VERDICT
+    return 0 if report.passed else BAD_VERDICT
 
 
 @app.command(cls=Command, options_metavar="[MODEL] [TEXT …]")

@@ -22,10 +22,10 @@ def completion_lines(
     `completion` (text), `rewards` (by name, before weighting; null when not applicable or failed), `total`,
     `advantage`, `length` (tokens, the end token included), `finish_reason`; `failures` (by reward name,
     the exception) when there are any; `columns` (the row's other columns) when there are any;
-    and what reward functions logged of it, where that does not have one of these names.
+    and the entries that reward functions logged for it, unless they have one of these names.
 
     Args:
-        advantages: [P, G] float, of each completion.
+        advantages: [P, G] float, one of each completion.
     """
     table = advantages.tolist() if hasattr(advantages, "tolist") else advantages
     return [

@@ -180,7 +180,7 @@ def test_options_without_effect_are_remarked_on(command):
         (
             "ctr-headlines",
             ["scorer_margin=1", "scorer_merge=false"],
-            [f"scorer_{name} has no effect: scorer_kind is ctr" for name in ("margin", "merge")],
+            [f"scorer_{name} has no effect: scorer_kind is ctr" for name in ("merge", "margin")],
         ),
         (
             "finance-preferences",

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import GRPOConfig
 from grpo.assembly.data import make_task
-from grpo.assembly.given import Given
+from grpo.assembly.objects import PythonObjects
 from grpo.cli import main
 from grpo.config import load_config
 
@@ -251,7 +251,7 @@ def test_gsm8k_of_a_folder_or_a_mirror_is_read_as_gsm8k(train):
 
 def test_fewer_rows_of_a_generated_task_are_a_sample_and_the_same_each_time(workplace):
     def questions(*words):
-        task = make_task(load_config("finance-preferences", list(words)), Given())
+        task = make_task(load_config("finance-preferences", list(words)), PythonObjects())
         return [str(row.prompt) for row in task.train]
 
     ten = questions("train_size=10")

@@ -28,7 +28,7 @@ def announce(parts: Parts, path: Path, steps: int, first_step: int, changes: Cha
     example = parts.prompts.evaluation or parts.prompts.train
     raw = example[0].raw
     return RunInfo(
-        model=config.policy.model if parts.given.model is None else f"{type(parts.given.model).__name__} (object)",
+        model=config.policy.model if parts.objects.model is None else f"{type(parts.objects.model).__name__} (object)",
         trained_parameters=policy.num_trainable_parameters,
         total_parameters=policy.num_parameters,
         task=parts.task.name,

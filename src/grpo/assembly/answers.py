@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.data import read_prompts
-from grpo.assembly.given import Given
+from grpo.assembly.objects import PythonObjects
 from grpo.assembly.parts import decoder, make_policy, make_policy_sampler, sampling_params
 from grpo.checkpoint import model_step
 from grpo.config import GRPOConfig
@@ -61,13 +61,13 @@ def find_weights(config: GRPOConfig) -> tuple[GRPOConfig, Weights | None]:
     return config.replace(model=str(folder)), Weights(folder, step, is_final, place.resolve() == folder)
 
 
-def evaluate(config: GRPOConfig, given: Given | None = None) -> Mapping[str, Any]:
+def evaluate(config: GRPOConfig, objects: PythonObjects | None = None) -> Mapping[str, Any]:
     """Return the metrics of `config.policy.model` on the task's held-out rows.
 
     Raises:
         DataError: nothing is held out.
     """
-    return evaluate_parts(assemble(config.replace(beta=0.0), given, only_evaluate=True))
+    return evaluate_parts(assemble(config.replace(beta=0.0), objects, only_evaluate=True))
 
 
 def evaluate_parts(parts: Parts) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ def generate(
         rows += read_prompts(config, str(prompts_file))
     if not rows:
         raise ConfigError("no prompt was given: name at least one")
-    policy = make_policy(config, Given())
+    policy = make_policy(config, PythonObjects())
     return complete(config, policy, rows, num_completions=num_completions)
 
 

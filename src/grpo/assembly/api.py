@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.assembly.answers import complete, evaluate_parts
 from grpo.assembly.assembly import Parts, assemble
-from grpo.assembly.given import Given, settle
+from grpo.assembly.objects import PythonObjects, settle
 from grpo.assembly.resuming import resume_with
 from grpo.assembly.runs import train_parts
 from grpo.config import GRPOConfig
@@ -43,7 +43,7 @@ class GRPOTrainer:
             which each episode gets one; None: as `config` says, by default one completion an episode.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: an argument cannot be used.
 
     Example:
         trainer = GRPOTrainer(model="tiny", config=GRPOConfig(steps=60, learning_rate=1e-3), rewards=my_reward,
@@ -72,7 +72,7 @@ class GRPOTrainer:
         rewards = _one_of("reward_funcs", reward_funcs, "reward_model", reward_model, "rewards", rewards)
         if rewards is not None and not isinstance(rewards, list | tuple):
             rewards = [rewards]
-        given = Given(
+        objects = PythonObjects(
             model=model,
             tokenizer=_one_of("tokenizer", tokenizer, "processing_class", processing_class),
             train_rows=train_dataset,
@@ -85,8 +85,8 @@ class GRPOTrainer:
         config = _one_of("config", config, "args", args)
         if config is not None and not isinstance(config, GRPOConfig):
             raise ConfigError(f"config is a {type(config).__name__}: give a grpo.GRPOConfig")
-        self.config, self._given = settle(config or GRPOConfig(), given)
-        self._parts: Parts = assemble(self.config, self._given)
+        self.config, self._objects = settle(config or GRPOConfig(), objects)
+        self._parts: Parts = assemble(self.config, self._objects)
 
     @property
     def model(self) -> Any:
@@ -115,7 +115,7 @@ class GRPOTrainer:
             outcome = train_parts(self._parts)
         else:
             options = self.config.explicit_options()
-            outcome, self._parts = resume_with(resume_from, self._parts_for, options, self._given.names())
+            outcome, self._parts = resume_with(resume_from, self._parts_for, options, self._objects.names())
             self.config = self._parts.config
         return _summary(outcome)
 
@@ -142,8 +142,8 @@ class GRPOTrainer:
 
         A model in memory may have been trained since, so the reference that was taken of it first stays.
         """
-        if self._given.model is None:
-            return assemble(config, self._given)
+        if self._objects.model is None:
+            return assemble(config, self._objects)
         names = ("policy", "policy's beta")
         options = self.config.policy.model_copy(update={"threads": config.policy.threads})
         ours = (options, self.config.algorithm.beta > 0)
@@ -151,7 +151,7 @@ class GRPOTrainer:
         for name, mine, wanted in zip(names, ours, theirs, strict=True):
             if mine != wanted:
                 raise ConfigError(f"the run's {name} options are not those of this trainer: give it the same config")
-        return assemble(config, self._given, policy=self._parts.policy)
+        return assemble(config, self._objects, policy=self._parts.policy)
 
 
 def _summary(outcome: Outcome) -> Mapping[str, Any]:

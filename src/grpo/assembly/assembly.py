@@ -8,7 +8,7 @@ from functools import cache
 from grpo.algorithm import Method
 from grpo.assembly.budgets import take_budgets
 from grpo.assembly.data import Prompts, evaluation_task, make_prompts, make_task
-from grpo.assembly.given import Given
+from grpo.assembly.objects import PythonObjects
 from grpo.assembly.parts import (
     make_episodes,
     make_method,
@@ -37,7 +37,7 @@ class Parts:
     """The parts of a run, made before anything is written."""
 
     config: GRPOConfig
-    given: Given
+    objects: PythonObjects
     task: Task
     policy: Policy
     prompts: Prompts
@@ -53,7 +53,11 @@ class Parts:
 
 
 def assemble(
-    config: GRPOConfig, given: Given | None = None, *, policy: Policy | None = None, only_evaluate: bool = False
+    config: GRPOConfig,
+    objects: PythonObjects | None = None,
+    *,
+    policy: Policy | None = None,
+    only_evaluate: bool = False,
 ) -> Parts:
     """Return the parts of a run; errors in the input show here, before anything is written.
 
@@ -61,25 +65,25 @@ def assemble(
         policy: made of the same configuration before; None: a new one.
         only_evaluate: rows to train on may be missing.
     """
-    given = given or Given()
+    objects = objects or PythonObjects()
     config = take_threads(config)
     keep_freed_memory()
     if config.rollout.temperature == 0 and not only_evaluate:
         raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
     method = make_method(config)
-    task = evaluation_task(config, given) if only_evaluate else make_task(config, given)
+    task = evaluation_task(config, objects) if only_evaluate else make_task(config, objects)
     if task.eval_size_wanted is not None:
         # Stored in the run's configuration, so that a resumed run holds out the same rows.
         config = config.replace(eval_size=len(task.evaluation))
     # Made at first use: errors in rewards show before a large model is loaded.
-    the_policy = cache(lambda: make_policy(config, given) if policy is None else policy)
+    the_policy = cache(lambda: make_policy(config, objects) if policy is None else policy)
     backbones = Backbones()
-    offer_base(backbones, config, given, the_policy)
-    rewards = make_rewards(config, given, [row.columns for row in (*task.train, *task.evaluation)], backbones)
+    offer_base(backbones, config, objects, the_policy)
+    rewards = make_rewards(config, objects, [row.columns for row in (*task.train, *task.evaluation)], backbones)
     policy = the_policy()
     prompts = make_prompts(config, task, policy)
     config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)
-    episodes = make_episodes(config, given, policy)
+    episodes = make_episodes(config, objects, policy)
     evaluator = None
     if prompts.evaluation:
         evaluator = Evaluator(
@@ -92,4 +96,4 @@ def assemble(
             samples=config.output.eval_samples,
             seed=config.optimizer.seed,
         )
-    return Parts(config, given, task, policy, prompts, rewards, method, episodes, evaluator)
+    return Parts(config, objects, task, policy, prompts, rewards, method, episodes, evaluator)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
-from grpo.assembly.given import Given
+from grpo.assembly.objects import PythonObjects
 from grpo.assembly.parts import make_collector, number_of_steps
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError
@@ -19,7 +19,12 @@ __all__ = ["check"]
 
 
 def check(
-    config: GRPOConfig, given: Given | None = None, *, sample_groups: int = 4, rows: int = 16, repeats: int = 3
+    config: GRPOConfig,
+    objects: PythonObjects | None = None,
+    *,
+    sample_groups: int = 4,
+    rows: int = 16,
+    repeats: int = 3,
 ) -> CheckReport:
     """Return what the configured rewards give to right answers and to junk; nothing is written and nothing trained.
 
@@ -39,7 +44,7 @@ def check(
             f"sample_groups may be 0, the others are at least 1"
         )
     # The KL term has no part in this, so no reference model is loaded for it.
-    parts = assemble(config.replace(beta=0.0), given)
+    parts = assemble(config.replace(beta=0.0), objects)
     try:
         return _check(parts, sample_groups, rows, repeats)
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo.assembly.given import Given
+from grpo.assembly.objects import PythonObjects
 from grpo.config import GRPOConfig
 from grpo.demos import DEMO_TASKS
 from grpo.errors import ConfigError, DataError
@@ -45,7 +45,7 @@ class Prompts:
     limit: int
 
 
-def make_task(config: GRPOConfig, given: Given) -> Task:
+def make_task(config: GRPOConfig, objects: PythonObjects) -> Task:
     """Return the rows to train and to evaluate on.
 
     Raises:
@@ -69,16 +69,16 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
             spares_train_rows=_spares_train_rows(config),
             **common,
         )
-    task = _gsm8k(config, given) if data.task == "gsm8k" else _rows(config, given)
+    task = _gsm8k(config, objects) if data.task == "gsm8k" else _rows(config, objects)
     return replace(task, train=task.train[: data.train_size])
 
 
-def _gsm8k(config: GRPOConfig, given: Given) -> Task:
+def _gsm8k(config: GRPOConfig, objects: PythonObjects) -> Task:
     data = config.data
     is_original = data.dataset in (None, _GSM8K)
     return gsm8k_task(
-        train_file=_first(given.train_rows, data.train_file),
-        eval_file=_first(given.eval_rows, data.eval_file),
+        train_file=_first(objects.train_rows, data.train_file),
+        eval_file=_first(objects.eval_rows, data.eval_file),
         dataset=data.dataset or _GSM8K,
         dataset_config=data.dataset_config or ("main" if is_original else None),
         train_split=data.train_split,
@@ -92,8 +92,8 @@ def _gsm8k(config: GRPOConfig, given: Given) -> Task:
     )
 
 
-def _rows(config: GRPOConfig, given: Given) -> Task:
-    train, evaluation = _own_rows(config, given)
+def _rows(config: GRPOConfig, objects: PythonObjects) -> Task:
+    train, evaluation = _own_rows(config, objects)
     return rows_task(
         train,
         evaluation,
@@ -109,29 +109,29 @@ def _spares_train_rows(config: GRPOConfig) -> bool:
     return not config.is_set_by_user("eval_size")
 
 
-def evaluation_task(config: GRPOConfig, given: Given) -> Task:
+def evaluation_task(config: GRPOConfig, objects: PythonObjects) -> Task:
     """Return the task to evaluate on: rows of their own need no training rows beside them.
 
     Raises:
         DataError: nothing is held out.
     """
-    own = _first(given.eval_rows, config.data.eval_file)
+    own = _first(objects.eval_rows, config.data.eval_file)
     if config.data.eval_size == 0:
         raise DataError("eval_size is 0, so there are no rows to evaluate on: leave it out, or give a number")
     if own is None:
-        return make_task(config, given)
+        return make_task(config, objects)
     alone = config.replace(train_file=own if isinstance(own, str) else None, dataset=None, eval_file=None, eval_size=0)
-    task = make_task(alone, replace(given, train_rows=given.eval_rows, eval_rows=None))
+    task = make_task(alone, replace(objects, train_rows=objects.eval_rows, eval_rows=None))
     return replace(task, train=[], evaluation=task.train[: config.data.eval_size])
 
 
-def _own_rows(config: GRPOConfig, given: Given) -> tuple[list[Row], list[Row] | None]:
+def _own_rows(config: GRPOConfig, objects: PythonObjects) -> tuple[list[Row], list[Row] | None]:
     data = config.data
-    source = _first(given.train_rows, data.train_file, data.dataset)
+    source = _first(objects.train_rows, data.train_file, data.dataset)
     if source is None:
         raise ConfigError(f"there are no rows for task {data.task}: give train_file, dataset, or task=arithmetic")
     train = _read(config, source, data.train_split if source is data.dataset else None)
-    held_out = _first(given.eval_rows, data.eval_file)
+    held_out = _first(objects.eval_rows, data.eval_file)
     if held_out is not None:
         return train, _read(config, held_out, None)
     if data.eval_split is not None and data.dataset is not None:

@@ -13,7 +13,7 @@ import torch
 
 from grpo.algorithm import Method, find_method
 from grpo.assembly.budgets import cache_budget, engine_dtype
-from grpo.assembly.given import Given
+from grpo.assembly.objects import PythonObjects
 from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
 from grpo.engines import Capabilities, Sampler, make_sampler
@@ -66,7 +66,7 @@ def take_threads(config: GRPOConfig) -> GRPOConfig:
     return config.replace(threads=threads)
 
 
-def make_policy(config: GRPOConfig, given: Given) -> Policy:
+def make_policy(config: GRPOConfig, objects: PythonObjects) -> Policy:
     """Return the model with its tokenizer, adapters and reference."""
     options = config.policy
     lora = None
@@ -77,14 +77,14 @@ def make_policy(config: GRPOConfig, given: Given) -> Policy:
             dropout=options.lora_dropout,
             target_modules=options.lora_targets,
         )
-    reference: Any = given.reference_model if given.reference_model is not None else options.reference_model
+    reference: Any = objects.reference_model if objects.reference_model is not None else options.reference_model
     if config.algorithm.beta == 0.0:
-        if given.reference_model is not None:
+        if objects.reference_model is not None:
             _log.warning("reference_model has no effect: beta is 0, so there is no KL term")
         reference = "none"
     return load_policy(
-        given.model if given.model is not None else options.model,
-        tokenizer=given.tokenizer if given.tokenizer is not None else options.tokenizer,
+        objects.model if objects.model is not None else options.model,
+        tokenizer=objects.tokenizer if objects.tokenizer is not None else options.tokenizer,
         dtype=options.dtype,
         device=options.device,
         lora=lora,
@@ -96,13 +96,13 @@ def make_policy(config: GRPOConfig, given: Given) -> Policy:
     )
 
 
-def offer_base(backbones: Backbones, config: GRPOConfig, given: Given, policy: Callable[[], Policy]) -> None:
+def offer_base(backbones: Backbones, config: GRPOConfig, objects: PythonObjects, policy: Callable[[], Policy]) -> None:
     """Let rewards with the policy's base as backbone share its weights, which the training of adapters never changes.
 
     A model in memory is not shared: its weights may differ from those that its name stands for.
     """
     options = config.policy
-    if given.model is not None:
+    if objects.model is not None:
         return
     base, revision = None, None
     if options.lora_rank > 0:
@@ -114,7 +114,7 @@ def offer_base(backbones: Backbones, config: GRPOConfig, given: Given, policy: C
 
 
 def make_rewards(
-    config: GRPOConfig, given: Given, rows: Sequence[Mapping[str, Any]], backbones: Backbones | None = None
+    config: GRPOConfig, objects: PythonObjects, rows: Sequence[Mapping[str, Any]], backbones: Backbones | None = None
 ) -> RewardSuite:
     """Return the reward functions, checked against the `rows` of the data, at least one, given by their columns.
 
@@ -134,16 +134,16 @@ def make_rewards(
     if "scorer_dir" in config.explicit_options():
         # Where `grpo reward train` saves with the same configuration.
         defaults["scorer"] = config.scorer.scorer_dir
-    specs = given.rewards if given.rewards is not None else [spec.model_dump() for spec in options.functions]
+    specs = objects.rewards if objects.rewards is not None else [spec.model_dump() for spec in options.functions]
     suite = RewardSuite(
-        resolve_rewards(specs, weights=given.reward_weights, defaults=defaults, backbones=backbones),
+        resolve_rewards(specs, weights=objects.reward_weights, defaults=defaults, backbones=backbones),
         timeout_s=options.reward_timeout_s,
         max_failed_share=options.max_failed_share,
         processes=connected_processes(),
         environment_weights=options.environment_weights,
         seed=config.optimizer.seed,
     )
-    if given.rewards is None and "rewards" not in config.explicit_options() and "answer" not in columns:
+    if objects.rewards is None and "rewards" not in config.explicit_options() and "answer" not in columns:
         others = f"they have {', '.join(sorted(columns))}" if columns else "they have the prompt only"
         raise DataError(
             f"no reward was named, and the rows have no column 'answer' to compare with ({others}): "
@@ -170,13 +170,13 @@ def make_policy_sampler(config: GRPOConfig, policy: Policy) -> Sampler:
     )
 
 
-def make_episodes(config: GRPOConfig, given: Given, policy: Policy) -> EpisodeCollector:
+def make_episodes(config: GRPOConfig, objects: PythonObjects, policy: Policy) -> EpisodeCollector:
     """Return the collector of episodes: the sampler in the configured environment.
 
     Raises:
         ConfigError: the environment is unknown or cannot be imported.
     """
-    named: Any = config.rollout.environment if given.environment is None else given.environment
+    named: Any = config.rollout.environment if objects.environment is None else objects.environment
     if isinstance(named, str) and ":" in named:
         named = import_object(named)
     return EpisodeCollector(

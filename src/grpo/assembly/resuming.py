@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
-from grpo.assembly.given import require_objects
+from grpo.assembly.objects import require_objects
 from grpo.assembly.parts import number_of_steps
 from grpo.assembly.runs import run_parts
 from grpo.checkpoint import CheckpointStore, Progress

@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 from grpo.assembly.announcement import Changes, announce, make_trackers, remark_on_data, warnings_on
 from grpo.assembly.assembly import Parts, assemble
-from grpo.assembly.given import Given, write_objects
 from grpo.assembly.invocation import own_command
+from grpo.assembly.objects import PythonObjects, write_objects
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
 from grpo.checkpoint import CheckpointStore, Progress, TrainingState
 from grpo.config import GRPOConfig
@@ -29,7 +29,7 @@ _BYTES_PER_TRAINED_PARAMETER = 12
 """In a checkpoint: the weight and AdamW's two moments, float32 each."""
 
 
-def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
+def train(config: GRPOConfig, objects: PythonObjects | None = None) -> Outcome:
     """Train in a new run directory and return how it ended.
 
     Raises:
@@ -38,7 +38,7 @@ def train(config: GRPOConfig, given: Given | None = None) -> Outcome:
     """
     if (directory := output_directory(config)) is not None:
         require_empty(directory)
-    return train_parts(assemble(config, given))
+    return train_parts(assemble(config, objects))
 
 
 def train_parts(parts: Parts) -> Outcome:
@@ -48,7 +48,7 @@ def train_parts(parts: Parts) -> Outcome:
     require_free_space(directory or Path("runs"), needed)
     with RunDirectory.create(directory, name=parts.task.name) as run:
         run.write_config(parts.config.to_yaml())
-        write_objects(run.path, parts.given.names())
+        write_objects(run.path, parts.objects.names())
         try:
             return run_parts(parts, run, Progress())
         except InputError:

@@ -1,4 +1,4 @@
-"""What the Python API hands over: objects stay objects, names go where a configuration has them."""
+"""Arguments of the Python API: objects stay in memory, names move into the configuration."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from grpo.config import GENERATED, GRPOConfig
 from grpo.errors import ConfigError
 from grpo.storage import write_atomically
 
-__all__ = ["Given", "require_objects", "settle", "write_objects"]
+__all__ = ["PythonObjects", "require_objects", "settle", "write_objects"]
 
 _OBJECTS = ".objects.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What is given as an object in place of a name in a configuration; None: as configured.
+class PythonObjects:
+    """Objects in memory in place of names in a configuration; None: as configured.
 
     Attributes:
         model: a Hugging Face causal LM.
@@ -42,8 +42,8 @@ class Given:
     environment: Any = None
 
     def names(self) -> list[str]:
-        """Return what is given, by the names that `GRPOTrainer` has for it."""
-        given = {
+        """Return the names of the objects that are present, as `GRPOTrainer` spells them."""
+        present = {
             "model": self.model,
             "tokenizer": self.tokenizer,
             "train_dataset": self.train_rows,
@@ -52,16 +52,16 @@ class Given:
             "reference_model": self.reference_model,
             "environment": self.environment,
         }
-        return [name for name, value in given.items() if value is not None]
+        return [name for name, value in present.items() if value is not None]
 
 
-def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
-    """Return the configuration with all of `given` that it can hold, and the rest: what is in memory only.
+def settle(config: GRPOConfig, objects: PythonObjects) -> tuple[GRPOConfig, PythonObjects]:
+    """Return the configuration with all of `objects` that it can hold, and the rest.
 
     Raises:
-        ConfigError: `given` contradicts the configuration.
+        ConfigError: `objects` contradict the configuration.
     """
-    if given.rewards is not None and "rewards" in config.explicit_options():
+    if objects.rewards is not None and "rewards" in config.explicit_options():
         raise ConfigError(
             "rewards are given to the trainer and named in its config (rewards or reward_weights): "
             "give the trainer all of them, with reward_weights=[…]"
@@ -69,24 +69,24 @@ def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
     names: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for attribute in ("model", "tokenizer", "reference_model", "environment"):
-        if isinstance(value := getattr(given, attribute), str | Path):
+        if isinstance(value := getattr(objects, attribute), str | Path):
             names[attribute], rest[attribute] = str(value), None
     for attribute, file_option, name_option in (
         ("train_rows", "train_file", "dataset"),
         ("eval_rows", "eval_file", "eval_file"),
     ):
-        if isinstance(value := getattr(given, attribute), str | Path):
+        if isinstance(value := getattr(objects, attribute), str | Path):
             is_file = Path(value).suffix != "" or isinstance(value, Path)
             names[file_option if is_file else name_option], rest[attribute] = str(value), None
-    if given.rewards is not None and all(map(_is_plain, given.rewards)):
-        names["rewards"], rest["rewards"] = given.rewards, None
-        if given.reward_weights is not None:
-            names["reward_weights"], rest["reward_weights"] = list(given.reward_weights), None
+    if objects.rewards is not None and all(map(_is_plain, objects.rewards)):
+        names["rewards"], rest["rewards"] = objects.rewards, None
+        if objects.reward_weights is not None:
+            names["reward_weights"], rest["reward_weights"] = list(objects.reward_weights), None
     _refuse_two_values(config, names)
-    given = replace(given, **rest)
+    objects = replace(objects, **rest)
     task = config.data.task
     makes_rows = task in GENERATED
-    if given.train_rows is not None:
+    if objects.train_rows is not None:
         own = next((name for name in ("train_file", "dataset") if config.flat()[name] is not None), None)
         if own is not None and not (config.data.task == "gsm8k" and own not in config.explicit_options()):
             raise ConfigError(f"train_dataset and {own} both name training rows: give one of them")
@@ -95,19 +95,19 @@ def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
         if makes_rows:  # a recipe's own rows, or the default's
             names["task"] = "rows"
     config = config.replace(**names) if names else config
-    if given.eval_rows is not None and config.data.task in GENERATED:
+    if objects.eval_rows is not None and config.data.task in GENERATED:
         raise ConfigError(f"task {task} makes its own rows, but eval_dataset was given: give train_dataset as well")
-    return config, given
+    return config, objects
 
 
 def write_objects(run: Path, names: Collection[str]) -> None:
-    """Note in a run directory what its configuration cannot hold."""
+    """Record in a run directory the names of objects that its configuration cannot hold."""
     if names:
         write_atomically(run / _OBJECTS, json.dumps(list(names)) + "\n")
 
 
 def require_objects(run: Path, names: Collection[str]) -> None:
-    """Check that what a run began with in memory is there again.
+    """Check that the objects in memory that a run began with are present again.
 
     Raises:
         ConfigError: something is missing.
@@ -118,7 +118,7 @@ def require_objects(run: Path, names: Collection[str]) -> None:
         arguments = ", ".join(f"{name}=…" for name in needed)
         raise ConfigError(
             f"{run} was started in Python with objects that its config.yaml cannot hold ({', '.join(missing)}): "
-            f"go on with it there: GRPOTrainer({arguments}).train(resume_from={str(run)!r})"
+            f"resume it there: GRPOTrainer({arguments}).train(resume_from={str(run)!r})"
         )
 
 
@@ -135,9 +135,9 @@ def _refuse_two_values(config: GRPOConfig, names: Mapping[str, Any]) -> None:
     explicit = config.explicit_options()
     for name, value in names.items():
         if name in explicit and explicit[name] != value:
-            mend = (
+            remedy = (
                 "give one of them"
                 if config.is_set_by_user(name)
                 else f"load_config(RECIPE, {name}={value!r}) gives it both"
             )
-            raise ConfigError(f"{name} is {value!r} for the trainer and {explicit[name]!r} in its config: {mend}")
+            raise ConfigError(f"{name} is {value!r} for the trainer and {explicit[name]!r} in its config: {remedy}")

@@ -343,3 +343,4 @@ def test_generate_and_eval_refuse_what_cannot_be(refused, rows, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert 'no prompt: write grpo generate runs/latest "Your question"' in refused("generate")
     assert "after -- if it begins like an option" in refused("generate", "x=3, what is x?")
+    assert "after -- if it begins like an option" in refused("generate", "tiny", "x=3, what is x?")

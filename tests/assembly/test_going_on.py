@@ -161,7 +161,7 @@ def test_a_run_without_a_model_is_named_with_the_newest_that_has_one(train, comm
     Path("mine.py").write_text("def bad(completions):\n    raise RuntimeError('as planned')\n")
     failed = command("train", *WORDS, "rewards=mine.py:bad", "eval_at_start=false", "output_dir=runs/failed")
     assert failed.code == 1, failed
-    for words in (["eval"], ["generate", "What is 2 + 3?"], ["eval", "runs/failed"], ["eval", "runs/latest"]):
+    for words in (["eval"], ["generate", "--", "What is 2 + 3?"], ["eval", "runs/failed"], ["eval", "runs/latest"]):
         said = refused(*words)
         assert said == (
             "the run runs/failed, which runs/latest means, has saved no model yet: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -127,7 +128,10 @@ def take_model(named: str | None, arguments: Arguments, example: str) -> tuple[s
     """
     from grpo.config.overrides import parse_overrides
 
-    named = named if named is not None else parse_overrides(arguments.overrides).get("model")
+    if named is None:
+        # An option that does not exist may be a prompt in the wrong place: the command has the better message.
+        with contextlib.suppress(ConfigError):
+            named = parse_overrides(arguments.overrides).get("model")
     if named is not None or not arguments.positionals:
         return named, arguments
     model, *rest = arguments.positionals

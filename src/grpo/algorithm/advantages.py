@@ -1,4 +1,4 @@
-"""How much better than its group a completion is, and which of its tokens get the credit."""
+"""Advantages: a completion's reward relative to its group, and its distribution over the completion's tokens."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = [
 ]
 
 Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
-"""What a centred reward is divided by.
+"""The divisor of a centred reward.
 
 - `group`: the standard deviation of its group's rewards (GRPO, arXiv:2402.03300);
-- `batch`: that of all rewards of the step (arXiv:2508.08221);
-- `whiten`: that of all *advantages* of the step, so that these have unit variance;
-- `none`: nothing (Dr. GRPO, arXiv:2503.20783).
+- `batch`: the standard deviation of all rewards of the step (arXiv:2508.08221);
+- `whiten`: the standard deviation of all *advantages* of the step, so that they have unit variance;
+- `none`: 1 (Dr. GRPO, arXiv:2503.20783).
 """
 
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
-"""What is subtracted from a reward.
+"""The baseline that is subtracted from a reward.
 
 - `mean`: the mean of its group;
 - `leave_one_out`: the mean of the others in its group (RLOO, arXiv:2402.14740).
 """
 
 Combine: TypeAlias = Literal["sum", "normalise"]
-"""How several rewards become one advantage.
+"""Combination of several rewards into one advantage.
 
 - `sum`: their weighted sum is what `group_advantages` takes;
-- `normalise`: each becomes an advantage by itself, and these are added up (GDPO, arXiv:2601.05242).
+- `normalise`: each reward becomes an advantage by itself, and the advantages are added up (GDPO, arXiv:2601.05242).
 """
 
 
@@ -52,9 +52,9 @@ def group_advantages(
 ) -> Tensor:
     """Return the advantage of each completion, [P, G] float32.
 
-    Standard deviations have ddof = 1. A completion that is not valid has advantage 0 and is in no
-    mean and no deviation; so has the only valid completion of a group. A group whose rewards are all
-    equal has advantages of exactly 0 (elsewhere the rounding of its mean, divided by `epsilon`, is left over).
+    Standard deviations have ddof = 1. A completion that is not valid has advantage 0 and enters no mean and
+    no deviation. The only valid completion of a group has advantage 0. A group whose rewards are all equal has
+    advantages of exactly 0; without that rule, the rounding of its mean divided by `epsilon` would remain.
 
     Args:
         rewards: [P, G] float; anything, NaN included, where `valid` is False.
@@ -89,15 +89,15 @@ def combined_advantages(
 ) -> Tensor:
     """Return the advantage of each completion from several rewards of it, [P, G] float32.
 
-    That is `weighted_advantages` divided by their standard deviation over the batch (ddof = 1, over completions with
-    any reward). GDPO (arXiv:2601.05242) subtracts their mean over the batch first. It is 0, since each reward's
-    advantages add up to 0 in each group, and to leave it out keeps a group without spread at exactly 0.
+    They are `weighted_advantages` divided by their standard deviation over the batch (ddof = 1, over completions with
+    any reward). GDPO (arXiv:2601.05242) subtracts the mean over the batch first. This mean is 0, since the advantages
+    of each reward add up to 0 in each group; without the subtraction, a group without spread stays at exactly 0.
 
     Args:
         rewards: [P, G, K] float; anything, NaN included, where `valid` is False.
         valid: [P, G, K] bool; False where a reward is missing, and for all K of a completion that failed.
         weights: [K] float.
-        baseline: what is subtracted from each reward.
+        baseline: the baseline subtracted from each reward.
         epsilon: added to standard deviations.
 
     Example:
@@ -126,7 +126,7 @@ def weighted_advantages(
 def has_spread(rewards: Tensor, valid: Tensor) -> Tensor:
     """Return for each group whether two of its valid completions differ in reward, [P] bool.
 
-    A group without spread has no gradient but that of the KL term. Arguments as in `group_advantages`.
+    The only gradient of a group without spread is that of the KL term. Arguments as in `group_advantages`.
     """
     highest = rewards.masked_fill(~valid, -torch.inf).amax(dim=1)
     lowest = rewards.masked_fill(~valid, torch.inf).amin(dim=1)
@@ -146,9 +146,9 @@ def token_advantages(
     """Return the advantage of each token, [P, G, T] float32, 0 past a completion's end.
 
     The completion's advantage A is a reward on its last token: token t of n gets γ^(n-1-t) · A. Step
-    rewards are normalised over all step rewards of the group, and token t gets the discounted sum
-    Σ_{k≥t} γ^(k-t) · r̃_k of those at and after it besides (process supervision, arXiv:2402.03300 §4.1.3,
-    which has no γ and no outcome reward beside the steps'). With γ = 1 and no step rewards every
+    rewards are normalised over all step rewards of the group, and token t also gets the discounted sum
+    Σ_{k≥t} γ^(k-t) · r̃_k of the rewards at and after it (process supervision, arXiv:2402.03300 §4.1.3,
+    which has no γ and no outcome reward beside the step rewards). With γ = 1 and no step rewards, every
     token has A.
 
     Args:

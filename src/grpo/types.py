@@ -2,7 +2,7 @@
 
     Prompt → Request → Rollout → Group → ScoredGroup → (packing.PackedBatch)
 
-Nothing here computes: a later stage makes a new object, it never fills in an old one.
+These types do not compute. A later stage makes a new object and never changes an old one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Prompt:
 
     Attributes:
         row: number of its row in the data set; stable across runs of one data set.
-        raw: the prompt as the row had it (a string, or chat messages): what reward functions see.
+        raw: the prompt as in the row (a string, or chat messages), as reward functions see it.
         text: the prompt as the policy reads it, chat template applied.
         token_ids: `text` in tokens.
         columns: the row's other columns (`answer`, …), handed to reward functions by name.
@@ -53,7 +53,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off."""
+    """Sampling options. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -64,7 +64,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask an engine for `len(seeds)` completions of one prompt; each seed is that completion's own random stream."""
+    """Request for `len(seeds)` completions of one prompt; each seed starts the random stream of one completion."""
 
     id: int
     prompt_ids: tuple[int, ...]
@@ -102,7 +102,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What the reward functions said of one completion.
+    """Rewards of one completion.
 
     Attributes:
         rewards: by function name, before weighting. None: not applicable, or failed (then it is in `failures`).
@@ -111,8 +111,8 @@ class Score:
             Such a completion is left out of its group's baseline and has advantage 0.
         token_rewards: weighted sum of per-token rewards, one entry a token, None where no function
             rewarded that token; None altogether when no function gives per-token rewards.
-        counted: by function name, the weight and the reward of each that rewarded the completion as a whole, as
-            gates let it count; `total` is the sum of the products.
+        counted: by function name, the weight and the reward (after gates) of each function that rewarded the
+            completion as a whole; `total` is the sum of the products.
     """
 
     rewards: Mapping[str, float | None]
@@ -123,7 +123,7 @@ class Score:
 
     @property
     def sum(self) -> float | None:
-        """All that the completion earned, by its tokens and as a whole; None when a function failed."""
+        """Sum of `total` and all token rewards; None when a function failed."""
         if self.total is None:
             return None
         return self.total + sum(reward for reward in self.token_rewards or () if reward is not None)
@@ -131,7 +131,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRollout:
-    """A rollout, its text (decoded for rewards and logs only), its score and what reward functions logged of it."""
+    """A rollout with its text (decoded for rewards and logs only), its score and the values that rewards logged."""
 
     rollout: Rollout
     text: str
@@ -149,7 +149,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a completion answers its prompt.
+    """Correctness of a completion.
 
     Attributes:
         strict: in the required format, and right.

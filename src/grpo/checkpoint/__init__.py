@@ -1,4 +1,4 @@
-"""What a run needs to go on, on disk: `checkpoint-{step}/` and `final_model/`, whole or not there."""
+"""Checkpoints on disk, `checkpoint-{step}/` and `final_model/`: each is complete or absent."""
 
 from grpo.checkpoint.state import Progress, TrainingState
 from grpo.checkpoint.store import (

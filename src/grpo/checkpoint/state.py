@@ -1,4 +1,4 @@
-"""What a run knows besides its weights, and the file it is kept in."""
+"""The state of a run besides its weights, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ STATE_FILE = "training_state.pt"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
         step: steps completed, and the version of the weights.
         prompts_consumed: prompts taken from the data so far, those of resampled groups included.
         completion_tokens: tokens generated for training so far.
-        elapsed_s: seconds of the run so far, evaluation included, over all processes that took part in turn.
+        elapsed_s: seconds of the run so far, evaluation included, summed over the processes that continued it.
         training_s: seconds of training steps alone.
-        lowered_budget: tokens that a micro-batch came down to when memory ran out; None: it never did.
-        evaluations: the first and the latest one, each with the step it came after.
+        lowered_budget: token budget of a micro-batch after memory ran out; None: it never ran out.
+        evaluations: the first and the latest evaluation, each with its step.
         best: the best evaluation's value and step; None before the first that had a value.
     """
 
@@ -45,7 +45,7 @@ class Progress:
     def after_step(
         self, *, prompts: int, completion_tokens: int, seconds: float, lowered_budget: int | None = None
     ) -> Progress:
-        """Return the progress one step later, which took `prompts` from the data."""
+        """Return the progress after one more step, which took `prompts` from the data."""
         return replace(
             self,
             step=self.step + 1,
@@ -57,7 +57,7 @@ class Progress:
         )
 
     def after_evaluation(self, metrics: Mapping[str, Any], *, value: float | None, seconds: float) -> Progress:
-        """Return the progress with an evaluation of the weights as they are; a higher `value` is a better one."""
+        """Return the progress with an evaluation of the current weights; a higher `value` is better."""
         best = self.best
         if value is not None and (best is None or value > best[0]):
             best = (value, self.step)
@@ -69,21 +69,21 @@ class Progress:
         )
 
     def evaluation_at(self, step: int) -> Mapping[str, Any] | None:
-        """Return the metrics of the evaluation after `step` steps, None when there was none or it is forgotten."""
+        """Return the metrics of the evaluation after `step` steps; None when there was none or it is not stored."""
         return dict(self.evaluations).get(step)
 
     def evaluated_at(self, step: int) -> bool:
-        """Return whether the weights after `step` steps were evaluated, and this is not forgotten."""
+        """Return whether an evaluation of the weights after `step` steps is stored."""
         return self.evaluation_at(step) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a run needs besides its weights to go on.
+    """The state that a run needs, besides its weights, to continue.
 
     Attributes:
         optimizer: the optimizer's `state_dict()`: tensors, None, bool, int, float, str, lists and mappings of these.
-        rewards: by name what rewards know of the run, as JSON has it; empty where none keeps anything.
+        rewards: state of the rewards by name, as JSON values; empty where no reward has a state.
     """
 
     progress: Progress
@@ -95,7 +95,7 @@ def write_state(path: Path, state: TrainingState) -> None:
     """Write `state` so that equal states give equal bytes.
 
     Raises:
-        TypeError: it holds something that is neither plain nor a tensor.
+        TypeError: it holds an object that is neither plain nor a tensor.
     """
     content = {
         "progress": _plain(asdict(state.progress)),
@@ -111,7 +111,7 @@ def read_state(path: Path) -> TrainingState:
     """Return what `write_state` wrote; tensors on the CPU.
 
     Raises:
-        DamagedError: it cannot be read without running code in it, or is something else.
+        DamagedError: it cannot be read without running code in it, or has other contents.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -124,10 +124,10 @@ def read_state(path: Path) -> TrainingState:
 
 
 def _plain(value: Any) -> Any:
-    """Return a copy in which nothing is shared, so that equal states give equal bytes after a resume, too.
+    """Return a copy without shared objects, so that equal states give equal bytes after a resume as well.
 
-    Pickle writes an object it has met before as a reference; whether two equal strings are one object
-    depends on where they came from.
+    Pickle writes an object that it has already written as a reference, and two equal strings may or may not
+    be one object.
 
     Raises:
         TypeError: a value that `torch.load(weights_only=True)` would not read.

@@ -1,7 +1,7 @@
-"""What a run needs to go on, on disk: `checkpoint-{step}/` and `final_model/`, whole or not there.
+"""Checkpoints on disk, `checkpoint-{step}/` and `final_model/`: each is complete or absent.
 
-A folder is written under a hidden name, listed in its `manifest.json` with sizes and checksums, and only then
-renamed; what a killed process leaves behind is a hidden folder that the next one removes.
+A folder is written under a hidden name, listed in its `manifest.json` with sizes and checksums, and then renamed.
+A killed process leaves a hidden folder, which the next process removes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TIMES = ".final_model.times.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose files are what its manifest says; the model's files lie in `path` as well."""
+    """A checkpoint whose files match its manifest; the model's files lie in `path` as well."""
 
     path: Path
     state: TrainingState
@@ -77,9 +77,9 @@ class CheckpointStore:
         return save_final(self.directory, state, save_model=save_model)
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest good one of the checkpoints and the final model, None when none was ever saved.
+        """Return the newest undamaged one of the checkpoints and the final model; None when none was ever saved.
 
-        What a killed process left behind is removed first.
+        Files that a killed process left are removed first.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
@@ -88,7 +88,7 @@ class CheckpointStore:
         return find_checkpoint(self.directory) if _candidates(self.directory) else None
 
     def reopen(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return `checkpoint` where it now is, in a run that is to go on: see `reopen`."""
+        """Return `checkpoint` under its new path, for a run that continues: see `reopen`."""
         return reopen(checkpoint)
 
 
@@ -100,12 +100,12 @@ def save_checkpoint(
     keep_last: int,
     is_best: bool = False,
 ) -> Path:
-    """Return `run_directory/checkpoint-{step}` once it is on the disk and older ones are pruned.
+    """Write `run_directory/checkpoint-{step}`, remove older ones, and return its path.
 
     Args:
         save_model: writes the model's and the tokenizer's files into the folder it is given.
-        keep_last: how many of the newest to keep, this one included; 0 keeps all.
-        is_best: this one is the best so far, and is kept beyond `keep_last` until a better one is saved.
+        keep_last: number of the newest to keep, this one included; 0 keeps all.
+        is_best: whether this one is the best so far; it is kept beyond `keep_last` until a better one is saved.
 
     Raises:
         StorageError: the disk is full or may not be written; checkpoints saved before are as they were.
@@ -119,9 +119,9 @@ def save_checkpoint(
 
 
 def save_final(run_directory: Path, state: TrainingState, *, save_model: Callable[[Path], None]) -> Path:
-    """Return `run_directory/final_model` once it is on the disk.
+    """Write `run_directory/final_model` and return its path.
 
-    Its bytes depend on the training alone: seconds, which differ between two equal runs, are kept beside it.
+    Its bytes depend on the training alone: seconds, which differ between two equal runs, are stored beside it.
 
     Raises:
         StorageError: the disk is full or may not be written; an older `final_model` is as it was.
@@ -138,10 +138,10 @@ def save_final(run_directory: Path, state: TrainingState, *, save_model: Callabl
 
 
 def reopen(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint of its step that a final model becomes when its run goes on; any other stays as it is.
+    """Rename a final model to the checkpoint of its step, for a run that continues, and return it.
 
-    What it knows beyond its bytes goes into its manifest first. A process killed at any moment leaves it whole, under
-    one of the two names.
+    Any other checkpoint is returned unchanged. The state that is stored beside the final model goes into its manifest
+    first. A process killed at any moment leaves the folder complete, under one of the two names.
     """
     if checkpoint.path.name != _FINAL:
         return checkpoint
@@ -156,16 +156,16 @@ def reopen(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def checkpoint_steps(run_directory: Path) -> list[int]:
-    """Return the steps of which there is a checkpoint, damaged or not, in rising order."""
+    """Return the steps that have a checkpoint, damaged or not, in rising order."""
     names = [entry.name for entry in run_directory.glob(f"{_PREFIX}*") if entry.is_dir()]
     numbers = [name.removeprefix(_PREFIX) for name in names]
     return sorted(int(number) for number in numbers if number.isascii() and number.isdigit())
 
 
 def find_checkpoint(run_directory: Path) -> Checkpoint:
-    """Return the newest of the checkpoints and the final model whose files are what its manifest says; reads only.
+    """Return the newest of the checkpoints and the final model whose files match its manifest; reads only.
 
-    Damaged ones are passed over, with a warning in the log that says what is wrong and which is used instead.
+    Damaged ones are skipped, with a warning in the log that names the damage and the one used instead.
 
     Raises:
         CheckpointError: there is none, or all are damaged.
@@ -174,7 +174,7 @@ def find_checkpoint(run_directory: Path) -> Checkpoint:
 
 
 def find_model(run_directory: Path) -> Path:
-    """Return the folder of the run's newest good weights: `final_model`, or a checkpoint of a later step; reads only.
+    """Return the folder of the run's newest undamaged weights: `final_model`, or a later checkpoint; reads only.
 
     Raises:
         CheckpointError: there is neither, or all are damaged.
@@ -183,7 +183,7 @@ def find_model(run_directory: Path) -> Path:
 
 
 def model_step(folder: Path) -> int | None:
-    """Return the step that the weights in a run's `folder` come from; None where its manifest does not say."""
+    """Return the step of the weights in a run's `folder`; None where its manifest has no step."""
     try:
         return int(read_manifest(folder)["step"])
     except (DamagedError, KeyError, TypeError, ValueError):
@@ -191,7 +191,7 @@ def model_step(folder: Path) -> int | None:
 
 
 def clear_leftovers(run_directory: Path) -> None:
-    """Finish or undo what a killed process was writing. Only for the process that owns the run directory."""
+    """Finish or undo the writes of a killed process. Only for the process that owns the run directory."""
     for leftover in [*run_directory.glob(".*.previous"), *run_directory.glob(".*.partial")]:
         name = leftover.stem.removeprefix(".")
         if not leftover.is_dir() or not (name == _FINAL or name.startswith(_PREFIX)):
@@ -226,7 +226,7 @@ def _save(
 
 
 def _newest_good(run_directory: Path, read: Callable[[Path], T]) -> T:
-    """Return what `read` makes of the newest folder that is not damaged, also by its own judgement."""
+    """Return `read(folder)` for the newest folder that is not damaged, and for which `read` raises no DamagedError."""
     damages: list[str] = []
     for path in _candidates(run_directory):
         try:
@@ -249,13 +249,13 @@ def _candidates(run_directory: Path) -> list[Path]:
     final = run_directory / _FINAL
     if final.is_dir():
         step = model_step(final)
-        # Where it does not say, it is looked at first, so that its damage is told.
+        # Without a step in its manifest, the final model is tried first, so that its damage is reported.
         found.append((sys.maxsize if step is None else step, final))
     return [path for _, path in sorted(found, reverse=True)]
 
 
 def _with_times(state: TrainingState, path: Path) -> TrainingState:
-    """Return the state of a final model, or of a checkpoint that was one, with the seconds that are kept beside it."""
+    """Return the state of a final model, or of a checkpoint that was one, with the seconds stored beside it."""
     try:
         if path.name == _FINAL:
             times = json.loads((path.parent / _TIMES).read_text(encoding="utf-8"))
@@ -269,7 +269,7 @@ def _with_times(state: TrainingState, path: Path) -> TrainingState:
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target`; an older `target` is set aside first, and comes back should we die in between."""
+    """Rename `partial` to `target`; an older `target` is set aside first, and restored if the process is killed."""
     previous = target.with_name(f".{target.name}.previous")
     if target.exists():
         target.rename(previous)

@@ -1,4 +1,4 @@
-"""Everything this package raises on purpose.
+"""Exceptions that this package raises on purpose.
 
     GrpoError
     ├── InputError(ValueError)          the user can correct it: one line, exit code 2
@@ -6,14 +6,14 @@
     │   ├── DataError                   a file or a data set: missing, malformed, empty, a column short
     │   ├── ModelError                  a model or tokenizer: not found, no chat template, no end token
     │   └── CheckpointError             a run directory: taken, damaged, of another model
-    └── RunError(RuntimeError)          it failed while running: exit code 1
+    └── RunError(RuntimeError)          the run failed after it began: exit code 1
         ├── JudgeError                  a judge gave no usable answer; fails one completion, not the run
         ├── SandboxError                a program could not be run; fails one completion, not the run
         ├── RewardError                 more rewards failed than the run allows
         ├── StorageError                a file could not be written (disk full, no permission)
         └── StaleWeightsError           the engine does not sample from the policy that is trained
 
-Each message says what was given, what is allowed and what to do, in one line.
+Each message is one line: the value given, the values allowed, and the remedy.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class SandboxError(RunError):
     """The sandbox could not run a program.
 
     Attributes:
-        refused: what the system does not allow, now or later; None for a trouble that may pass.
+        refused: the operation that the system never allows; None for a fault that may be temporary.
     """
 
     def __init__(self, message: str, *, refused: str | None = None) -> None:

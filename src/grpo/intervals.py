@@ -1,4 +1,4 @@
-"""How sure one may be of a share."""
+"""Confidence interval of a share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _Z95 = 1.959963984540054
 
 
 def wilson_interval(share: float, count: float) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a share that was seen in `count` independent trials, which need not be whole.
+    """Return Wilson's 95% interval of a share observed in `count` independent trials; `count` may be a fraction.
 
     Example:
         >>> low, high = wilson_interval(0.75, 4)

@@ -1,4 +1,4 @@
-"""Groups → packed micro-batches under a token budget."""
+"""Packing of groups into micro-batches under a token budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["PackedBatch", "PackedStep", "Segment", "StepCounts", "count_step", "
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Where one prompt and (some of) its completions lie in a packed row.
+    """Position of one prompt and of (some of) its completions in a packed row.
 
     The row holds `[prompt | completion 1 | … | completion n]` from `start` on, without padding.
     """
@@ -64,7 +64,7 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True)
 class StepCounts:
-    """What the token weights of a whole optimizer step are made from.
+    """Counts of a whole optimizer step, from which the token weights are computed.
 
     Attributes:
         num_rollouts: completions of the step, those that are skipped, failed or masked out included.
@@ -83,7 +83,7 @@ def count_step(groups: Sequence[ScoredGroup], *, loss_mask: Tensor | None = None
     """Return the counts of a step.
 
     Completions without spread or with a failed reward count in full, and masked-out ones count as
-    completions without tokens; TRL counts alike.
+    completions without tokens, as in TRL.
 
     Args:
         groups: all groups of the step, skipped ones included.
@@ -153,7 +153,7 @@ def empty_batch() -> PackedBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Some completions (by index in the group) of group `p` that share one copy of its prompt."""
+    """Some completions (by index in the group) of group `p`, which share one copy of its prompt."""
 
     p: int
     completions: tuple[int, ...]
@@ -165,7 +165,7 @@ class _Piece:
         return self.prompt_length + sum(self.lengths)
 
     def halves(self) -> tuple[_Piece, _Piece]:
-        """Return two pieces with about as many completion tokens each."""
+        """Return two pieces with about equally many completion tokens."""
         first, second = _balanced_halves(self.lengths)
         return self.take(first), self.take(second)
 
@@ -200,7 +200,7 @@ def pack(
         advantages: [P, G, T] float; T at least the longest completion.
         max_tokens: budget of a row in tokens, prompts included; None: no limit. A completion that is
             longer with its prompt gets a row of its own.
-        min_batches: make at least so many rows, if there are that many completions.
+        min_batches: least number of rows, where there are that many completions.
         trained: [P, G] bool; False leaves a completion out (a group without spread, say). None: all are in.
         loss_mask: [P, G] bool; False for a completion whose tokens the loss does not count (a truncated one,
             say). None: all count.
@@ -231,7 +231,7 @@ def _selected(groups: Sequence[ScoredGroup], trained: Tensor | None, loss_mask: 
 def _pieces(
     groups: Sequence[ScoredGroup], selected: Sequence[tuple[int, ...]], max_tokens: int | None
 ) -> Iterator[_Piece]:
-    """Yield each group's selected completions, in as many pieces as the budget takes."""
+    """Yield each group's selected completions, in as many pieces as the budget requires."""
     for p, (group, completions) in enumerate(zip(groups, selected, strict=True)):
         if not completions:
             continue
@@ -249,18 +249,18 @@ def _pieces(
 
 
 def _first_fit(pieces: Sequence[_Piece], max_tokens: int | None) -> list[list[_Piece]]:
-    """Return the pieces in rows within the budget, as few as can be and of about equal size if that fits too."""
+    """Return the pieces in as few rows within the budget as possible, of about equal size where that fits too."""
     sizes = [piece.size for piece in pieces]
     bins = _first_fit_decreasing(sizes, max_tokens)
     even = _evenly(sizes, len(bins))
-    # The largest row is what a step's peak of memory comes from.
+    # The largest row determines the peak of memory in a step.
     if max_tokens is not None and all(sum(sizes[i] for i in bin_) <= max_tokens for bin_ in even):
         bins = even
     return [[pieces[i] for i in bin_] for bin_ in bins]
 
 
 def _first_fit_decreasing(sizes: Sequence[int], capacity: int | None) -> list[list[int]]:
-    """Return indices of `sizes` in bins of at most `capacity`; what is larger than that lies alone."""
+    """Return indices of `sizes` in bins of at most `capacity`; a size above that has a bin of its own."""
     if capacity is None:
         return [list(range(len(sizes)))] if sizes else []
     bins: list[list[int]] = []
@@ -277,7 +277,7 @@ def _first_fit_decreasing(sizes: Sequence[int], capacity: int | None) -> list[li
 
 
 def _evenly(sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Return indices of `sizes` in `count` bins, each in turn in the one that holds least, the largest first."""
+    """Return indices of `sizes` in `count` bins: from the largest, each goes into the bin with the smallest sum."""
     bins: list[list[int]] = [[] for _ in range(count)]
     totals = [0] * count
     for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
@@ -294,7 +294,7 @@ def _largest_divisible(rows: Sequence[Sequence[_Piece]]) -> int | None:
 
 
 def _split_row(row: Sequence[_Piece]) -> list[list[_Piece]]:
-    """Return the row as two of about equal size; a prompt is repeated only where a row has a single group."""
+    """Return the row cut into two of about equal size; a prompt is repeated only where the row has a single group."""
     if len(row) == 1:
         return [[half] for half in row[0].halves()]
     return [[row[i] for i in half] for half in _balanced_halves([piece.size for piece in row])]
@@ -307,7 +307,7 @@ def _balanced_halves(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def _build_row(row: Sequence[_Piece], groups: Sequence[ScoredGroup], advantages: Tensor) -> PackedBatch:
-    """Lay the pieces end to end."""
+    """Return the pieces laid end to end in one row."""
     prompt_start, segments, row_tokens, positions = 0, [], [], []
     first_token, prompt_end, rollout_index, rollouts = [], [], [], []
     for piece in row:

@@ -13,10 +13,10 @@ Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 def learning_rate_factor(
     step: int, *, schedule: Schedule, warmup_steps: int, steps: int, minimum: float = 0.0
 ) -> float:
-    """Return what the peak learning rate is multiplied with at `step`, which counts from 1 to `steps`.
+    """Return the factor of the peak learning rate at `step`, which counts from 1 to `steps`.
 
-    It rises linearly to 1 over `warmup_steps`, then stays (`constant`) or falls to `minimum`, reached one
-    step after the last (`linear`, `cosine`), so that no step is wasted at a rate of zero.
+    The factor rises linearly to 1 over `warmup_steps`, then stays (`constant`) or falls (`linear`, `cosine`). It
+    would reach `minimum` one step after the last, so that no step has a learning rate of 0.
 
     Example:
         >>> [learning_rate_factor(s, schedule="linear", warmup_steps=2, steps=4) for s in (1, 2, 3, 4)]

@@ -1,7 +1,7 @@
-"""Random streams without state: every draw is a function of the run's seed and of what it is for.
+"""Random streams without state: every draw is a function of the run's seed and of its purpose.
 
 A resumed run therefore needs no saved generator to continue bit for bit, and the completions of a
-prompt do not depend on which others were sampled beside them.
+prompt do not depend on the other prompts of the batch.
 """
 
 from __future__ import annotations

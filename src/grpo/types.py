@@ -2,7 +2,7 @@
 
     Prompt → (Request → Completion) → Rollout → Group → ScoredGroup → (packing.PackedBatch)
 
-Nothing here computes: a later stage makes a new object, it never fills in an old one.
+These types do not compute. A later stage makes a new object and never changes an old one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask an engine for `len(seeds)` completions of one prompt; each seed is that completion's own random stream."""
+    """Request for `len(seeds)` completions of one prompt; each seed starts the random stream of one completion."""
 
     id: int
     prompt_ids: tuple[int, ...]
@@ -148,8 +148,8 @@ class Score:
             Such a completion is left out of its group's baseline and has advantage 0.
         token_rewards: weighted sum of per-token rewards, one entry a token, None where no function
             rewarded that token; None altogether when no function gives per-token rewards.
-        counted: by function name, the weight and the reward of each that rewarded the completion as a whole, as
-            gates let it count; `total` is the sum of the products.
+        counted: by function name, the weight and the reward (after gates) of each function that rewarded the
+            completion as a whole; `total` is the sum of the products.
     """
 
     rewards: Mapping[str, float | None]

@@ -1,4 +1,4 @@
-"""What the tests of the check of rewards share: rows, a check in one word, and rewards for it to look at."""
+"""Rows, rewards and shortcuts that the tests of the reward check share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rightness(completions, answer):
 
 
 def sampled(rewards: Sequence[Sequence[float]], finish_reason: FinishReason = "stop") -> tuple[list[Group], list[str]]:
-    """Return groups whose completions say what they are to earn."""
+    """Return groups whose completions contain the reward that they should get."""
     rollout = Rollout((1,), (True,), (0.0,), finish_reason, 0)
     groups = [Group(row, (rollout,) * len(group)) for row, group in zip(sums(len(rewards)), rewards, strict=True)]
     return groups, [str(reward) for group in rewards for reward in group]

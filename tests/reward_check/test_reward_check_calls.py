@@ -1,4 +1,4 @@
-"""How the check calls rewards: what fails, what takes long, and what they remember."""
+"""Calls of the rewards: failures, time and state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the check tries: texts written for real rows."""
+"""Probes: texts written for real rows."""
 
 from __future__ import annotations
 

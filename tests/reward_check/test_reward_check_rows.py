@@ -1,4 +1,4 @@
-"""Junk is compared with the right answer row by row: what pays on some rows, or some odd answers only, is found."""
+"""Junk is compared with the right answer row by row, so that junk which pays on some rows only is found."""
 
 from __future__ import annotations
 

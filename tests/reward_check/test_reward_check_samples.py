@@ -1,4 +1,4 @@
-"""What the check says of completions that the policy wrote."""
+"""Findings about completions that the policy sampled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much better than its group a completion is, and which of its tokens get the credit."""
+"""Advantages: a completion's reward relative to its group, and its distribution over the completion's tokens."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ __all__ = [
 ]
 
 Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
-"""What a centred reward is divided by.
+"""The divisor of a centred reward.
 
 - `group`: the standard deviation of its group's rewards (GRPO, arXiv:2402.03300);
-- `batch`: that of all rewards of the step (arXiv:2508.08221);
-- `whiten`: that of all *advantages* of the step, so that these have unit variance;
-- `none`: nothing (Dr. GRPO, arXiv:2503.20783).
+- `batch`: the standard deviation of all rewards of the step (arXiv:2508.08221);
+- `whiten`: the standard deviation of all *advantages* of the step, so that they have unit variance;
+- `none`: 1 (Dr. GRPO, arXiv:2503.20783).
 """
 
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
-"""What is subtracted from a reward.
+"""The baseline that is subtracted from a reward.
 
 - `mean`: the mean of its group;
 - `leave_one_out`: the mean of the others in its group (RLOO, arXiv:2402.14740).
 """
 
 Combine: TypeAlias = Literal["sum", "normalise"]
-"""How several rewards become one advantage.
+"""Combination of several rewards into one advantage.
 
 - `sum`: their weighted sum is what `group_advantages` takes;
-- `normalise`: each becomes an advantage by itself, and these are added up (GDPO, arXiv:2601.05242).
+- `normalise`: each reward becomes an advantage by itself, and the advantages are added up (GDPO, arXiv:2601.05242).
 """
 
 SumOverRanks: TypeAlias = Callable[[Tensor], Tensor]
@@ -64,9 +64,9 @@ def group_advantages(
 ) -> Tensor:
     """Return the advantage of each completion, [P, G] float32.
 
-    Standard deviations have ddof = 1. A completion that is not valid has advantage 0 and is in no
-    mean and no deviation; so has the only valid completion of a group. A group whose rewards are all
-    equal has advantages of exactly 0 (elsewhere the rounding of its mean, divided by `epsilon`, is left over).
+    Standard deviations have ddof = 1. A completion that is not valid has advantage 0 and enters no mean and
+    no deviation. The only valid completion of a group has advantage 0. A group whose rewards are all equal has
+    advantages of exactly 0; without that rule, the rounding of its mean divided by `epsilon` would remain.
 
     Args:
         rewards: [P, G] float; anything, NaN included, where `valid` is False.
@@ -116,7 +116,7 @@ def combined_advantages(
         rewards: [P, G, K] float; anything, NaN included, where `valid` is False.
         valid: [P, G, K] bool; False where a reward is missing, and for all K of a completion that failed.
         weights: [K] float.
-        baseline: what is subtracted from each reward.
+        baseline: the baseline subtracted from each reward.
         epsilon: added to standard deviations.
         sum_over_ranks: for the deviation over the step.
 

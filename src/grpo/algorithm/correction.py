@@ -1,4 +1,4 @@
-"""What to multiply a token's loss by when another arithmetic sampled it than the one that is trained."""
+"""Importance weights for samples drawn in another dtype or engine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def truncated_importance_weights(
     π_old is the policy in the trainer's arithmetic when the tokens were sampled, π_sampler the same weights in
     the engine's. Without truncation the weights make the expected gradient that of tokens sampled by π_old; the
     cap bounds their variance (Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL
-    Training", 2025; TRL's `token_truncate`). They are per token, so of what was sampled before a token
-    only that token's own share is mended, as there.
+    Training", 2025; TRL's `token_truncate`). As in both, the weights are per token: they correct the probability
+    of the token itself, and not that of the tokens before it.
 
     Args:
         old_logprobs: [B, T] natural log-probabilities; anything where mask is False.
         sampling_logprobs: [B, T], as the engine reported them.
         mask: [B, T] bool, True where the policy sampled the token and the loss counts it.
-        cap: above 0; 1 only ever weighs tokens down.
+        cap: above 0; at 1, no weight is above 1.
 
     Example:
         >>> old, sampling = torch.tensor([[-1.0, -1.0]]), torch.tensor([[-3.0, -1.0]])
@@ -32,5 +32,5 @@ def truncated_importance_weights(
         [[2.0, 1.0]]
     """
     difference = (old_logprobs.float() - sampling_logprobs.float()).masked_fill(~mask, 0.0)
-    # An overflow is infinite, and so still cut to the cap.
+    # An overflow is infinite, and the cap bounds it as well.
     return torch.where(mask, difference.exp().clamp(max=cap), 1.0)

@@ -1,16 +1,16 @@
 """Estimates of KL(policy ‖ reference) from the log-probabilities of sampled tokens.
 
-k1, k2 and k3 are those of John Schulman's note "Approximating KL Divergence" (2020). What matters in a
-loss is their gradient rather than their value (arXiv:2510.01555). With tokens sampled from the policy,
+k1, k2 and k3 are those of John Schulman's note "Approximating KL Divergence" (2020). In a loss, their
+gradient matters rather than their value (arXiv:2510.01555). With tokens sampled from the policy,
 
-- `k1` has a gradient that is zero on average: alone, it measures the KL and does not hold the policy back;
+- `k1` has a gradient that is zero on average: alone, it measures the KL and does not restrain the policy;
 - `k2` has the gradient of the KL;
 - `k3` (GRPO, arXiv:2402.03300) has the gradient of the KL to first order, and is never negative;
 - `k1` and `k3` times the probability ratio have the gradient of the KL, also with tokens of an older
-  policy (DeepSeek-V3.2, arXiv:2512.02556; TRL's default). `policy_loss` does that where `correct_kl` is set.
+  policy (DeepSeek-V3.2, arXiv:2512.02556; TRL's default). `policy_loss` multiplies where `correct_kl` is set.
 """
 
-# Functions of a table share one signature, and each reads only what it needs.
+# The functions of a table share one signature, and each reads only the arguments that it needs.
 # ruff: noqa: ARG001
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def k3(log_ratio: Tensor, mask: Tensor) -> Tensor:
 def squared_sequence(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """Return (Σ_t log π − log π_ref)² of each completion, in equal shares on its tokens.
 
-    Shares add up to the completion's value, so under token weights "sum" the term is the mean over
-    completions of the squared difference of their log-probabilities; under "sequence" it is that
+    The shares add up to the completion's value. Under token weights "sum", the term is therefore the mean
+    over completions of the squared difference of their log-probabilities; under "sequence", each square is
     divided by the completion's length.
     """
     share = log_ratio.sum(dim=-1, keepdim=True).square() / mask.sum(dim=-1, keepdim=True).clamp(min=1)
@@ -61,7 +61,7 @@ KL_ESTIMATORS: Mapping[str, KLEstimator] = {
 }
 
 CORRECTED_BY_RATIO = frozenset({"k1", "k3"})
-"""Estimators whose gradient the probability ratio corrects; it would spoil that of the others."""
+"""Estimators whose gradient the probability ratio corrects; it would distort the gradient of the others."""
 
 
 def kl_divergence(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, estimator: str = "k3") -> Tensor:

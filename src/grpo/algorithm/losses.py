@@ -1,8 +1,8 @@
 """A policy loss is a ratio level × a surrogate × token weights, plus a KL term.
 
-level      what is compared with the policy that sampled: a token, or the whole completion
-surrogate  what is made of the ratio: clipped, gated, or only its gradient at 1
-weights    how token losses are added up over the whole optimizer step
+level      the unit of the probability ratio: a token, or the whole completion
+surrogate  the function of the ratio: clipped, gated, or only its gradient at 1
+weights    the weights of the token losses in the sum over the whole optimizer step
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def token_weights(mask: Tensor, rule: WeightRule, *, num_rollouts: int, num_toke
     """Weight each sampled token so that `(loss * weights).sum()` is its share of the step's loss.
 
     The counts cover the whole optimizer step on all ranks, so neither micro-batching nor sharding
-    changes the gradient. Completions that are skipped or masked out are in `num_rollouts` as well.
+    changes the gradient. `num_rollouts` includes completions that are skipped or masked out.
 
     Args:
-        mask: [B, T] bool, True where the policy sampled the token. A row holds a completion whole.
+        mask: [B, T] bool, True where the policy sampled the token. A row holds a whole completion.
         rule: "sequence": mean over completions of their mean over tokens (GRPO, arXiv:2402.03300);
             "token": mean over the step's tokens (DAPO, arXiv:2503.14476);
             "constant": sum over (completions × max_tokens) (Dr. GRPO, arXiv:2503.20783);
@@ -77,12 +77,12 @@ def token_weights(mask: Tensor, rule: WeightRule, *, num_rollouts: int, num_toke
 def ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: RatioLevel) -> Tensor:
     """Return the probability ratio policy / sampling policy at each token, [B, T] float32, 1 where mask is False.
 
-    Above token level every token has its completion's ratio, and its gradient reaches that token alone
-    (GSPO-token, arXiv:2507.18071 §4.3). Added up under any weights that are constant in a completion,
-    value and gradient are those of the completion's ratio; with advantages that differ from
-    token to token, each token is still credited with its own.
+    Above token level, every token has its completion's ratio, whose gradient reaches that token alone
+    (GSPO-token, arXiv:2507.18071 §4.3). A sum with weights that are constant in a completion has the value
+    and the gradient of the completion's ratio. Where advantages differ from token to token, each token is
+    still credited with its own advantage.
 
-    Values stop at e^±20, so that an overflow cannot turn into NaN; TRL has no such bound.
+    Ratios are limited to e^±20, so that an overflow cannot turn into NaN; TRL has no such limit.
 
     Args:
         logprobs: [B, T] natural log-probabilities under the policy.
@@ -99,7 +99,7 @@ def ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: RatioLev
 class LossMetrics:
     """Figures of a micro-batch as sums and counts: those of several micro-batches and ranks add up (`+`).
 
-    All are scalar tensors without gradient. Ratios are counted by token, or by completion above token level.
+    All are scalar tensors without gradient. Ratios are counted by token; above token level, by completion.
 
     Attributes:
         policy_loss: weighted sum; the step's policy loss when added up.
@@ -109,7 +109,7 @@ class LossMetrics:
         clipped_low: ratios below the region with a negative advantage.
         clipped_high: ratios above the region with a positive advantage.
         ratio: sum of ratios.
-        num_ratios: how many.
+        num_ratios: number of ratios.
         ratio_max: the greatest; 0 where there is none.
         num_tokens: tokens whose mask is True.
     """
@@ -162,7 +162,7 @@ class LossResult:
 
     Attributes:
         loss: scalar to call `backward()` on; shares of all micro-batches add up to the step's loss.
-        metrics: what to log.
+        metrics: sums and counts to log.
     """
 
     loss: Tensor
@@ -187,14 +187,14 @@ def policy_loss(
 ) -> LossResult:
     """Return Σ weights · (correction · surrogate + β · KL) with its metrics.
 
-    At level "product" a surrogate speaks of the whole completion and each token carries an equal
+    At level "product", the surrogate belongs to the whole completion and each token carries an equal
     share of it, so that weights "sum" give the mean over completions.
 
     Args:
         logprobs: [B, T] natural log-probabilities under the policy, with gradient.
         old_logprobs: [B, T] under the policy that sampled. For the first epoch of an on-policy step,
             `logprobs.detach()`.
-        reference_logprobs: [B, T] under the reference; None if there is none. Given at β = 0, the KL is measured only.
+        reference_logprobs: [B, T] under the reference; None if there is none. At β = 0, the KL is only measured.
         advantages: [B, T] float32.
         mask: [B, T] bool, True where the policy sampled the token and the loss counts it. Elsewhere the
             other tensors may hold anything.
@@ -203,8 +203,8 @@ def policy_loss(
         kl: a name in `KL_ESTIMATORS`.
         correct_kl: multiply the estimates "k1" and "k3" by the ratio, so that their gradient is that of the
             KL (arXiv:2512.02556), as TRL does by default. Without effect on the other estimators.
-        correction: [B, T], as `truncated_importance_weights` returns them; None: 1. Where the ratio is that of
-            the completion, so is the correction: the mean of its tokens'. The KL is left as it is. Both as in TRL.
+        correction: [B, T], as `truncated_importance_weights` returns them; None: 1. Above token level, the
+            correction of a completion is the mean over its tokens. The KL is not corrected. Both as in TRL.
 
     Raises:
         ValueError: β is not 0 and there is no reference.
@@ -269,10 +269,10 @@ def _completion_value(values: Tensor, mask: Tensor, level: RatioLevel) -> Tensor
 
 
 def _at_level(values: Tensor, mask: Tensor, level: RatioLevel) -> Tensor:
-    """Return `_completion_value` with the gradient handed out token by token.
+    """Return `_completion_value` with a gradient from each token to itself alone.
 
-    A completion's mean (sum) over n tokens has gradient 1/n (1) at each of them, from each of n tokens.
-    Here each token's goes to itself alone, and is 1 (n) for the total to come out the same.
+    The mean (sum) over a completion of n tokens, used at each of them, sends each token n gradients of 1/n (1).
+    Here each token gets one gradient, which is 1 (n), so that the total is the same.
     """
     detached = values.detach()
     own = values - detached

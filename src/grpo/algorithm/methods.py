@@ -1,4 +1,4 @@
-"""Methods by name: which advantage, ratio, surrogate, weights and KL estimator make up each."""
+"""Methods by name, each a choice of advantage, ratio, surrogate, weights and KL estimator."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Method:
         weights: rule of `token_weights`.
         kl: a name in `KL_ESTIMATORS`.
         correct_kl: whether the ratio corrects the gradient of "k1" and "k3"; see `policy_loss`.
-        scale: what advantages are divided by.
-        baseline: what is subtracted from rewards.
-        region: clip range and its like.
-        combine: how several rewards become one advantage; `normalise` has a scale of its own in place of `scale`.
+        scale: the divisor of centred rewards.
+        baseline: the baseline subtracted from rewards.
+        region: the clip range, or the corresponding parameters of other surrogates.
+        combine: combination of several rewards into one advantage; `normalise` uses a scale of its own, not `scale`.
 
     Raises:
         ConfigError: one of the names does not exist.
@@ -87,10 +87,10 @@ class Method:
         weights: WeightRule | None = None,
         ratio: RatioLevel | None = None,
     ) -> Method:
-        """Return the method with what the user set in place of its own; None leaves a choice as it is.
+        """Return the method with the user's choices instead of its own; None keeps the method's choice.
 
         `epsilon` without `epsilon_high` sets both sides of the clip range, as a single clip range does elsewhere.
-        CISPO's `epsilon_high` is a cap on the ratio, not a distance from 1, and stays.
+        CISPO keeps its `epsilon_high`, which is a cap on the ratio and not a distance from 1.
 
         Raises:
             ConfigError: a name does not exist.
@@ -159,9 +159,9 @@ class Method:
 METHODS: Mapping[str, Method] = {
     # arXiv:2402.03300
     "grpo": Method(),
-    # arXiv:2503.20783: neither length nor spread of a group weighs on it
+    # arXiv:2503.20783: independent of the lengths and the spread of a group
     "dr_grpo": Method(weights="constant", scale="none"),
-    # TRL's name. Theirs divides by the tokens of the local micro-batch, ours by the step's, so that
+    # TRL's name. TRL divides by the tokens of the local micro-batch, this package by those of the step, so that
     # micro-batches change nothing; the two agree where a step is one micro-batch.
     "bnpo": Method(weights="token"),
     # arXiv:2503.14476: clip higher
@@ -187,10 +187,10 @@ def find_method(name: str) -> Method:
     Args:
         name: a key of `METHODS`, or "package.module:name" of one's own: a `Method`, or a function with the
             signature of `Surrogate`, `(ratio, logprobs, advantages, region) -> token losses`, that
-            takes the clip's place in `grpo`.
+            replaces the clip in `grpo`.
 
     Raises:
-        ConfigError: there is no such method, or what was named is neither of the two.
+        ConfigError: there is no such method, or the named object is neither a `Method` nor a function.
 
     Example:
         >>> find_method("dapo").region.epsilon_high
@@ -213,7 +213,7 @@ def _load(name: str) -> Method:
     module_name, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever the module raises when it is imported
+    except Exception as error:  # an import can raise any exception
         raise ConfigError(
             f"cannot load method {name!r} ({type(error).__name__}: {error}): "
             f"give 'package.module:name' of something that can be imported"

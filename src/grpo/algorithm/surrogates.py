@@ -1,6 +1,6 @@
-"""What a policy loss makes of the probability ratio, by name."""
+"""Surrogates by name: the functions of the probability ratio that a policy loss adds up."""
 
-# Functions of a table share one signature, and each reads only what it needs.
+# The functions of a table share one signature, and each reads only the arguments that it needs.
 # ruff: noqa: ARG001
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["SURROGATES", "Surrogate", "TrustRegion", "cispo", "clip", "reinforce
 
 @dataclass(frozen=True, slots=True)
 class TrustRegion:
-    """How far from the sampling policy a surrogate lets the policy go; each reads what it needs.
+    """Limits on the distance from the sampling policy; each surrogate reads its own.
 
     Attributes:
         epsilon: `clip` cuts ratios below 1 - epsilon.
@@ -35,7 +35,7 @@ class TrustRegion:
 
 
 class Surrogate(Protocol):
-    """What a loss makes of the ratio. All tensors are [B, T] float32; padding is finite and weighs nothing."""
+    """A function of the ratio in a loss. All tensors are [B, T] float32; padding is finite and has weight 0."""
 
     def __call__(self, ratio: Tensor, logprobs: Tensor, advantages: Tensor, region: TrustRegion, /) -> Tensor:
         """Return the loss of each token, to be minimised; the gradient flows through `ratio` and `logprobs`."""

@@ -26,9 +26,9 @@ def check(
     rows: int = 16,
     repeats: int = 3,
 ) -> CheckReport:
-    """Return what the configured rewards give to right answers and to junk; nothing is written and nothing trained.
+    """Return the configured rewards of right answers and of junk, with findings; nothing is written or trained.
 
-    The prompts that groups are sampled for are those that the run would begin with.
+    Groups are sampled for the first prompts of the run.
 
     Args:
         sample_groups: groups to sample from the model; 0: none, so no forecast of groups with spread.
@@ -73,20 +73,20 @@ def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckRe
 
 
 def _characters_a_token(prompts: Sequence[Prompt]) -> float:
-    """Return how many characters of the prompts a token stands for, at least 1."""
+    """Return the mean number of characters that a token of the prompts has, at least 1."""
     characters = sum(len(prompt.text) for prompt in prompts)
     tokens = sum(len(prompt.token_ids) for prompt in prompts)
     return max(1.0, characters / tokens)
 
 
 def _sample(parts: Parts, count: int) -> Sequence[ScoredGroup]:
-    """Return the groups that the run would begin with, before its rewards have seen them."""
+    """Return the first groups of the run, scored by a reward that is always 0."""
     config = parts.config.replace(prompts_per_step=count, zero_variance_groups="keep")
-    nothing = RewardSuite(resolve_rewards([_nothing]))
+    no_rewards = RewardSuite(resolve_rewards([_zero]))
     prompts = parts.prompts.train
-    collector = make_collector(config, parts.episodes, prompts, nothing, steps=1)
+    collector = make_collector(config, parts.episodes, prompts, no_rewards, steps=1)
     return collector.collect(1, 0).groups
 
 
-def _nothing(completions: Sequence[Any]) -> list[float]:
+def _zero(completions: Sequence[Any]) -> list[float]:
     return [0.0] * len(completions)

@@ -145,10 +145,10 @@ def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a copy in which nothing is shared, so that equal states give equal bytes after a resume, too.
+    """Return a copy without shared objects, so that equal states give equal bytes after a resume as well.
 
-    Pickle writes an object it has met before as a reference; whether two equal strings are one object
-    depends on where they came from.
+    Pickle writes an object that it has already written as a reference, and two equal strings may or may not
+    be one object.
 
     Raises:
         TypeError: a value that `torch.load(weights_only=True)` would not read.

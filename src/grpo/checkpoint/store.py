@@ -100,12 +100,12 @@ def save_checkpoint(
     keep_last: int,
     is_best: bool = False,
 ) -> Path:
-    """Return `run_directory/checkpoint-{step}` once it is on the disk and older ones are pruned.
+    """Write `run_directory/checkpoint-{step}`, remove older ones, and return its path.
 
     Args:
         save_model: writes the model's and the tokenizer's files into the folder it is given.
-        keep_last: how many of the newest to keep, this one included; 0 keeps all.
-        is_best: this one is the best so far, and is kept beyond `keep_last` until a better one is saved.
+        keep_last: number of the newest to keep, this one included; 0 keeps all.
+        is_best: whether this one is the best so far; it is kept beyond `keep_last` until a better one is saved.
 
     Raises:
         StorageError: the disk is full or may not be written; checkpoints saved before are as they were.
@@ -119,9 +119,9 @@ def save_checkpoint(
 
 
 def save_final(run_directory: Path, state: TrainingState, *, save_model: Callable[[Path], None]) -> Path:
-    """Return `run_directory/final_model` once it is on the disk.
+    """Write `run_directory/final_model` and return its path.
 
-    Its bytes depend on the training alone: seconds, which differ between two equal runs, are kept beside it.
+    Its bytes depend on the training alone: seconds, which differ between two equal runs, are stored beside it.
 
     Raises:
         StorageError: the disk is full or may not be written; an older `final_model` is as it was.
@@ -156,7 +156,7 @@ def reopen(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def checkpoint_steps(run_directory: Path) -> list[int]:
-    """Return the steps of which there is a checkpoint, damaged or not, in rising order."""
+    """Return the steps that have a checkpoint, damaged or not, in rising order."""
     names = [entry.name for entry in run_directory.glob(f"{_PREFIX}*") if entry.is_dir()]
     numbers = [name.removeprefix(_PREFIX) for name in names]
     return sorted(int(number) for number in numbers if number.isascii() and number.isdigit())
@@ -183,7 +183,7 @@ def find_model(run_directory: Path) -> Path:
 
 
 def model_step(folder: Path) -> int | None:
-    """Return the step that the weights in a run's `folder` come from; None where its manifest does not say."""
+    """Return the step of the weights in a run's `folder`; None where its manifest has no step."""
     try:
         return int(read_manifest(folder)["step"])
     except (DamagedError, KeyError, TypeError, ValueError):
@@ -255,7 +255,7 @@ def _candidates(run_directory: Path) -> list[Path]:
 
 
 def _with_times(state: TrainingState, path: Path) -> TrainingState:
-    """Return the state of a final model, or of a checkpoint that was one, with the seconds that are kept beside it."""
+    """Return the state of a final model, or of a checkpoint that was one, with the seconds stored beside it."""
     try:
         if path.name == _FINAL:
             times = json.loads((path.parent / _TIMES).read_text(encoding="utf-8"))

@@ -1,21 +1,20 @@
-"""The report that `grpo reward check` prints."""
+"""The text that `grpo reward check` prints."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from functools import partial
 
-from grpo.cli.printing import aligned
 from grpo.reward_check import Cell, CheckReport, Finding, RewardResult, SampleResult
 
 __all__ = ["report_text"]
 
+_WIDTH = 100
 _JUNK_PAYS = ("not-told-apart", "pays-in-some-rows")
 
 
 def report_text(report: CheckReport) -> str:
-    """Return the report as text: rewards of each probe, steadiness and speed, and last the findings and the verdict."""
+    """Return the report for a terminal: rewards of each probe, repeatability and speed, findings, and the verdict."""
     parts = [_scores(report), _behaviour(report.rewards, report.repeats)]
     if report.samples is not None:
         parts.append(_forecast(report.samples))
@@ -37,38 +36,43 @@ def _scores(report: CheckReport) -> str:
         if report.reference_column is not None
         else "the rows have no right answers"
     )
-    head = f"Reward of each probe: mean (lowest … highest) over {report.rows} rows; {compared}"
+    head = f"Rewards of the probes: mean (lowest … highest) over {report.rows} rows; {compared}"
     marks = "✗: number of texts on which it failed; –: does not apply; total: weighted, as at the end of the run"
     return "\n".join([head, *_table(lines), f"  {marks}"])
 
 
 def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
-    steadiness = [f"called {repeats} times", "other order", "alone"]
-    lines = [["", *steadiness, "ms each", "s a call: median, p95, longest", "s a step"]]
+    costs = ("ms each", "s a call: median, p95, longest", "s a step")
+    lines = [["", f"asked {repeats} times", "other order", "by itself", *costs]]
     for reward in rewards:
         calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
         changes = (reward.repeat_change, reward.order_change, reward.batch_change)
         size = max(1.0, abs(reward.highest or 0.0), abs(reward.lowest or 0.0))
         changed = [_change(change, size) for change in changes]
         lines.append([reward.name, *changed, f"{reward.completion_ms:.2g}", calls, f"{reward.step_s:.2g}"])
-    return "\n".join(["Steadiness and speed of the rewards", *_table(lines)])
+    return "\n".join(["Repeatability and speed of the rewards", *_table(lines)])
 
 
 def _forecast(samples: SampleResult) -> str:
     low, high = samples.interval
     return (
         f"Forecast: rewards differ in {sum(samples.spread)} of {len(samples.spread)} sampled groups of "
-        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step will train something "
+        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step have something to learn from "
         f"(95% interval {low:.0%} to {high:.0%})"
     )
 
 
 def _finding(finding: Finding) -> str:
-    fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
-    parts = [fill(f"{finding.severity.upper()} {finding.code}: {finding.message}", subsequent_indent="  ")]
-    for label, text in (("  Meaning: ", finding.meaning), ("  Advice:  ", finding.advice)):
-        parts.append(fill(text, initial_indent=label, subsequent_indent=" " * len(label)))
-    return "\n".join(parts)
+    head = f"{finding.severity.upper()} {finding.code}: {finding.message}"
+    lines = [("", head, "  ")]
+    for label, text in (("  What it means: ", finding.meaning), ("  What to do:    ", finding.advice)):
+        lines.append((label, text, " " * len(label)))
+    return "\n".join(
+        textwrap.fill(
+            text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        )
+        for first, text, rest in lines
+    )
 
 
 def _verdict(report: CheckReport) -> str:
@@ -94,11 +98,14 @@ def _cell(cell: Cell) -> str:
 
 
 def _change(change: float | None, size: float) -> str:
-    """Return the change of a reward whose values have this size; what float32 may round away counts as none."""
+    """Return a change of a reward whose values have this size; a change within float32 rounding is "same"."""
     if change is None:
         return "–"
     return "same" if change <= 1e-6 * size else f"±{change:.2g}"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"  {line}" for line in aligned(lines)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]

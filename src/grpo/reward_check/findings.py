@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
-from grpo.reward_check.junk_findings import junk_findings
-from grpo.reward_check.probes import Probe
-from grpo.reward_check.report import ROUNDING, CheckReport, Finding, quoted
-from grpo.reward_check.verdicts import FindingKind, Standard
+from grpo.reward_check import finding_kinds as kinds
+from grpo.reward_check.finding_kinds import FindingKind
+from grpo.reward_check.probes import OTHER_ANSWER, REFERENCE, Probe
+from grpo.reward_check.report import ROUNDING, CheckReport, ComparisonResult, Finding, quoted
+from grpo.reward_check.verdicts import FOREIGN_SHARE, Standard
 
 __all__ = ["find"]
+
+_MOST_PROBES = 6
+_MOST_TEXTS = 3
+_MOST_FIXES = 2
+
+_Texts: TypeAlias = Mapping[str, Sequence[ComparisonResult]]
+"""By probe, the texts that earn too much."""
+
+_Fixes: TypeAlias = Mapping[str, Sequence[str]]
+"""By probe, advice on rewards that pay for its texts."""
+
+_IN_ORDER = (
+    *(kinds.HACKABLE, kinds.NOT_TOLD_APART, kinds.ANSWERS_UNSEEN, kinds.GOOD_UNSEEN),
+    *(kinds.PAYS_IN_SOME_ROWS, kinds.OTHER_PROMPTS, kinds.JUNK_PAYS),
+)
 
 _NEGLIGIBLE, _HARMFUL = 1e-3, 0.2
 """Changes of a reward as a share of its range: smaller ones are rounding, larger ones decide the order of a group."""
@@ -17,84 +34,12 @@ _NEGLIGIBLE, _HARMFUL = 1e-3, 0.2
 _FEW_GROUPS = 0.25
 _SHARE_OF_TIMEOUT = 0.5
 
-FAILS = FindingKind(
-    "fails",
-    "problem",
-    "reward {reward.name!r} fails on {where}: {error}",
-    "A completion without a reward teaches nothing, and an exception fails all completions of the call; a policy "
-    "writes such texts sooner or later.",
-    "If it always fails, repair what it depends on (data, server, key); else return 0.0, or a penalty, for a text "
-    "that it cannot read.",
-)
-NEVER_APPLIES = FindingKind(
-    "never-applies",
-    "problem",
-    "reward {reward.name!r} gave no number to any text (None: does not apply)",
-    "It is left out of every total, as if it were not configured.",
-    "Check that the column it reads exists and is filled in, or remove the reward.",
-)
-CONSTANT = FindingKind(
-    "constant",
-    "problem",
-    "reward {reward.name!r} gave {reward.highest:g} to every text, right, wrong and empty",
-    "Completions are compared with one another, so a value that all of them get teaches nothing.",
-    "If it should pay for right answers or for the format, compare what it expects with the text of the probe "
-    "{probe.name!r}: {probe.example!r}.",
-)
-IGNORES_COMPLETION = FindingKind(
-    "ignores-completion",
-    "problem",
-    "reward {reward.name!r} depends on the row only: all completions of a row get the same value",
-    "Completions of one prompt are compared with one another, so it teaches nothing.",
-    "Check that it reads `completions`, and not `prompts` or a column instead.",
-)
-UNSTEADY = {
-    "repeat_change": FindingKind(
-        "not-repeatable",
-        "problem",
-        "reward {reward.name!r} gives one text different values when called again ({repeats} times), {amount}",
-        "Training learns noise as well: it makes good completions look bad and bad ones good.",
-        "Remove randomness, clocks and memory of earlier calls from it; call a judge at temperature 0.",
-    ),
-    "order_change": FindingKind(
-        "depends-on-order",
-        "problem",
-        "reward {reward.name!r} gives a text another value when the texts come in another order, {amount}",
-        "Some completions are paid for the text of others.",
-        "Return one value for each completion, in the order of `completions`, and keep no state between them.",
-    ),
-    "batch_change": FindingKind(
-        "depends-on-batch",
-        "problem",
-        "reward {reward.name!r} gives a text another value when fewer texts are scored with it, {amount}",
-        "The reward of a completion then depends on the rest of the step; GRPO already compares within a group.",
-        "Score each completion by itself, and leave normalisation to the training.",
-    ),
+_UNSTEADY = {
+    "repeat_change": kinds.NOT_REPEATABLE,
+    "order_change": kinds.DEPENDS_ON_ORDER,
+    "batch_change": kinds.DEPENDS_ON_BATCH,
 }
 """By attribute of `RewardResult`: the finding for a change that is too large."""
-SLOW = FindingKind(
-    "slow",
-    "warning",
-    "reward {reward.name!r} will take about {reward.step_s:.3g} s a step; its longest call took "
-    "{reward.longest_s:.3g} s, and {timeout_s:g} s are allowed",
-    "A call that takes too long fails for every completion in it, and the run waits for it.",
-    "Make it async if it waits for a server, give it processes if it computes, or raise reward_timeout_s.",
-)
-LITTLE_SPREAD = FindingKind(
-    "little-spread",
-    "warning",
-    "the rewards differ in {differing} of {groups} sampled groups of {samples.group_size}",
-    "A group whose completions all earn the same has no gradient, so most of the compute will teach nothing.",
-    "The task is too hard or too easy for this model, or the rewards are too coarse: try easier rows, a higher "
-    "temperature, a larger group_size, or a reward that pays for partial success.",
-)
-SAME_FOR_ALL = FindingKind(
-    "same-for-all-sampled",
-    "warning",
-    "reward {reward.name!r} gave {cell.highest:g} to all {cell.numbers} sampled completions",
-    "At the start of the run it teaches nothing; that is fine if another reward leads to completions that differ.",
-    "If it stays so, the model never writes what the reward pays for: add a reward for intermediate steps.",
-)
 
 
 def find(
@@ -113,7 +58,7 @@ def find(
     found = [
         *_failing(report),
         *_indifferent(report),
-        *junk_findings(report, probes, standard),
+        *_paid_too_much(report, probes, standard),
         *_unsteady(report),
         *_slow(report, timeout_s),
         *_without_spread(report),
@@ -128,7 +73,7 @@ def _failing(report: CheckReport) -> Iterator[Finding]:
             everywhere = all(cell.failed and not cell.numbers for cell in cells)
             where = "everything it was given" if everywhere else quoted(reward.failures)
             error = next(iter(reward.failures.values()))
-            yield FAILS.finding(
+            yield kinds.FAILS.finding(
                 rewards=[reward.name], probes=tuple(reward.failures), reward=reward, where=where, error=error
             )
 
@@ -138,11 +83,11 @@ def _indifferent(report: CheckReport) -> Iterator[Finding]:
         if reward.reacts or len(reward.failures) >= len(report.probes):
             continue
         if reward.lowest is None or reward.highest is None:
-            kind = NEVER_APPLIES
+            kind = kinds.NEVER_APPLIES
         elif reward.highest - reward.lowest <= ROUNDING * max(1.0, abs(reward.highest)):
-            kind = CONSTANT
+            kind = kinds.CONSTANT
         else:
-            kind = IGNORES_COMPLETION
+            kind = kinds.IGNORES_COMPLETION
         yield kind.finding(rewards=[reward.name], reward=reward, probe=report.probes[0])
 
 
@@ -150,7 +95,7 @@ def _unsteady(report: CheckReport) -> Iterator[Finding]:
     """Yield for each reward the first kind of change that is too large; later ones follow from it."""
     for reward in report.rewards:
         spread = (reward.highest or 0.0) - (reward.lowest or 0.0)
-        for attribute, kind in UNSTEADY.items():
+        for attribute, kind in _UNSTEADY.items():
             largest: float | None = getattr(reward, attribute)
             if largest is not None and largest > max(ROUNDING, _NEGLIGIBLE * spread):
                 yield kind.finding(
@@ -166,7 +111,7 @@ def _unsteady(report: CheckReport) -> Iterator[Finding]:
 def _slow(report: CheckReport, timeout_s: float | None) -> Iterator[Finding]:
     for reward in report.rewards:
         if timeout_s is not None and max(reward.step_s, reward.longest_s) > _SHARE_OF_TIMEOUT * timeout_s:
-            yield SLOW.finding(rewards=[reward.name], reward=reward, timeout_s=timeout_s)
+            yield kinds.SLOW.finding(rewards=[reward.name], reward=reward, timeout_s=timeout_s)
 
 
 def _without_spread(report: CheckReport) -> Iterator[Finding]:
@@ -174,8 +119,116 @@ def _without_spread(report: CheckReport) -> Iterator[Finding]:
     if samples is None or samples.total.numbers == 0:
         return
     if samples.share < _FEW_GROUPS:
-        yield LITTLE_SPREAD.finding(samples=samples, differing=sum(samples.spread), groups=len(samples.spread))
+        yield kinds.LITTLE_SPREAD.finding(samples=samples, differing=sum(samples.spread), groups=len(samples.spread))
     for reward in report.rewards:
         cell = samples.rewards[reward.name]
         if reward.reacts and cell.numbers > 1 and cell.highest == cell.lowest:
-            yield SAME_FOR_ALL.finding(rewards=[reward.name], reward=reward, cell=cell)
+            yield kinds.SAME_FOR_ALL.finding(rewards=[reward.name], reward=reward, cell=cell)
+
+
+def _paid_too_much(report: CheckReport, probes: Sequence[Probe], standard: Standard) -> Iterator[Finding]:
+    """Yield a finding for each kind that the probes' verdicts return, with all texts that belong to it."""
+    if standard.reference_column is None and standard.best_sampled is None:
+        yield kinds.NO_REFERENCE.finding()
+        return
+    fixes = {probe.name: probe.kind.fixes for probe in probes}
+    paid: dict[FindingKind, dict[str, list[ComparisonResult]]] = {kind: {} for kind in _IN_ORDER}
+    for probe, result in zip(probes, report.probes, strict=True):
+        for text in result.comparisons:
+            kind = probe.kind.verdict(text, standard)
+            if kind is not None:
+                paid[kind].setdefault(probe.name, []).append(text)
+    for kind, texts in paid.items():
+        if texts:
+            paying = _paying(report, texts, standard)
+            yield kind.finding(
+                rewards=paying if kind.names_rewards else (),
+                probes=tuple(texts),
+                samples=report.samples,
+                more=_earnings(texts),
+                as_much=_earnings(texts, level=True),
+                fixes=_advice(texts, fixes),
+                remedy=_remedy(report, texts, fixes, paying),
+            )
+    if standard.is_exact and standard.sees_answers:
+        yield from _fooled(report, {name for texts in paid.values() for name in texts}, fixes)
+
+
+def _fooled(report: CheckReport, named: Collection[str], fixes: _Fixes) -> Iterator[Finding]:
+    """Yield rewards that tell right from wrong but take probes for right, where the total does not.
+
+    Args:
+        named: probes that other findings name.
+    """
+    results = {probe.name: probe for probe in report.probes}
+    if OTHER_ANSWER not in results:
+        return
+    right, other = results.pop(REFERENCE), results[OTHER_ANSWER]
+    for name in right.rewards:
+        full, tells = right.rewards[name].mean, other.fooled[name] <= FOREIGN_SHARE
+        taken = [probe.name for probe in results.values() if probe.name not in named and probe.fooled[name] > 0]
+        if full is not None and other.rewards[name].numbers and tells and taken:
+            advice = _advice(dict.fromkeys(taken, ()), fixes)
+            yield kinds.FOOLED.finding(
+                rewards=[name], probes=taken, name=name, right=full, where=quoted(taken), fixes=advice
+            )
+
+
+def _paying(report: CheckReport, paid: _Texts, standard: Standard) -> list[str]:
+    """Return the rewards that give one of these texts at least what they give the right answer."""
+    if standard.reference_column is None:
+        cells = [probe.rewards for probe in report.probes if probe.name in paid]
+        return [each.name for each in report.rewards if any((cell[each.name].highest or 0.0) > 0 for cell in cells)]
+    names = {name for texts in paid.values() for text in texts for name in text.rewards}
+    return [reward.name for reward in report.rewards if reward.reacts and reward.name in names]
+
+
+def _remedy(report: CheckReport, paid: _Texts, fixes: _Fixes, paying: Sequence[str]) -> str:
+    if not paying and any(reward.reacts for reward in report.rewards):
+        return "No reward gives these texts more than the right answer: check whether a weight has the wrong sign."
+    where = f"Look at {quoted(paying)}. " if paying and len(report.rewards) > 1 else ""
+    example = f" The right answer was written as {report.probes[0].example!r}." if OTHER_ANSWER in paid else ""
+    return f"{where}{_advice(paid, fixes)}{example}"
+
+
+def _advice(paid: _Texts, fixes: _Fixes) -> str:
+    """Return advice for rewards that pay for these texts, the best paid first; two sentences at most."""
+    advice = dict.fromkeys(fix for name in _ranked(paid) for fix in fixes[name])
+    return " ".join(list(advice)[:_MOST_FIXES])
+
+
+def _earnings(paid: _Texts, *, level: bool = False) -> str:
+    """Return what each of these texts earned and where, the best paid first.
+
+    Args:
+        level: whether rows in which a text earned as much count too, and not only those in which it earned more.
+    """
+    ranked = _ranked(paid)
+    shown = "; ".join(f"{name} {_earning(paid[name], level)}" for name in ranked[:_MOST_PROBES])
+    return shown if len(ranked) <= _MOST_PROBES else f"{shown}; and {len(ranked) - _MOST_PROBES} more"
+
+
+def _earning(texts: Sequence[ComparisonResult], level: bool) -> str:
+    best = max(texts, key=_advantage)
+    if best.reference is None:
+        amount, hits = f"{best.mean:.3g}", best.rows
+    else:
+        amount, hits = f"{best.earned:.3g} (right: {best.reference:.3g})", best.above + best.level * level
+    if hits < best.rows:
+        where = _quoted_texts(texts) if best.label else f"{best.text!r} in row {best.row}"
+        return f"{amount} in {hits} of {best.rows} rows, as for {where}"
+    return f"{amount} for {_quoted_texts(texts)}" if best.label else amount
+
+
+def _quoted_texts(texts: Sequence[ComparisonResult]) -> str:
+    ranked = sorted(texts, key=_advantage, reverse=True)
+    shown = ", ".join(f"{each.text!r}" for each in ranked[:_MOST_TEXTS])
+    return shown if len(ranked) <= _MOST_TEXTS else f"{shown} and {len(ranked) - _MOST_TEXTS} more"
+
+
+def _ranked(paid: _Texts) -> list[str]:
+    return sorted(paid, key=lambda name: max(map(_advantage, paid[name]), default=0.0), reverse=True)
+
+
+def _advantage(text: ComparisonResult) -> float:
+    return text.earned - (text.reference or 0.0)

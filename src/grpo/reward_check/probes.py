@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
+from grpo.reward_check.finding_kinds import FindingKind
 from grpo.reward_check.report import ComparisonResult
 from grpo.reward_check.texts import (
     LEAVES,
@@ -19,7 +20,7 @@ from grpo.reward_check.texts import (
     make_cases,
     repeated,
 )
-from grpo.reward_check.verdicts import FindingKind, Standard, accepted, other_answer, rejected, worthless
+from grpo.reward_check.verdicts import Standard, accepted, other_answer, rejected, worthless
 from grpo.tasks.answers import AnswerFormat
 from grpo.types import Prompt
 

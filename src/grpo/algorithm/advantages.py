@@ -1,4 +1,4 @@
-"""How much better than its group a completion is, and which of its tokens get the credit."""
+"""Advantages: a completion's reward relative to its group, and its distribution over the completion's tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
-"""What a centred reward is divided by.
+"""Divisor of a centred reward.
 
 - `group`: the standard deviation of its group's rewards (GRPO, arXiv:2402.03300);
 - `batch`: that of all rewards of the step (arXiv:2508.08221);
@@ -31,16 +31,16 @@ Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
 """
 
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
-"""What is subtracted from a reward.
+"""Subtrahend of a reward.
 
 - `mean`: the mean of its group;
 - `leave_one_out`: the mean of the others in its group (RLOO, arXiv:2402.14740).
 """
 
 Combine: TypeAlias = Literal["sum", "normalise"]
-"""How several rewards become one advantage.
+"""Way to make one advantage of several rewards.
 
-- `sum`: their weighted sum is what `group_advantages` takes;
+- `sum`: `group_advantages` of their weighted sum;
 - `normalise`: each becomes an advantage by itself, and these are added up (GDPO, arXiv:2601.05242).
 """
 

@@ -1,4 +1,4 @@
-"""What to multiply a token's loss by when another arithmetic sampled it than the one that is trained."""
+"""Importance weights for samples drawn in another dtype or engine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def truncated_importance_weights(
     π_old is the policy in the trainer's arithmetic when the tokens were sampled, π_sampler the same weights in
     the engine's. Without truncation the weights make the expected gradient that of tokens sampled by π_old; the
     cap bounds their variance (Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL
-    Training", 2025; TRL's `token_truncate`). They are per token, so of what was sampled before a token
-    only that token's own share is mended, as there.
+    Training", 2025; TRL's `token_truncate`). They are per token, as there, so they do not correct
+    for the distribution of the tokens before it.
 
     Args:
         old_logprobs: [B, T] natural log-probabilities; anything where mask is False.

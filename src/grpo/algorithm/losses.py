@@ -1,8 +1,8 @@
 """A policy loss is a ratio level × a surrogate × token weights, plus a KL term.
 
-level      what is compared with the policy that sampled: a token, or the whole completion
-surrogate  what is made of the ratio: clipped, gated, or only its gradient at 1
-weights    how token losses are added up over the whole optimizer step
+level      unit of the probability ratio: a token, or the whole completion
+surrogate  function of the ratio: clipped, gated, or only its gradient at 1
+weights    of token losses in the sum over the whole optimizer step
 """
 
 from __future__ import annotations

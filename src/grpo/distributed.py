@@ -1,7 +1,7 @@
 """Processes that train one policy together: sums, agreement and the main rank.
 
 One process is the trivial case: nothing is exchanged, and values come back as they are. Several processes talk through
-the default group of `torch.distributed`, which whatever launched them has initialised.
+the default group of `torch.distributed`, which their launcher has initialised.
 
 All ranks must make the same exchanges in the same order, so every decision that changes what a rank does next goes
 through `any`, `all_agree` or `max`. An exchange is one all-gather of small messages. A rank that fails inside a `stage`
@@ -39,7 +39,7 @@ class _Message:
 
     Attributes:
         operation: name of the method; all ranks must have called the same.
-        failure: the error that ended the rank, in one line; None: it goes well.
+        failure: the error that ended the rank, in one line; None: there was none.
     """
 
     operation: str
@@ -67,7 +67,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes files and talks to the user."""
+        """True on the rank that writes files and prints."""
         return self.rank == _MAIN
 
     def gather(self, value: T) -> list[T]:
@@ -182,11 +182,11 @@ class Processes:
         return [message.value for message in messages]
 
     def _announce(self, failure: str) -> None:
-        """Take part in the other ranks' next exchange with a failure, once."""
+        """Send a failure as this rank's part of the next exchange, once."""
         if self.world_size == 1 or self._has_failed:
             return
         self._has_failed = True
-        # The error that is announced must reach the user, even if no other rank is left to hear of it.
+        # The announced error must reach the user even if no other rank is left to receive it.
         with suppress(RunError):
             self._all_gather(_Message("failure", failure=failure))
 

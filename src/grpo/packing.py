@@ -19,7 +19,7 @@ __all__ = ["PackedBatch", "PackedStep", "Segment", "StepCounts", "count_step", "
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Position of one prompt and of (some of) its completions in a packed row.
+    """Position of one prompt and (some of) its completions in a packed row.
 
     The row holds `[prompt | completion 1 | … | completion n]` from `start` on, without padding.
     """
@@ -64,7 +64,7 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True)
 class StepCounts:
-    """Counts of a whole optimizer step, from which the token weights are computed.
+    """Counts over a whole optimizer step, on all processes, from which token weights are made.
 
     Attributes:
         num_rollouts: completions of the step, those that are skipped, failed or masked out included.
@@ -82,8 +82,8 @@ class StepCounts:
 def count_step(groups: Sequence[ScoredGroup], *, loss_mask: Tensor | None = None) -> StepCounts:
     """Return the counts of a step.
 
-    Completions without spread or with a failed reward count in full, and masked-out ones count as
-    completions without tokens, as in TRL.
+    Completions of zero-variance groups and those with a failed reward count in full; masked-out ones count as
+    completions without tokens. TRL counts in the same way.
 
     Args:
         groups: all groups of the step, skipped ones included.
@@ -107,7 +107,7 @@ class PackedStep:
 
     Attributes:
         batches: the micro-batches, on the CPU.
-        counts: what the token weights are made from; they do not depend on how the step is cut.
+        counts: of the whole step; they do not depend on the way it is cut.
         recut: returns the same step's micro-batches under another token budget; None: no limit.
     """
 
@@ -122,7 +122,7 @@ class PackedStep:
 
     @property
     def can_be_cut(self) -> bool:
-        """Whether a row holds more than one completion."""
+        """True if a row holds more than one completion."""
         return any(len(batch.rollout_index) > 1 for batch in self.batches)
 
     def under(self, max_tokens: int | None) -> PackedStep:
@@ -190,7 +190,7 @@ def pack(
     """Return the step's micro-batches: one packed row each, on the CPU.
 
     A group that fits in the budget stays together; a larger one is split over several segments, each
-    with the prompt. Segments share rows, as few as first-fit needs and of about equal size; equal input
+    with the prompt. Segments are laid into as few rows as first-fit needs, of about equal size; equal input
     gives equal rows.
     Completions without a token that the loss counts are left out: they have no gradient. The list is
     empty when nothing is left.
@@ -200,10 +200,10 @@ def pack(
         advantages: [P, G, T] float; T at least the longest completion.
         max_tokens: budget of a row in tokens, prompts included; None: no limit. A completion that is
             longer with its prompt gets a row of its own.
-        min_batches: least number of rows, where there are that many completions.
-        trained: [P, G] bool; False leaves a completion out (a group without spread, say). None: all are in.
-        loss_mask: [P, G] bool; False for a completion whose tokens the loss does not count (a truncated one,
-            say). None: all count.
+        min_batches: make at least so many rows, if there are that many completions.
+        trained: [P, G] bool; False leaves a completion out (of a zero-variance group, for example). None: all are in.
+        loss_mask: [P, G] bool; False for a completion whose tokens the loss does not count (a truncated one, for
+            example). None: all count.
 
     Raises:
         DataError: a prompt has no tokens, so that nothing predicts its completions' first token.
@@ -249,18 +249,18 @@ def _pieces(
 
 
 def _first_fit(pieces: Sequence[_Piece], max_tokens: int | None) -> list[list[_Piece]]:
-    """Return the pieces in as few rows within the budget as possible, of about equal size where that fits too."""
+    """Return the pieces in as few rows within the budget as first-fit finds, of about equal size if that fits too."""
     sizes = [piece.size for piece in pieces]
     bins = _first_fit_decreasing(sizes, max_tokens)
     even = _evenly(sizes, len(bins))
-    # The largest row determines the peak of memory in a step.
+    # The largest row decides the peak of memory.
     if max_tokens is not None and all(sum(sizes[i] for i in bin_) <= max_tokens for bin_ in even):
         bins = even
     return [[pieces[i] for i in bin_] for bin_ in bins]
 
 
 def _first_fit_decreasing(sizes: Sequence[int], capacity: int | None) -> list[list[int]]:
-    """Return indices of `sizes` in bins of at most `capacity`; a size above that has a bin of its own."""
+    """Return indices of `sizes` in bins of at most `capacity`; an index with a larger size has a bin of its own."""
     if capacity is None:
         return [list(range(len(sizes)))] if sizes else []
     bins: list[list[int]] = []

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
-"""The divisor of a centred reward.
+"""Divisor of a centred reward.
 
 - `group`: the standard deviation of its group's rewards (GRPO, arXiv:2402.03300);
 - `batch`: the standard deviation of all rewards of the step (arXiv:2508.08221);
@@ -31,17 +31,17 @@ Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
 """
 
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
-"""The baseline that is subtracted from a reward.
+"""Subtrahend of a reward.
 
 - `mean`: the mean of its group;
 - `leave_one_out`: the mean of the others in its group (RLOO, arXiv:2402.14740).
 """
 
 Combine: TypeAlias = Literal["sum", "normalise"]
-"""Combination of several rewards into one advantage.
+"""Way to make one advantage of several rewards.
 
-- `sum`: their weighted sum is what `group_advantages` takes;
-- `normalise`: each reward becomes an advantage by itself, and the advantages are added up (GDPO, arXiv:2601.05242).
+- `sum`: `group_advantages` of their weighted sum;
+- `normalise`: each becomes an advantage by itself, and these are added up (GDPO, arXiv:2601.05242).
 """
 
 SumOverRanks: TypeAlias = Callable[[Tensor], Tensor]

@@ -17,8 +17,8 @@ def truncated_importance_weights(
     π_old is the policy in the trainer's arithmetic when the tokens were sampled, π_sampler the same weights in
     the engine's. Without truncation the weights make the expected gradient that of tokens sampled by π_old; the
     cap bounds their variance (Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL
-    Training", 2025; TRL's `token_truncate`). As in both, the weights are per token: they correct the probability
-    of the token itself, and not that of the tokens before it.
+    Training", 2025; TRL's `token_truncate`). They are per token, as there, so they do not correct
+    for the distribution of the tokens before it.
 
     Args:
         old_logprobs: [B, T] natural log-probabilities; anything where mask is False.

@@ -1,8 +1,8 @@
 """A policy loss is a ratio level × a surrogate × token weights, plus a KL term.
 
-level      the unit of the probability ratio: a token, or the whole completion
-surrogate  the function of the ratio: clipped, gated, or only its gradient at 1
-weights    the weights of the token losses in the sum over the whole optimizer step
+level      unit of the probability ratio: a token, or the whole completion
+surrogate  function of the ratio: clipped, gated, or only its gradient at 1
+weights    of token losses in the sum over the whole optimizer step
 """
 
 from __future__ import annotations

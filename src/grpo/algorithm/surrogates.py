@@ -1,4 +1,4 @@
-"""Surrogates by name: the functions of the probability ratio that a policy loss adds up."""
+"""Surrogate losses of the probability ratio, by name."""
 
 # The functions of a table share one signature, and each reads only the arguments that it needs.
 # ruff: noqa: ARG001
@@ -17,7 +17,7 @@ __all__ = ["SURROGATES", "Surrogate", "TrustRegion", "cispo", "clip", "reinforce
 
 @dataclass(frozen=True, slots=True)
 class TrustRegion:
-    """Limits on the distance from the sampling policy; each surrogate reads its own.
+    """Limits on the distance from the sampling policy; each surrogate reads those it needs.
 
     Attributes:
         epsilon: `clip` cuts ratios below 1 - epsilon.
@@ -35,7 +35,7 @@ class TrustRegion:
 
 
 class Surrogate(Protocol):
-    """A function of the ratio in a loss. All tensors are [B, T] float32; padding is finite and has weight 0."""
+    """(ratio, logprobs, advantages, region) → token losses, all [B, T] float32; padding is finite and has weight 0."""
 
     def __call__(self, ratio: Tensor, logprobs: Tensor, advantages: Tensor, region: TrustRegion, /) -> Tensor:
         """Return the loss of each token, to be minimised; the gradient flows through `ratio` and `logprobs`."""

@@ -23,7 +23,7 @@ class Progress:
     """The position of a run in its steps and its data, and its totals so far.
 
     Attributes:
-        step: steps completed, and the version of the weights.
+        step: completed steps, which is also the version of the weights.
         prompts_consumed: prompts taken from the data so far, those of resampled groups included.
         completion_tokens: tokens generated for training so far.
         elapsed_s: seconds of the run so far, evaluation included, over all its resumes.
@@ -147,8 +147,7 @@ def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return a copy without shared objects, so that equal states give equal bytes after a resume as well.
 
-    Pickle writes an object that it has already written as a reference, and two equal strings may or may not
-    be one object.
+    Pickle writes the second occurrence of an object as a reference; two equal strings may or may not be one object.
 
     Raises:
         TypeError: a value that `torch.load(weights_only=True)` would not read.

@@ -1,4 +1,4 @@
-"""LoRA through PEFT (arXiv:2106.09685): small float32 matrices are trained, the base stays as it is."""
+"""LoRA through PEFT (arXiv:2106.09685): small float32 matrices are trained, the base is frozen."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LoraSettings:
 
 
 def add_adapter(model: nn.Module, settings: LoraSettings, *, seed: int) -> nn.Module:
-    """Return `model` wrapped by PEFT with fresh adapters, which change nothing yet; only they are trainable.
+    """Return `model` wrapped by PEFT with fresh adapters that change no output yet; only they are trainable.
 
     Raises:
         ModelError: a target names no linear module.
@@ -96,7 +96,7 @@ def load_adapter(model: nn.Module, directory: Path, *, trainable: bool) -> nn.Mo
 
 
 def keep_adapter_copy(model: Any) -> None:
-    """Keep a frozen copy of the adapter as it is now: the reference of a run that goes on training it."""
+    """Keep a frozen copy of the present adapter: the reference of a run that trains it further."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     weights = get_peft_model_state_dict(model, adapter_name=TRAINED, save_embedding_layers=False)
@@ -126,7 +126,7 @@ def save_adapter(model: Any, directory: Path, *, base: str) -> None:
     """Write adapter weights and configuration; the same adapter gives the same bytes.
 
     Args:
-        base: what `AutoModelForCausalLM` and PEFT load the base from.
+        base: name or directory from which `AutoModelForCausalLM` and PEFT load the base.
     """
     import json
 
@@ -138,7 +138,7 @@ def save_adapter(model: Any, directory: Path, *, base: str) -> None:
     save_file(tensors, directory / WEIGHTS_FILE, metadata={"format": "pt"})
     config = model.peft_config[TRAINED].to_dict()
     config |= {"base_model_name_or_path": base, "inference_mode": True}
-    # A set's order differs from process to process.
+    # The order of a set differs between processes.
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     text = json.dumps(config, indent=2, sort_keys=True)
     (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
@@ -148,7 +148,7 @@ def load_adapter_weights(model: Any, directory: Path) -> None:
     """Put the weights that `save_adapter` wrote into the adapter that is trained.
 
     Raises:
-        CheckpointError: they are missing, or of another model.
+        CheckpointError: the weights are missing, or of another model.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file

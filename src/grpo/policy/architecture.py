@@ -1,7 +1,7 @@
-"""Which architectures our attention can serve, told by their configuration and by what their layers pass to it.
+"""Checks that our attention can serve an architecture: its configuration, and the arguments that its layers pass.
 
-Numbers alone cannot tell: a trial of a few tokens does not reach beyond a sliding window or the chunk a layer attends
-within.
+A comparison of outputs does not suffice: a trial of a few tokens does not reach beyond a sliding window or an attention
+chunk.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from grpo.policy.attention import Attend, Scoring
 
-__all__ = ["WindowWitness", "why_not_its_layers", "why_not_its_windows"]
+__all__ = ["WindowRecorder", "why_not_its_layers", "why_not_its_windows"]
 
 
-class WindowWitness:
-    """Hands on to `attend` and notes which sliding window each layer asked for.
+class WindowRecorder:
+    """Calls `attend` and records the sliding window that each layer passes.
 
     Attributes:
         windows: one for each call, in order; None: no limit.
@@ -33,7 +33,7 @@ class WindowWitness:
 
 
 def why_not_its_layers(config: Any) -> str | None:
-    """Return which kind of layer our attention has no room for, None if it has for all.
+    """Return the reason why our attention cannot serve a kind of layer, None if it serves all.
 
     Args:
         config: the text model's, as `get_text_config()` returns it.
@@ -47,11 +47,11 @@ def why_not_its_layers(config: Any) -> str | None:
 
 
 def why_not_its_windows(config: Any, windows: Sequence[int | None]) -> str | None:
-    """Return which layers do not tell our attention what they see, None if all do.
+    """Return the reason why our attention does not know the layers' windows, None if it does.
 
     Args:
         config: the text model's, as `get_text_config()` returns it.
-        windows: what a `WindowWitness` noted in one forward pass.
+        windows: recorded by a `WindowRecorder` in one forward pass.
     """
     if len(windows) != config.num_hidden_layers:
         return f"{len(windows)} of its {config.num_hidden_layers} layers use exchangeable attention"
@@ -60,7 +60,7 @@ def why_not_its_windows(config: Any, windows: Sequence[int | None]) -> str | Non
     if not getattr(config, "sliding_window", None):
         num_windowed = 0
     if sum(window is not None for window in windows) != num_windowed:
-        return "its layers do not tell their sliding window"
+        return "its layers do not pass their sliding window"
     return None
 
 

@@ -1,12 +1,12 @@
 """One attention function for everything that runs the model.
 
 Training (packed rows), the engine (its own cache) and plain calls all run the same Hugging Face module. The
-module calls the function that is registered here, and a keyword argument of its `forward` says what to do:
+module calls the function that is registered here, and the keyword argument `attend` of its `forward` replaces it:
 
     model(input_ids=…, position_ids=…, attention_mask=placeholder_mask(device), attend=layout, use_cache=False)
 
 `attend` is any object with the verb of the protocol `Attend`; the same object is handed to every layer.
-Without it the call is an ordinary one, cache and mask included, and gives what eager attention gives.
+Without it the call is an ordinary one, cache and mask included, and gives the output of eager attention.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ ATTENTION_NAME = "grpo"
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """What a layer makes of the dot products of queries and keys.
+    """Transformation of the dot products of queries and keys into scores.
 
     Attributes:
-        scaling: what they are multiplied by.
+        scaling: factor on the dot products.
         sliding_window: a query sees keys at distance 0 … window - 1; None: no limit.
         softcap: scores s become softcap · tanh(s / softcap); None: as they are.
         sinks: [H] logits of a key without a value that every query sees; None: there is none.
@@ -52,7 +52,7 @@ class Scoring:
 
 
 class Attend(Protocol):
-    """How the tokens of one forward pass see each other."""
+    """Attention among the tokens of one forward pass."""
 
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return [B, N, H, D_v]: the values each query gathers.
@@ -96,7 +96,7 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output, None
-    # SDPA has no room for a soft cap or sinks and would leave them out without a word.
+    # SDPA has no arguments for a soft cap or sinks, and transformers would drop them silently.
     output = masked_attention(
         query,
         key,
@@ -125,7 +125,7 @@ def masked_attention(
         query: [B, H, L, D].
         key: [B, H_kv, S, D]; H is a multiple of H_kv.
         value: [B, H_kv, S, D_v].
-        scoring: its sliding window is the caller's to put into `mask`.
+        scoring: its sliding window is not applied here; the caller puts it into `mask`.
         mask: broadcastable to [B, H, L, S]; bool (True: is seen) or a float that is added to the scores.
         is_causal: query i sees keys 0 … i; only without a mask.
     """
@@ -169,7 +169,7 @@ def placeholder_mask(device: torch.device | str) -> Tensor:
 
 
 def register_attention() -> None:
-    """Make `ATTENTION_NAME` known to transformers; calling it again does nothing new."""
+    """Make `ATTENTION_NAME` known to transformers; a second call has no effect."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -191,7 +191,7 @@ def causal_lm(model: nn.Module) -> nn.Module:
 def use_attention(model: nn.Module) -> bool:
     """Make `model` (PEFT-wrapped or not) call `attention`; return whether its architecture allows it.
 
-    Where it does not, the model is left as it was: it runs, but `attend` never reaches its layers.
+    If it does not, the model is left as it was: it runs, but `attend` never reaches its layers.
     """
     register_attention()
     inner: Any = causal_lm(model)

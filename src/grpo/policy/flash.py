@@ -1,7 +1,7 @@
-"""The CPU kernel behind PyTorch's SDPA, which gives the log of softmax's sums as well; SDPA keeps them to itself.
+"""The CPU kernel behind PyTorch's SDPA; unlike SDPA, it also returns the log of softmax's sums.
 
-With them attention over two sets of keys can be merged, and a part's gradients be had from the merged output
-(arXiv:2205.14135, algorithm 4). The operators are PyTorch's own but not public, so they are tried once.
+With these sums attention over two sets of keys can be merged, and the gradients of a part follow from the merged output
+(arXiv:2205.14135, algorithm 4). The operators belong to PyTorch but are not public, so they are tried once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 __all__ = ["flash_attention", "flash_gradients", "flash_works"]
 
 _GROUPED_SINCE = (2, 9)
-"""Before this version of PyTorch the kernel took it that there were as many key heads, and read beyond them."""
+"""First version of PyTorch whose kernel takes fewer key heads than query heads; earlier ones read beyond the keys."""
 
 
 def flash_attention(
@@ -26,7 +26,7 @@ def flash_attention(
     Args:
         query: [B, H, L, D].
         key, value: [B, H_kv, S, D]; see `flash_works` for H_kv < H.
-        scaling: what scores are multiplied by.
+        scaling: factor on the scores.
         causal: query i sees keys 0 … i.
         mask: added to the scores [B, H, L, S]; not together with `causal`.
     """
@@ -39,7 +39,7 @@ def flash_attention(
 def flash_gradients(
     gradient: Tensor, saved: Sequence[Tensor], log_sum: Tensor, *, scaling: float, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what these keys add to the gradients of query, key and value, given the output and sums of all keys.
+    """Return the part of these keys in the gradients of query, key and value, given the output and sums of all keys.
 
     Args:
         gradient: [B, H, L, D], of the output.
@@ -56,9 +56,9 @@ def flash_gradients(
 @torch.inference_mode(False)
 @torch.no_grad()
 def flash_works(*, grouped: bool) -> bool:
-    """Return whether both operators are there and right, for fewer key heads than query heads if `grouped`."""
+    """Return whether both operators exist and compute correctly, for fewer key heads than query heads if `grouped`."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    # No trial: reading and writing beyond the keys might show only much later.
+    # Not tried: reading and writing beyond the keys might crash only much later.
     if grouped and version < _GROUPED_SINCE:
         return False
     with torch.autocast("cpu", enabled=False):

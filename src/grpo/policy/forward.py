@@ -1,4 +1,4 @@
-"""The forward pass that gives log-probabilities, in the way the architecture can take."""
+"""The forward pass that gives log-probabilities, in the fastest form that the architecture allows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["LogprobForward"]
 
 @dataclass(frozen=True, slots=True)
 class LogprobForward:
-    """How to get the log-probabilities of a batch's completions out of a model.
+    """Computes the log-probabilities of a batch's completions with a model.
 
     Attributes:
         packed: completions share one copy of their prompt; otherwise each is a padded row with its own.
@@ -85,7 +85,7 @@ class LogprobForward:
             inputs = {"input_ids": rows.token_ids, "position_ids": rows.positions, "attention_mask": rows.mask}
             return inputs, rows.predicted_by
         device = batch.token_ids.device
-        # Tokens that nobody sees and nothing is asked of; a given `attend` knows the row as it is.
+        # Tokens that no other token sees and no target needs; a given `attend` knows the row without them.
         filling = 0 if attend is not None else -len(batch.token_ids) % LENGTH_MULTIPLE
         packed_inputs: dict[str, Any] = {
             "input_ids": F.pad(batch.token_ids, (0, filling))[None],

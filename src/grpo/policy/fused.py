@@ -1,9 +1,9 @@
-"""Layers between the matrix products, with fewer passes over memory and less kept for the backward pass.
+"""Layers between the matrix products, with fewer passes over memory and fewer tensors kept for the backward pass.
 
 transformers writes RMS normalisation (arXiv:1910.07467) and the gated unit (arXiv:2002.05202) as chains of small
 operations, each with an intermediate result of its own, which on a CPU cost more than the arithmetic.
-`use_fused_layers` gives such layers a forward that keeps only its input; every layer must first show that it
-computes the same.
+`use_fused_layers` gives such layers a forward that keeps only its input; a trial must show first, for each layer, that
+the outputs are the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 __all__ = ["FusedGatedUnit", "FusedRMSNorm", "compile_layers", "use_fused_layers"]
 
 _TOLERANCE = 1e-4
-"""Of the largest output; SiLU and GELU differ by a hundred times as much."""
+"""Largest difference, relative to the largest output; SiLU and GELU differ by a hundred times as much."""
 
 
 _MOST_VARIANTS = 64
@@ -54,9 +54,9 @@ class FusedGatedUnit(nn.Module):
 
 
 def use_fused_layers(model: nn.Module) -> None:
-    """Give the layers of `model` that are such layers their fused forward.
+    """Give the RMS norms and gated units of `model` their fused forward.
 
-    Parameters, names and what is saved stay as they are. Only on the CPU in float32: elsewhere other kernels win.
+    Parameters, their names and saved files stay the same. Only on the CPU in float32; elsewhere other kernels win.
     """
     for module in model.modules():
         kind = _fused_kind(module)
@@ -65,9 +65,9 @@ def use_fused_layers(model: nn.Module) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Let `torch.compile` have the norms and gated units of `model`, for any number of tokens, as they are first run.
+    """Compile the norms and gated units of `model` with `torch.compile` when they first run, for any number of tokens.
 
-    Attention stays outside: what a row's tokens see differs from batch to batch, and would be compiled anew each time.
+    Attention is left out: its layout differs between batches, and each would be compiled again.
     """
     # One function for all norms of a model, in a few variants (of rank, of gradients): the usual limit of 8 is too low.
     torch._dynamo.config.recompile_limit = max(_MOST_VARIANTS, torch._dynamo.config.recompile_limit)
@@ -118,7 +118,7 @@ def _rms_norm(rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def _fused_kind(module: nn.Module) -> type[nn.Module] | None:
-    """Return what `module` looks like; None: something else."""
+    """Return the fused class that fits `module`; None if none does."""
     children, name = dict(module.named_children()), type(module).__name__
     if name.endswith("RMSNorm") and not children and hasattr(module, "variance_epsilon") and hasattr(module, "weight"):
         return FusedRMSNorm
@@ -128,7 +128,7 @@ def _fused_kind(module: nn.Module) -> type[nn.Module] | None:
 
 
 def _computes_the_same(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Return whether `kind`'s forward gives what the module's own does, on a few random rows."""
+    """Return whether the forward of `kind` gives the output of the module's own, on a few random rows."""
     parameters = list(module.parameters())
     if not parameters or any(each.dtype != torch.float32 or each.device.type != "cpu" for each in parameters):
         return False
@@ -139,7 +139,7 @@ def _computes_the_same(module: nn.Module, kind: type[nn.Module]) -> bool:
             expected = module(rows)
             module.__class__ = kind
             found = module(rows)
-    # Whatever it is that cannot be called like that is not one of these layers.
+    # A layer that cannot be called like this is not one of these.
     except Exception:
         return False
     finally:

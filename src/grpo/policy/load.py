@@ -1,4 +1,4 @@
-"""From a model's name to a `Policy`."""
+"""Loading: a model's name → a `Policy`."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def load_policy(
     """Return the policy, ready to be trained and sampled from.
 
     The model's own dropout is switched off for good (`from_pretrained` leaves it in the config): noise in the
-    log-probabilities would stand between the policy that sampled and the one that is trained. Adapters keep theirs.
+    log-probabilities would separate the policy that sampled from the one that is trained. Adapters keep theirs.
 
     Args:
         model: "tiny", a Hub id, a model's, adapter's or run's directory, or a model in memory, which is then
-            trained in place (a PEFT-wrapped one goes on training its adapter).
+            trained in place (with PEFT, its adapter is trained further).
         tokenizer: None: the model's own.
-        dtype: "float32" or "bfloat16", what the model computes in; "auto": bfloat16 on a GPU, float32 on a CPU.
+        dtype: "float32" or "bfloat16", the type of the computations; "auto": bfloat16 on a GPU, float32 on a CPU.
             Weights that are trained are float32 in any case; under LoRA "bfloat16" also halves the frozen base.
         device: "cpu", "cuda" or "cuda:1"; "auto": a GPU if there is one.
         lora: train adapters of this shape; None: all weights, or the adapter if `model` is one.
@@ -73,7 +73,7 @@ def load_policy(
     had_adapter = hasattr(module, "peft_config")
     trains_adapter = had_adapter or lora is not None
     if had_adapter:
-        _take_up_adapter(module, lora)
+        _activate_adapter(module, lora)
     tokenizer = load_tokenizer(tokenizer, source)
     end_token_ids = find_end_tokens(causal_lm(module), tokenizer)
     pad_token_id = choose_pad_token(causal_lm(module), tokenizer, end_token_ids)
@@ -99,7 +99,7 @@ def load_policy(
         logger.warning(
             "the base model in memory has no name: what is saved is the adapter alone, keep the base beside it"
         )
-    # Adapters have brought new layers.
+    # Adapters have added layers.
     use_fast_products(module)
     if gradient_checkpointing:
         _checkpoint_gradients(causal_lm(module))
@@ -117,7 +117,7 @@ def load_policy(
 
 
 def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[ModelSource | None, nn.Module]:
-    """Return the model and where its files are, None if it has none."""
+    """Return the model and the place of its files, None if it has none."""
     if isinstance(model, (str, Path)):
         source = find_source(model, revision=revision)
         return source, load_model(source, dtype=dtype)
@@ -130,8 +130,8 @@ def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[
         return None, model
 
 
-def _take_up_adapter(module: Any, lora: LoraSettings | None) -> None:
-    """Make the adapter that the model came with the one that is trained."""
+def _activate_adapter(module: Any, lora: LoraSettings | None) -> None:
+    """Make the adapter of the given model the one that is trained."""
     if lora is not None:
         raise ConfigError("the model is an adapter already: leave out LoRA's settings to go on training it")
     if module.active_adapters != [TRAINED]:
@@ -175,19 +175,19 @@ def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 
 def _switch_off_dropout(module: nn.Module) -> None:
-    quiet: dict[int, Any] = {}
+    without_dropout: dict[int, Any] = {}
     for name, part in module.named_modules():
         if "lora_dropout" in name:
             continue
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        # Layers hand a plain number to a function or skip themselves by it.
+        # Some layers pass a plain number to a function, or decide by it to skip themselves.
         for attribute in _dropout_names(part):
             setattr(part, attribute, 0.0)
         config = vars(part).get("config")
-        # Some layers ask their configuration each time. The models' own, which is saved, stays as it is.
+        # Some layers read their configuration at every call. The model's own, which is saved, stays as it is.
         if config is not None and not hasattr(part, "save_pretrained") and _dropout_names(config):
-            part.config = quiet.setdefault(id(config), _without_dropout(config))
+            part.config = without_dropout.setdefault(id(config), _without_dropout(config))
 
 
 def _dropout_names(holder: object) -> list[str]:
@@ -223,7 +223,7 @@ def _other_reference(
 
 
 def _speed_up(module: nn.Module, *, compile: bool = False) -> None:
-    """Give layers their faster forms; what is computed and what is saved stay the same."""
+    """Give layers their faster forms; outputs and saved files stay the same."""
     use_fast_products(module)
     if compile:
         compile_layers(module)
@@ -232,7 +232,7 @@ def _speed_up(module: nn.Module, *, compile: bool = False) -> None:
 
 
 def _make_savable(module: Any) -> None:
-    """Mend the generation settings of some published models, which transformers loads but refuses to save."""
+    """Correct the generation settings of some published models, which transformers loads but refuses to save."""
     settings = getattr(module, "generation_config", None)
     if settings is None:
         return
@@ -249,7 +249,7 @@ def _checkpoint_gradients(module: Any) -> None:
 
 
 def _base_name(source: ModelSource | None) -> str:
-    """Return what transformers and PEFT load the base of adapters by."""
+    """Return the name by which transformers and PEFT load the base of adapters."""
     if source is None:
         return ""
     return (find_source(source.base) if source.base is not None else source).loadable_name

@@ -2,8 +2,8 @@
 
 A softmax over two sets of keys is the softmaxes over each, weighted by their sums (arXiv:1805.02867). So all
 completions of a prompt attend to its keys in one call without a mask, no key is copied for a completion, and every
-token attends to its own sequence in causal blocks. The backward pass hands each part the merged output and the log of
-the merged sum, from which the kernel makes that part's share of the gradients (arXiv:2205.14135, algorithm 4).
+token attends to its own sequence in causal blocks. The backward pass gives each part the merged output and the log of
+the merged sum, from which the kernel computes that part's share of the gradients (arXiv:2205.14135, algorithm 4).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Causal:
 
 @dataclass(frozen=True)
 class MergedPlan:
-    """What attends to what in a packed row.
+    """Plan of the attention in a packed row.
 
     Attributes:
         blocks: together they hold every prompt and every completion once.
@@ -93,7 +93,7 @@ def merged_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float, 
         query: [N, H, D].
         key: [N, H_kv, D]; H is a multiple of H_kv.
         value: [N, H_kv, D].
-        scaling: what scores are multiplied by.
+        scaling: factor on the scores.
     """
     result: Tensor = _Merged.apply(query, key, value, scaling, plan)  # type: ignore[no-untyped-call]
     return result

@@ -25,14 +25,14 @@ __all__ = ["Policy", "Reference"]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A frozen model beside the policy, and how to run it."""
+    """A frozen model beside the policy, with its forward."""
 
     model: nn.Module
     forward: LogprobForward
 
 
 class Policy:
-    """A causal language model that is trained, its tokenizer, and what the loss measures it against.
+    """A causal language model that is trained, its tokenizer, and the reference of the KL term.
 
     Attributes:
         model: the Hugging Face module, PEFT-wrapped under LoRA; the engine runs the same one. It is in training
@@ -41,8 +41,8 @@ class Policy:
         end_token_ids: sorted ids that end a completion.
         device: where the weights are.
         compute_dtype: of matrix products: float32, or bfloat16 through autocast over float32 master weights.
-        base_name: what the base of adapters is loaded by; "" for an object without a name.
-        forward: the way this architecture is run; `forward.packed` tells whether completions share their prompt.
+        base_name: name by which the base of adapters is loaded; "" for an object without a name.
+        forward: computes log-probabilities; `forward.packed` is True if completions share their prompt.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class Policy:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether adapters are trained instead of the model's own weights."""
+        """True if adapters are trained instead of the model's own weights."""
         return hasattr(self.model, "peft_config")
 
     @property
     def has_dropout(self) -> bool:
-        """Whether log-probabilities with gradients are noisy: adapters with dropout."""
+        """True if log-probabilities with gradients are noisy: adapters with dropout."""
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules())
 
     @property
     def has_reference(self) -> bool:
-        """Whether `reference_logprobs` can be asked for."""
+        """True if `reference_logprobs` may be called."""
         return self._reference is not None or self._reference_is_adapter
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens, prompt and completion together, that the architecture has positions for; None: no limit."""
+        """Most tokens of prompt and completion together for which the architecture has positions; None: no limit."""
         config: Any = causal_lm(self.model).config
         return getattr(config.get_text_config(), "max_position_embeddings", None)
 
@@ -113,7 +113,7 @@ class Policy:
     def token_logprobs(self, batch: PackedBatch, *, temperature: float, entropy: bool = False) -> TokenLogprobs:
         """Return log-probabilities [B, T] of the batch's completions and, on request, entropies (without gradient).
 
-        Where gradients are on, they flow into `trainable_parameters` and dropout is on; under `torch.no_grad`
+        With gradients enabled, they flow into `trainable_parameters` and dropout is on; under `torch.no_grad`
         dropout is off.
         """
         self._set_training(torch.is_grad_enabled())
@@ -133,7 +133,7 @@ class Policy:
             return self.forward(self.model, batch, temperature=temperature).logprobs
 
     def save(self, directory: Path) -> None:
-        """Write what `AutoModelForCausalLM` and `AutoTokenizer` load: the model, or the adapter and its base's name."""
+        """Write files that transformers' Auto classes load: tokenizer and model, or the adapter with its base's name."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.has_adapter:
             save_adapter(self.model, directory, base=self.base_name)
@@ -145,7 +145,7 @@ class Policy:
     def load_weights(self, directory: Path) -> None:
         """Put the weights that `save` wrote in place of the present ones, bit for bit.
 
-        Parameters stay the same objects, so that optimizer and engine keep seeing them. The reference stays as it is.
+        Parameters stay the same objects, so optimizer and engine still refer to them. The reference stays as it is.
 
         Raises:
             CheckpointError: they are missing, damaged or of another model.

@@ -1,8 +1,8 @@
 """Matrix products of linear layers by the faster of PyTorch's two CPU libraries.
 
 PyTorch multiplies float32 matrices on x86 with MKL, which on processors other than Intel's reaches half of what
-oneDNN does (docs/performance.md). `use_fast_products` makes a model's linear layers take oneDNN where it can be
-had, forward and backward; everywhere else they stay what they were.
+oneDNN does (docs/performance.md). `use_fast_products` makes a model's linear layers use oneDNN where it is available,
+forward and backward; elsewhere it changes nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 LENGTH_MULTIPLE = 64
-"""What numbers of rows should be multiples of: oneDNN compiles a kernel for every one, which takes milliseconds and
-stays in memory."""
+"""Divisor of the numbers of rows: oneDNN compiles a kernel for each number, which takes milliseconds and stays in
+memory."""
 
 _TOLERANCE = 1e-4
 _HALF_TOLERANCE = 0.25
@@ -50,7 +50,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def has_packed_product(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether `packed_product` can be had for matrices of that type there."""
+    """Return whether `packed_product` is available for matrices of that type on that device."""
     return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and _onednn_works(dtype)
 
 
@@ -70,17 +70,17 @@ def packed_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 class FastLinear(nn.Linear):
-    """A linear layer that calls `product`; a layer of any age becomes one by taking this class."""
+    """A linear layer that calls `product`; an existing `nn.Linear` becomes one when its class is replaced."""
 
     def forward(self, input: Tensor) -> Tensor:
         return product(input, self.weight, self.bias)
 
 
 def use_fast_products(model: nn.Module) -> None:
-    """Make every plain linear layer of `model` a `FastLinear`, if this machine has something faster.
+    """Make every plain linear layer of `model` a `FastLinear`, if this machine has oneDNN.
 
-    Subclasses of `nn.Linear` are left alone: they do something of their own. Parameters, names and what is saved
-    stay as they are.
+    Subclasses of `nn.Linear` are left alone: their forward is another one. Parameters, their names and saved files stay
+    the same.
     """
     if not _onednn_works():
         return
@@ -135,7 +135,7 @@ def _takes_onednn(rows: Tensor, weight: Tensor) -> bool:
 
 @cache
 def _onednn_works(dtype: torch.dtype = torch.float32) -> bool:
-    """Return whether oneDNN is there and multiplies right, tried once on a small product."""
+    """Return whether oneDNN is available and multiplies correctly, tried once on a small product."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)
@@ -148,7 +148,7 @@ def _onednn_works(dtype: torch.dtype = torch.float32) -> bool:
                 _onednn(rows.t().contiguous(), rows.t(), None),
                 _onednn(rows, packed, None),
             )
-        # The operators are PyTorch's own but not public: another version may lack them or name them otherwise.
+        # The operators belong to PyTorch but are not public: another version may lack or rename them.
         except (AttributeError, RuntimeError, TypeError):
             return False
         across = rows @ weight.t()

@@ -1,4 +1,4 @@
-"""Which forward an architecture can take: decided by its configuration and by trying.
+"""Choice of the forward for an architecture, by its configuration and by trial.
 
 On a handful of random tokens, packed rows and the chunked head must give the log-probabilities of the plain
 padded forward, and every attention layer must have asked for its attention with the window it is configured for.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo.packing import PackedBatch, pack
-from grpo.policy.architecture import WindowWitness, why_not_its_layers, why_not_its_windows
+from grpo.policy.architecture import WindowRecorder, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import Attend, causal_lm
 from grpo.policy.forward import LogprobForward
 from grpo.policy.shared_prefix import SharedPrefixLayout
@@ -24,17 +24,17 @@ __all__ = ["choose_forward"]
 logger = logging.getLogger(__name__)
 
 FLOAT32_TOLERANCE = 1e-4
-"""Mean difference between log-probabilities of two float32 forwards that mean the same."""
+"""Largest mean difference between log-probabilities that counts as rounding in float32."""
 
 HALF_TOLERANCE = 0.15
-"""The same for 16-bit weights, whose logits are rounded to about 2^-8 of their size."""
+"""The same for 16-bit weights; their logits are rounded to about 2^-8 of their size."""
 
 GROUPS = ((5, (3, 4)), (3, (2, 1)))
 """Prompt length and completion lengths of each group of random tokens."""
 
 
 def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> LogprobForward:
-    """Return the fastest forward that gives this model's own log-probabilities; logs a warning for what it lacks.
+    """Return the fastest forward that gives this model's own log-probabilities; logs a warning for each slower path.
 
     Args:
         model: a causal language model, PEFT-wrapped or not.
@@ -62,7 +62,7 @@ def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> 
 
 
 def _why_not_chunked(model: nn.Module, batch: PackedBatch, expected: Tensor, pad_token_id: int) -> str | None:
-    """Return why the hidden states cannot go through the output head by themselves, None if they can."""
+    """Return the reason why the hidden states cannot go through the output head alone, None if they can."""
     if output_head(model) is None:
         return "it names no output layer"
     forward = LogprobForward(packed=False, chunked=True, pad_token_id=pad_token_id)
@@ -70,23 +70,23 @@ def _why_not_chunked(model: nn.Module, batch: PackedBatch, expected: Tensor, pad
 
 
 def _why_not_packed(model: nn.Module, batch: PackedBatch, expected: Tensor, forward: LogprobForward) -> str | None:
-    """Return why completions cannot share a prompt, None if they can."""
+    """Return the reason why completions cannot share a prompt, None if they can."""
     config = causal_lm(model).config.get_text_config()  # type: ignore[operator,union-attr]
-    witness = WindowWitness(SharedPrefixLayout(batch.segments, len(batch.token_ids), batch.token_ids.device))
+    recorder = WindowRecorder(SharedPrefixLayout(batch.segments, len(batch.token_ids), batch.token_ids.device))
     return (
         why_not_its_layers(config)
-        or _difference(forward, model, batch, expected, witness)
-        or why_not_its_windows(config, witness.windows)
+        or _difference(forward, model, batch, expected, recorder)
+        or why_not_its_windows(config, recorder.windows)
     )
 
 
 def _difference(
     forward: LogprobForward, model: nn.Module, batch: PackedBatch, expected: Tensor, attend: Attend | None = None
 ) -> str | None:
-    """Return how `forward` fails to give the `expected` log-probabilities, None if it gives them."""
+    """Return the reason why `forward` does not give the `expected` log-probabilities, None if it does."""
     try:
         logprobs = forward(model, batch, temperature=1.0, attend=attend).logprobs
-    # Any failure here only means that the plain way has to be taken.
+    # After any failure the plain forward is used.
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     exact = all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.is_floating_point())

@@ -1,8 +1,8 @@
 """Attention over packed rows: completions share one copy of their prompt.
 
 In a row `[prompt | completion 1 | … | completion n | next prompt | …]` a prompt sees itself, a completion sees
-its prompt and itself, both causally. `SharedPrefixLayout` knows where everything lies; it is made once for a
-batch and handed to every layer as `attend` (see `attention.py`).
+its prompt and itself, both causally. `SharedPrefixLayout` holds the positions of all of them; it is made once for a
+batch and passed to every layer as `attend` (see `attention.py`).
 
 On a CPU, where prompts are more than a few tokens, `merged_attention` reads each prompt's keys in place. Otherwise the
 row is cut into blocks: some prompts, or some completions each with its prompt's keys before its own, padded to the
@@ -28,7 +28,7 @@ from grpo.policy.spans import Span, completion_spans, of_like_shape, prompt_span
 __all__ = ["SharedPrefixLayout"]
 
 LONG_PROMPT = 32
-"""From so many tokens a prompt, on average, a copy for every completion costs more than a second kernel."""
+"""Average prompt length in tokens from which a copy for every completion costs more than a second kernel."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class _Block:
         is_real: [B * L] bool, False where `queries` is padding.
         keys: [B * (P + L)] long.
         prefix_lengths: [B] long, P or less.
-        same_prefix: whether they are all P.
-        masks: by window; what `mask` made so far.
+        same_prefix: True if they are all P.
+        masks: cache of `mask`, by window.
     """
 
     size: int
@@ -76,7 +76,7 @@ class _Block:
 
 
 class SharedPrefixLayout:
-    """Who sees whom in one packed row; an `Attend`.
+    """Attention in one packed row; an `Attend`.
 
     Args:
         segments: the row's segments; the completions of each follow its prompt without a gap.
@@ -89,7 +89,7 @@ class SharedPrefixLayout:
         self._longest = max((s.prompt_length + max(s.completion_lengths, default=0) for s in segments), default=0)
         shared = sum(segment.prompt_length for segment in segments)
         long = shared >= LONG_PROMPT * len(segments)
-        # Asked here and not by a layer, whose modes and recomputation must not meet the trial.
+        # Decided here and not in a layer: the trial must not run under its autocast, or in its recomputation.
         self._merges = long and torch.device(device).type == "cpu" and flash_works(grouped=False)
         self._merges_grouped = self._merges and flash_works(grouped=True)
 

@@ -1,4 +1,4 @@
-"""A second module over the same weights: what reads with the policy's base costs the memory of its adapters only."""
+"""A second module over the same weights: a reward model on the policy's base needs memory for its adapters only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ __all__ = ["shared_copy"]
 def shared_copy(base: nn.Module) -> nn.Module:
     """Return a module of the same structure in evaluation mode whose weights lie in the memory of `base`'s.
 
-    Parameters are objects of their own over the same storage: whether they are trained, where they are moved and
-    what is wrapped around them is the copy's own affair, while a weight that is changed in place in `base`
-    changes in the copy as well. It is meant for a base that is frozen, as under LoRA. Adapters on `base`
-    (PEFT's) are left out of the copy.
+    Parameters are separate objects over the same storage. The copy may be frozen, moved or wrapped without effect on
+    `base`, while a weight that is changed in place in `base` changes in the copy as well. The base should be frozen,
+    as under LoRA. PEFT's adapters on `base` are left out of the copy.
 
     Raises:
-        ModelError: adapters are merged into the weights of `base`, so that it cannot be had without them.
+        ModelError: adapters are merged into the weights of `base`, so a copy without them is impossible.
     """
     if any(getattr(module, "merged", False) for module in base.modules()):
         raise ModelError("adapters are merged into the model, so that its base cannot be shared: unmerge them first")
@@ -35,7 +34,7 @@ def shared_copy(base: nn.Module) -> nn.Module:
 
 
 def _view(tensor: Tensor) -> Tensor:
-    """Return what stands for a tensor of the original; other classes (quantized weights) carry more than their data."""
+    """Return a parameter over the same storage; the tensor itself if it is of another class (quantized weights)."""
     if type(tensor) is nn.Parameter:
         return nn.Parameter(tensor.detach(), requires_grad=False)
     return tensor

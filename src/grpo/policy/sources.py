@@ -1,4 +1,4 @@
-"""Where a model's files are: `tiny`, a directory, a run's directory, or the Hub."""
+"""Location of a model's files: `tiny`, a directory, a run's directory, or the Hub."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from grpo.policy.tiny import TINY_DIRECTORY
 __all__ = ["ModelSource", "find_source", "is_hub_name"]
 
 _RUNS = "runs"
-"""The folder that runs are written to; no organisation of the Hub."""
+"""Folder that runs are written to; a name that begins with it is never looked up on the Hub."""
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 HUB_TIMEOUT_S = 10.0
 
 FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What is fetched from the Hub: nothing that can hold code."""
+"""Patterns of the files that are fetched from the Hub, none of which can hold code."""
 
 OTHER_FILES = ["*/*", "consolidated*"]
 """Weights in other formats, which some repositories carry beside the ordinary ones."""
@@ -49,7 +49,7 @@ class ModelSource:
 
 
 def find_source(model: str | Path, *, revision: str | None = None) -> ModelSource:
-    """Return where `model` is, fetched from the Hub if need be.
+    """Return the location of `model`, after fetching it from the Hub if necessary.
 
     Args:
         model: "tiny", a model's or adapter's directory, a run's directory (its `final_model`, else its newest
@@ -104,7 +104,7 @@ def _saved_models(run: Path) -> list[Path]:
 
 
 def _nothing_saved(place: Path) -> str:
-    """Return what to say of a directory without a model; of a run, which other one has one."""
+    """Return the error message for a directory without a model; for a run, name another run that has one."""
     if not (place / "config.yaml").is_file():
         return f"{place} holds no model: no config.json, adapter_config.json, final_model/ or checkpoint-*/"
     directory = place.resolve()
@@ -148,7 +148,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
 
     online = True
     try:
-        # Asked first and once, since a download would try for minutes.
+        # One request first: a download would retry for minutes.
         HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
     except GatedRepoError as error:
         raise ModelError(
@@ -163,7 +163,7 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
                 f"no model {name!r}{at}: it is neither a directory nor on the Hub{_did_you_mean(Path(name))}"
             ) from error
         online = False
-    # Whatever the HTTP client raises without a network.
+    # The exceptions of the HTTP client without a network.
     except Exception:
         online = False
     try:

@@ -1,4 +1,4 @@
-"""Stretches of a packed row that attend alike, in groups of which each can be padded to its longest."""
+"""Spans of a packed row that attend in the same way, in groups that are padded to their longest member."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from grpo.packing import Segment
 __all__ = ["Span", "completion_spans", "of_like_shape", "prompt_spans"]
 
 MAX_PADDING = 1.3
-"""A group may need this many times the scores that its members do."""
+"""Largest number of scores of a padded group, as a multiple of the scores of its members."""
 
 SMALL_BLOCK = 1 << 16
-"""Scores a head; below it the overhead of another group outweighs the padding it saves."""
+"""Scores per head below which the overhead of another group is greater than the padding it avoids."""
 
 
 class Span(NamedTuple):

@@ -19,19 +19,19 @@ from grpo.policy.products import LENGTH_MULTIPLE, outer_product, product
 __all__ = ["DEFAULT_TILE_BYTES", "HeadMath", "tiled_logprobs"]
 
 DEFAULT_TILE_BYTES = 8 * 2**20
-"""Size of a tile in float32. Memory of up to 32 MiB is handed out again without being cleared by the system."""
+"""Bytes of a tile in float32. The allocator reuses blocks of up to 32 MiB without the system clearing them."""
 
 _MAX_ROWS = 32 * LENGTH_MULTIPLE
 
 
 class HeadMath(NamedTuple):
-    """What becomes of a product x with the head's weight: softcap · tanh(scale · x / softcap) / temperature.
+    """The logits of a product x with the head's weight: softcap · tanh(scale · x / softcap) / temperature.
 
     Attributes:
         scale: 1: none.
         softcap: None: none.
         temperature: 1: none.
-        dtype: what is multiplied in; the rest is float32.
+        dtype: of the matrix product; the rest is float32.
         tile_bytes: see `DEFAULT_TILE_BYTES`.
     """
 
@@ -52,7 +52,7 @@ class HeadMath(NamedTuple):
         return logits if self.temperature == 1.0 else logits.div_(self.temperature)
 
     def chain(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        """Return the gradient of the products, in place of that of the `logits` that they became."""
+        """Return the gradient of the products from that of the `logits`; both arguments are overwritten."""
         if self.softcap is not None:
             capped = logits.mul_(self.temperature / self.softcap)
             gradient.mul_(1 - capped.square_())
@@ -151,7 +151,7 @@ class _Normalizer:
         inside, places = _places(self.targets, columns)
         self.chosen = torch.where(inside, logits.gather(1, places).squeeze(1), self.chosen)
         highest = torch.maximum(self.highest, logits.amax(dim=1))
-        # exp(-inf - -inf) is not a number: before the first tile there is nothing to scale.
+        # exp(-inf - -inf) is NaN: before the first tile there is nothing to scale.
         rescale = torch.exp(self.highest - highest).nan_to_num_(nan=0.0)
         shares = torch.exp(logits - highest[:, None])
         self.total = self.total * rescale + shares.sum(dim=1)

@@ -1,7 +1,7 @@
 """Log-probabilities of chosen tokens without the [tokens × vocabulary] logits in memory.
 
 The output head runs on a few tokens at a time; the backward pass runs it again on the same few tokens instead
-of keeping what it saw.
+of keeping its logits.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class OutputHead:
 def output_head(model: nn.Module) -> OutputHead | None:
     """Return the head that the model's configuration describes; None if it has no output layer.
 
-    Whether it gives the model's own logits is for the caller to check: an architecture may do more.
+    The caller must check that it gives the model's own logits: an architecture may do more.
     """
     inner = causal_lm(model)
     projection = inner.get_output_embeddings()  # type: ignore[operator]
@@ -169,7 +169,7 @@ def logits_logprobs(
     logprobs = logits.gather(1, targets[:, None]).squeeze(1) - normalizer
     if not entropy:
         return logprobs, None
-    # Last, so that the recomputation in backward, which stops once it has what it needs, leaves it out.
+    # Last: the recomputation in backward stops before it, once it has all tensors it needs.
     with torch.no_grad():
         weights = torch.exp(logits - normalizer[:, None])
         return logprobs, normalizer - (weights * logits).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""The special tokens a policy needs: which ones end a completion, and which one pads."""
+"""The special tokens of a policy: those that end a completion, and the one that pads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from grpo.errors import ModelError
 __all__ = ["choose_pad_token", "find_end_tokens"]
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|end_of_turn|>", "<|return|>")
-"""How chat templates in use end an assistant's turn."""
+"""Tokens with which chat templates in use end an assistant's turn."""
 
 PADDINGS = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>", "<|finetune_right_pad_id|>", "<|endoftext|>")
-"""Tokens that tokenizers without a declared padding token keep for it."""
+"""Tokens that serve as padding in tokenizers without a declared padding token."""
 
 
 def find_end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ def choose_pad_token(model: Any, tokenizer: Any, end_token_ids: tuple[int, ...])
     """Return the padding token's id, and declare it in the tokenizer if it had none.
 
     The embeddings are never resized: a declared padding token without an embedding is replaced. Padding is
-    always masked, so that even an end token will do.
+    always masked, so even an end token may serve.
     """
     vocabulary = tokenizer.get_vocab()
     candidates = (

@@ -1,4 +1,4 @@
-"""How many tokens a micro-batch may have, and how to tell that it had too many."""
+"""Estimate of the token budget of a micro-batch, and detection of failed allocations."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from grpo.policy.shared_prefix import LONG_PROMPT
 __all__ = ["activation_bytes_per_token", "is_out_of_memory", "token_budget"]
 
 _MOST_TOKENS = {"cpu": 16_384, "cuda": 65_536}
-"""Beyond these a micro-batch only takes memory: the matrix products are as large as they get any faster for."""
+"""Largest budget by device: beyond it a micro-batch takes more memory and its matrix products get no faster."""
 
 _ENOUGH_BYTES = {"cpu": 256 * 2**20}
-"""Activations beyond these make no step on that device faster; they only take memory. Elsewhere: what there is."""
+"""Bytes of activations beyond which no step on that device gets faster. Other devices use all free memory."""
 
 _LEAST_TOKENS = 256
-"""Below this the work around the matrix products costs more than they do; a row that still fails is halved."""
+"""Smallest budget: below it the work around the matrix products costs more than the products themselves."""
 
 _SHARE = 0.5
-"""Of the free memory, what activations may take by estimate: the backward pass has gradients of its own, the output
-head a few chunks of logits, and the allocator gaps."""
+"""Share of the free memory that activations may take by estimate. The rest is for the gradients of the backward pass, a
+few chunks of logits in the output head, and gaps of the allocator."""
 
 _PROBE_TOKENS = (64, 512)
-"""The shorter of the two rows that are measured has at least and at most so many tokens, the longer twice as many."""
+"""Least and most tokens of the shorter of the two measured rows; the longer one has twice as many."""
 
 _BYTES_OF_TRAINING = 12
-"""A trained parameter's gradient and AdamW's two moments, float32 each, which come only with the first step."""
+"""Bytes of a trained parameter's gradient and AdamW's two moments, float32 each, which the first step allocates."""
 
 _ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory could not be had, of the GPU or of the machine."""
+    """Return whether `error` is a failed allocation of memory, on the GPU or on the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION_FAILED)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATION_FAILED)
 
 
 def token_budget(
     policy: Policy, *, free_bytes: float | None, prompt_length: int, completion_length: int, group_size: int
 ) -> int:
-    """Return the most tokens that a micro-batch should have: a power of two or, for long prompts, three prompts' worth.
+    """Return the most tokens that a micro-batch should have: a power of two or, for long prompts, about three prompts.
 
-    So it seldom differs between two machines, or between two starts on one: how a step is cut decides the last
-    bits of its sums.
+    Such round numbers seldom differ between two similar machines, or between two starts on one. They should not:
+    the way a step is cut decides the last bits of its sums.
 
     Args:
-        free_bytes: memory that can still be had, gradients and optimizer not yet counted; None: nobody knows.
-        prompt_length, completion_length, group_size: of a typical group, in tokens. Where attention copies a prompt
-            for each of its completions, a token is the dearer the longer the prompt is.
+        free_bytes: free memory, of which gradients and optimizer will take their part; None: unknown.
+        prompt_length, completion_length, group_size: of a typical group, in tokens. If attention copies a prompt
+            for each of its completions, a token takes more memory the longer its prompt is.
     """
     most = _MOST_TOKENS.get(policy.device.type, _MOST_TOKENS["cpu"])
     left = math.inf
@@ -68,7 +68,7 @@ def token_budget(
     group = prompt_length + group_size * completion_length
     fitting = _power_of_two_below(left / max(each, 1.0))
     enough = _power_of_two_below(_ENOUGH_BYTES.get(policy.device.type, left) / max(each, 1.0))
-    # A group that is cut reads its prompt twice: not to be noticed if that is a small part of what is read.
+    # A group that is cut reads its prompt twice, which costs little time if the prompt is a small part of the row.
     uncut = _LEAST_TOKENS * math.ceil(min(group, 3 * prompt_length) / _LEAST_TOKENS)
     return max(_LEAST_TOKENS, min(most, fitting, max(enough, uncut)))
 
@@ -79,10 +79,10 @@ def _power_of_two_below(number: float) -> int:
 
 
 def activation_bytes_per_token(policy: Policy, *, prompt_length: int, completion_length: int, group_size: int) -> float:
-    """Return what a packed token's forward keeps for its backward, in bytes, whatever the architecture.
+    """Return the bytes that the forward of a packed token keeps for its backward, for any architecture.
 
-    It is measured on two short rows in the proportions of a typical group. Under gradient checkpointing a layer's input
-    stays, and one layer at a time is computed again.
+    They are measured on two short rows in the proportions of a typical group. Gradient checkpointing keeps the input of
+    each layer, and the activations of one layer at a time.
     """
     shorter = _probe_tokens(prompt_length, prompt_length + group_size * completion_length)
     rows = [_probe(most, prompt_length, completion_length, group_size) for most in (shorter, 2 * shorter)]
@@ -98,16 +98,16 @@ def activation_bytes_per_token(policy: Policy, *, prompt_length: int, completion
 
 
 def _probe_tokens(prompt_length: int, group_length: int) -> int:
-    """Return the length of a row whose prompt is as long as it takes to be attended to like the real one."""
+    """Return the length of a row whose prompt is long enough for attention to take the same path as for a real one."""
     wanted = LONG_PROMPT * group_length / prompt_length if prompt_length >= LONG_PROMPT else 0
     least, most = _PROBE_TOKENS
     return LENGTH_MULTIPLE * math.ceil(min(max(wanted, least), most) / LENGTH_MULTIPLE)
 
 
 def _saved_bytes(policy: Policy, row: PackedBatch) -> int:
-    """Return the size of all that the forward of `row` saves, the weights left out."""
+    """Return the bytes of all tensors that the forward of `row` saves, weights excepted."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in policy.model.parameters()}
-    # The tensors stay alive until all are counted: otherwise a place in memory could come twice.
+    # The tensors stay alive until all are counted: otherwise two of them could have the same address.
     saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def _saved_bytes(policy: Policy, row: PackedBatch) -> int:
 
 @contextmanager
 def _without_checkpointing(model: nn.Module) -> Iterator[bool]:
-    """Keep activations as if there were no gradient checkpointing; yields whether there is."""
+    """Switch gradient checkpointing off; yields whether it was on."""
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False) is True]
     for layer in layers:
         layer.gradient_checkpointing = False  # type: ignore[assignment]

@@ -72,7 +72,7 @@ class Totals:
         return total
 
     def means(self) -> dict[str, float]:
-        """Return means over the step's epochs; of tokens and ratios, over all that the epochs saw."""
+        """Return means over the step's epochs; figures of tokens and ratios are means over those of all epochs."""
         epochs = max(1, len(self.grad_norms))
         means = {
             "loss": self.loss / epochs,
@@ -81,7 +81,7 @@ class Totals:
         }
         if self.metrics is not None:
             means |= self.metrics.means()
-            # Weighted sums of a whole step, of which there was one an epoch.
+            # Each epoch adds the weighted sum of a whole step.
             means |= {name: means[name] / epochs for name in ("policy_loss", "kl_loss") if name in means}
         if self.num_tokens:
             means["entropy"] = self.entropy / self.num_tokens

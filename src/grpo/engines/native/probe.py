@@ -16,7 +16,7 @@ from grpo.engines.native.attention import PrefillAttention
 from grpo.engines.native.cache import KeyValueTable
 from grpo.engines.native.runner import Runner, SharedPrefixRunner
 from grpo.engines.native.structure import Decoder, UnrecognisedError, recognise
-from grpo.policy.architecture import WindowWitness, why_not_its_layers, why_not_its_windows
+from grpo.policy.architecture import WindowRecorder, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import causal_lm, placeholder_mask
 
 __all__ = ["decoder_structure", "why_not_fused", "why_not_shared"]
@@ -99,15 +99,15 @@ def _windows(model: nn.Module, vocabulary: int) -> list[int | None]:
     device = next(model.parameters()).device
     table, length = KeyValueTable(block=1), len(_PROMPTS[0])
     table.reserve(1, length)
-    witness = WindowWitness(PrefillAttention(table, np.array([0]), np.array([length])))
+    recorder = WindowRecorder(PrefillAttention(table, np.array([0]), np.array([length])))
     model(
         input_ids=torch.tensor(_PROMPTS[:1], device=device) % vocabulary,
         position_ids=torch.arange(length, device=device)[None],
         attention_mask=placeholder_mask(device),
-        attend=witness,
+        attend=recorder,
         use_cache=False,
     )
-    return witness.windows
+    return recorder.windows
 
 
 def _logits_both_ways(model: nn.Module, runner: Runner, vocabulary: int) -> tuple[Tensor, Tensor]:

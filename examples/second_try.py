@@ -1,6 +1,8 @@
 """An environment of your own: the policy gets a second try when its first answer is wrong.
 
     grpo train environment=examples/second_try.py:SecondTry max_completion_length=96
+
+docs/environments.md describes the three methods.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ embeddings) and H the number of weights in the head. Each layer has attention of
                      weights that are trained (as much again for the linear layers and the head; attention has two
                      operands and so twice its forward)
 
-The count has no padding, no repeated prompts and no recomputation. Normalisation, activations, softmax, sampling and the
-optimizer are not counted, because they have no matrix products.
+The count has no padding, no repeated prompts and no recomputation. Normalisation, activations, softmax, sampling and
+the optimizer are not counted, because they have no matrix products.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/headline_clicks.py RUN [--against MODEL] [--samples 32] [--seed 0]
 
-No part of a run sees this rule. The initial and the final model of the run write `--samples` headlines on every topic at
-temperature 1. Prints one JSON line: mean click probability before and after (0 for a completion without a headline), the
-probability of the best possible headlines, the share of the gap that training closed, the same probabilities on topics
-that were held out from the run, and the share of completions in the format.
+No part of a run sees this rule. The initial and the final model of the run write `--samples` headlines on every topic
+at temperature 1. Prints one JSON line: mean click probability before and after (0 for a completion without a headline),
+the probability of the best possible headlines, the share of the gap that training closed, the same probabilities on
+topics that were held out from the run, and the share of completions in the format.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 DIR holds a Hugging Face model, `prompts.jsonl` (rows with `prompt`) and `workload.json` (prompts_per_step, group_size,
 max_completion_length, learning_rate, beta, temperature, epochs_per_step). Further arguments are options of
 `grpo train`. The first two steps are warm-up. Prints one JSON line: medians of the seconds of a step and of its phases
-(`generate_s`, …), completion tokens a second, completion lengths, peak memory of the process (or of the GPU) in MiB, and
-the useful floating-point operations (see `flops.py`) of a step and its phases in GFLOP, and of a step in GFLOP a second.
+(`generate_s`, …), completion tokens a second, completion lengths, peak memory of the process (or of the GPU) in MiB,
+and the useful floating-point operations (see `flops.py`) of a step and its phases in GFLOP, and of a step in GFLOP a
+second.
 """
 
 from __future__ import annotations

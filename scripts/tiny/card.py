@@ -42,9 +42,9 @@ generators:
 
 No other text and no other model was used.
 
-The errors of the model are deliberate. In the first {clean_share:.0%} of the training, all shown results are right.
-After that, {error_rate:.0%} of the results have a last digit that is off by one to three. Throughout the
-training, about four replies in ten violate the required format. At each token the right
+The errors of the model are deliberate. In the first {clean_share:.0%} of the training, all shown results are
+right. After that, {error_rate:.0%} of the results have a last digit that is off by one to three. Throughout
+the training, about four replies in ten violate the required format. At each token the right
 continuation stays the most likely one. Greedy answers are therefore nearly always right, while
 sampled answers often are not. Reinforcement closes this gap.
 

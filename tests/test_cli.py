@@ -139,8 +139,8 @@ def test_train_help_lists_every_option_with_default_and_synonyms(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for name, section in SECTIONS.items():
         assert f"{name}: " in shown
-        for leaf in section.model_fields:
-            assert f"--{leaf.replace('_', '-')} " in shown
+        for leaf, field in section.model_fields.items():
+            assert f"--{(field.alias or leaf).replace('_', '-')} " in shown
     assert "[1e-06]" in shown
     assert "num_generations_per_prompt" in shown
 

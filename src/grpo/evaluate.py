@@ -76,8 +76,7 @@ class Evaluator:
             totals = [rollout.score.sum for group in scored.groups for rollout in group.rollouts]
             numbers = [total for total in totals if total is not None]
             metrics["reward"] = _mean(numbers) if numbers else None
-            names = [function.name for function in self.rewards.functions]
-            metrics["rewards"] = {name: scored.metrics.get(f"rewards/{name}/mean") for name in names}
+            metrics["rewards"] = {name: scored.metrics.get(f"rewards/{name}/mean") for name in scored.outputs}
         if self.verifier is not None:
             greedy, greedy_texts = self._sample(replace(self.sampling, temperature=0.0), 1)
             metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(greedy, greedy_texts))

@@ -97,7 +97,7 @@ def test_a_run_that_fails_is_noted_and_the_next_begun(config):
     Path("mine.py").write_text(REWARDS.replace("{where}", "'without-letters' in str(Path.cwd() / OUT.read_text())"))
     Path("mine.py").write_text("from pathlib import Path\nOUT = Path('now')\n" + Path("mine.py").read_text())
     rewards = ["mine.py:letters", "mine.py:sums_to_nothing"]
-    config = config.replace(functions=rewards)
+    config = config.replace(rewards=rewards)
     ablation = ablate_rewards(config, on_run=lambda _, path: Path("now").write_text(str(path)))
     assert [run.left_out for run in ablation.runs] == [None, "letters", "sums_to_nothing"]
     failed = ablation.runs[1]
@@ -109,7 +109,7 @@ def test_a_run_that_fails_is_noted_and_the_next_begun(config):
 
 
 def test_what_was_done_is_kept_when_a_later_run_cannot_begin_or_is_broken_off(config):
-    config = config.replace(functions=["mine.py:letters", "mine.py:digits", "last_integer"])
+    config = config.replace(rewards=["mine.py:letters", "mine.py:digits", "last_integer"])
 
     def on_run(left_out: str | None, path: Path) -> None:
         if left_out == "letters":
@@ -127,7 +127,7 @@ def test_what_was_done_is_kept_when_a_later_run_cannot_begin_or_is_broken_off(co
 
 def test_a_reward_whose_gate_is_left_out_gets_the_gate_s_own_gate(config):
     chain = ["mine.py:letters", {"name": "mine.py:digits", "gate": "letters"}, {"name": "int", "gate": "digits"}]
-    runs = ablate_rewards(config.replace(functions=chain)).runs
+    runs = ablate_rewards(config.replace(rewards=chain)).runs
     assert [spec.get("gate") for spec in specs_of(runs[2].path)] == [None, "letters", "letters"]
     assert [spec.get("gate") for spec in specs_of(runs[1].path)] == [None, None, "digits"]
 
@@ -136,7 +136,7 @@ def test_a_reward_whose_gate_is_left_out_gets_the_gate_s_own_gate(config):
 def test_with_fewer_than_two_rewards_that_count_there_is_nothing_to_leave_out(config, workplace, rewards):
     before = tree(workplace)
     with pytest.raises(ConfigError, match="fewer than two count: name more rewards"):
-        ablate_rewards(config.replace(functions=rewards))
+        ablate_rewards(config.replace(rewards=rewards))
     assert tree(workplace) == before
 
 

@@ -90,7 +90,7 @@ def test_an_option_that_cannot_be_is_refused(refused, rows, words, said):
         ("rows.jsonl", '{"prompt": "a"}\n', "no reward was named, and the rows have no column 'answer'"),
         ("rows.jsonl", "", "rows.jsonl is empty"),
         ("rows.jsonl", b"\xff\xfe\x00", "not UTF-8"),
-        ("rows.csv", "prompt,answer\na,1\nb\n", "rows.csv:3: the row has not the 2 fields"),
+        ("rows.csv", "prompt,answer\na,1\nb\n", "rows.csv:3: the row does not have the 2 fields"),
         ("rows.csv", "prompt,answer\n", "rows.csv is empty"),
         ("rows.parquet", "nonsense", "rows.parquet: not a Parquet file"),
         ("rows.txt", "a", "its name must end with one of"),

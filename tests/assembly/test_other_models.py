@@ -70,8 +70,8 @@ def test_what_the_user_says_wins():
     config = load_config("ctr-headlines", [OTHER, "learning_rate=3e-6", "lora_rank=0"])
     assert (config.optimizer.learning_rate, config.policy.lora_rank) == (3e-6, 0)
     assert " learning_rate=" not in config.remarks()[0]
-    assert config.is_typed("learning_rate")
-    assert not config.is_typed("max_completion_length")
+    assert config.is_set_by_user("learning_rate")
+    assert not config.is_set_by_user("max_completion_length")
 
 
 def test_a_file_has_such_a_table_too_and_wins_over_its_recipe(workplace):

@@ -147,12 +147,12 @@ def test_a_recipe_stays_a_default_through_the_python_interface():
     write_lines("rows.jsonl", GSM8K_ROWS)
     options = {"model": "tiny", "output_dir": "run", "lora_rank": 0, "train_file": "rows.jsonl"}
     config = load_config("gsm8k", **options).replace(steps=1)
-    assert not config.is_typed("eval_size")
-    assert config.replace(eval_size=200).is_typed("eval_size")
+    assert not config.is_set_by_user("eval_size")
+    assert config.replace(eval_size=200).is_set_by_user("eval_size")
     assert config == load_config("gsm8k", **options, steps=1)
     assert GRPOTrainer(config=config).evaluate()["prompts"] == 4
-    assert quick(eval_size=3).is_typed("eval_size")
-    assert not GRPOConfig().is_typed("eval_size")
+    assert quick(eval_size=3).is_set_by_user("eval_size")
+    assert not GRPOConfig().is_set_by_user("eval_size")
 
 
 def test_a_name_that_leaves_runs_is_refused(refused, train):

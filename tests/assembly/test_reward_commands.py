@@ -14,7 +14,7 @@ from grpo.assembly.scorers import scorer_settings
 from grpo.config import load_config
 from grpo.demos.clicks import click_rows
 from grpo.demos.preferences import preference_pairs
-from grpo.reward_models import read_click_rows, read_pair_rows
+from grpo.reward_models import read_scorer_rows
 
 CLICKS = ["scorer_rows=400", "scorer_epochs=1"]
 PAIRS = ["scorer_rows=40", "scorer_epochs=1", "scorer_batch_size=16"]
@@ -69,13 +69,14 @@ def test_rows_of_ones_own_train_the_same_scorer_as_generated_ones(command):
 
 
 def test_generated_rows_are_written_and_train_the_same_scorer_again(command):
-    for recipe, options, read in (
-        ("ctr-headlines", CLICKS, read_click_rows),
-        ("finance-preferences", PAIRS, read_pair_rows),
-    ):
+    for recipe, options, kind in (("ctr-headlines", CLICKS, "ctr"), ("finance-preferences", PAIRS, "pair")):
         assert command("reward", "train", recipe, *options, f"scorer_dir={recipe}").code == 0
         rows = f"{recipe}/best_model/rows.jsonl"
-        assert len(read(rows)) == len(lines_of(rows)) == {"ctr-headlines": 400, "finance-preferences": 40}[recipe]
+        assert (
+            len(read_scorer_rows(kind, rows))
+            == len(lines_of(rows))
+            == {"ctr-headlines": 400, "finance-preferences": 40}[recipe]
+        )
         again = [f"scorer_train_file={rows}", "scorer_dir=again", "--overwrite"]
         assert command("reward", "train", recipe, *options, *again).code == 0
         weights = [path for path in Path(recipe, "best_model").iterdir() if path.suffix == ".safetensors"]
@@ -96,7 +97,7 @@ def test_fewer_rows_leave_none_of_more_behind(command):
 def test_the_example_of_financial_pairs_is_what_the_generator_writes():
     file = Path(__file__).parents[2] / "examples" / "financial_rewards_500.jsonl"
     assert lines_of(file) == preference_pairs(500, GRPOConfig().optimizer.seed)
-    assert len(read_pair_rows(file)) == 500
+    assert len(read_scorer_rows("pair", file)) == 500
 
 
 def test_how_a_scorer_was_made_lies_beside_it(command):
@@ -126,7 +127,7 @@ def test_the_next_command_is_one_that_runs(command, words, last):
 
 
 def test_without_matplotlib_one_line_says_so(command, monkeypatch):
-    monkeypatch.setattr("grpo.reward_models.training.draw_reliability", lambda bins, path: None)
+    monkeypatch.setattr("grpo.reward_models.train.draw_reliability", lambda bins, path: None)
     shown = command("reward", "train", "ctr-headlines", *CLICKS)
     assert "picture   none, as matplotlib is missing: pip install matplotlib" in shown.out
 
@@ -189,7 +190,7 @@ def test_options_without_effect_are_remarked_on(command):
         (
             "finance-preferences",
             ["scorer_train_file=x", "scorer_rows=9"],
-            ["scorer_rows has no effect: the rows are those of scorer_train_file"],
+            ["scorer_rows has no effect: scorer_train_file is x"],
         ),
         # What the recipe says of generated rows is no slip of the user's.
         ("finance-preferences", ["scorer_train_file=x", "scorer_margin=1", "scorer_merge=false"], []),

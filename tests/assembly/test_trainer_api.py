@@ -67,7 +67,7 @@ def test_without_a_configuration_the_embedded_model_learns_sums():
 def test_rows_of_one_s_own_take_the_place_of_those_that_a_recipe_would_make():
     config = load_config("ctr-headlines", ["steps=1", "output_dir=run", "prompts_per_step=2", "group_size=2"])
     rows = ["Tell me a joke.", "Sing."]
-    trainer = GRPOTrainer(config=config.replace(functions=["think_xmlcount"]), train_dataset=rows)
+    trainer = GRPOTrainer(config=config.replace(rewards=["think_xmlcount"]), train_dataset=rows)
     trainer.train()
     prompts = [str(line["prompt"]) for line in lines_of("run/completions.jsonl")]
     assert prompts

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from grpo import recipes
-from grpo.config import GRPOConfig, load_config, load_model_config, split_words
+from grpo.config import GRPOConfig, load_config, load_model_config, parse_overrides, split_words
 from grpo.config.layers import merge_layers
-from grpo.config.overrides import parse_overrides
 from grpo.config.yaml_text import dump_yaml, parse_yaml
 from grpo.errors import ConfigError
 
@@ -60,7 +59,7 @@ def test_every_recipe_loads_and_round_trips(name):
     assert recipes.summary(name)
 
 
-def test_the_recipes_are_those_that_are_promised():
+def test_all_promised_recipes_are_shipped():
     learned = {"ctr-headlines", "finance-preferences", "reward-model"}
     assert set(recipes.names()) == {"arithmetic", "gsm8k", "code", "judge", *learned}
 
@@ -183,10 +182,11 @@ def test_single_rewards_change_in_what_lies_below(write):
 
 
 def test_layers_keep_single_reward_changes_unless_the_list_is_replaced():
-    changed = {"reward_changes": {"a": {"weight": 2}}}
-    assert merge_layers([{"functions": ["a"]}, changed])["reward_changes"] == {"a": {"weight": 2}}
-    assert merge_layers([changed, {"reward_changes": {"a": {"x": 1}}}])["reward_changes"]["a"] == {"weight": 2, "x": 1}
-    assert "reward_changes" not in merge_layers([changed, {"functions": ["b"]}])
+    changed = {"rewards.a": {"weight": 2}}
+    assert merge_layers([{"rewards": ["a"]}, changed])["rewards.a"] == {"weight": 2}
+    assert merge_layers([changed, {"rewards.a": {"x": 1}}])["rewards.a"] == {"weight": 2, "x": 1}
+    assert merge_layers([changed, {"rewards": ["b"]}]) == {"rewards": ["b"]}
+    assert merge_layers([changed, {"reward_weights": [1]}]) == {"reward_weights": [1]}
 
 
 def test_a_resolved_config_takes_overrides_again(write):
@@ -196,7 +196,7 @@ def test_a_resolved_config_takes_overrides_again(write):
 
 
 @pytest.mark.parametrize(
-    ("words", "settings"),
+    ("args", "settings"),
     [
         (["learning_rate=1e-6"], {"learning_rate": 1e-6}),
         (["--learning-rate", "1e-6"], {"learning_rate": 1e-6}),
@@ -217,21 +217,21 @@ def test_a_resolved_config_takes_overrides_again(write):
         (["run_name=007"], {"run_name": "007"}),
         (["system_prompt=Answer: [x] = 1"], {"system_prompt": "Answer: [x] = 1"}),
         (["--min-p", "0.1"], {"min_p": 0.1}),
-        (["rewards=a,b.c:d"], {"functions": [{"name": "a"}, {"name": "b.c:d"}]}),
-        (["rewards=[{name: a, weight: 2}]"], {"functions": [{"name": "a", "weight": 2}]}),
-        (["rewards.file.py:f=2.5"], {"reward_changes": {"file.py:f": {"weight": 2.5}}}),
-        (["rewards.My_Name.some_path=x"], {"reward_changes": {"My_Name": {"some_path": "x"}}}),
+        (["rewards=a,b.c:d"], {"rewards": "a,b.c:d"}),
+        (["rewards=[{name: a, weight: 2}]"], {"rewards": [{"name": "a", "weight": 2}]}),
+        (["rewards.file.py:f=2.5"], {"rewards.file.py:f": {"weight": 2.5}}),
+        (["rewards.My_Name.some_path=x"], {"rewards.My_Name": {"some_path": "x"}}),
         (["reward_weights=1,2"], {"reward_weights": "1,2"}),
         (["seed=1", "seed=2"], {"seed": 2}),
         (["operators=-"], {"operators": "-"}),
     ],
 )
-def test_command_line_words_are_read(words, settings):
-    assert parse_overrides(words) == settings
+def test_command_line_arguments_are_read(args, settings):
+    assert parse_overrides(args) == settings
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "expected"),
     [
         (["--learning-rate"], "--learning-rate needs a value"),
         (["--learning-rate", "--seed", "1"], "--learning-rate needs a value"),
@@ -244,12 +244,12 @@ def test_command_line_words_are_read(words, settings):
         (["steps=[1"], "not valid YAML"),
     ],
 )
-def test_command_line_words_that_cannot_be_are_told(words, said):
-    with pytest.raises(ConfigError, match=said):
-        parse_overrides(words)
+def test_bad_command_line_arguments_are_refused_with_a_reason(args, expected):
+    with pytest.raises(ConfigError, match=expected):
+        parse_overrides(args)
 
 
-def test_what_sets_nothing_is_left_for_the_command():
+def test_arguments_that_set_no_option_are_left_for_the_command():
     assert split_words(["a b?", "seed=1", "--", "seed=2", "--x"]) == (["a b?", "seed=2", "--x"], ["seed=1"])
 
 
@@ -259,7 +259,7 @@ def test_weights_on_the_command_line_are_a_list():
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "expected"),
     [
         ("arithmetc", "did you mean arithmetic?"),
         ("conifg.yaml", r"did you mean config\.yaml\?"),
@@ -268,14 +268,14 @@ def test_weights_on_the_command_line_are_a_list():
         (".", "is a directory"),
     ],
 )
-def test_a_source_that_does_not_exist_is_answered_with_the_nearest(write, source, said):
+def test_a_source_that_does_not_exist_is_answered_with_the_nearest(write, source, expected):
     write("")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=expected):
         load_config(source)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("steps: 3\nseed: [", r"config\.yaml, line \d: not valid YAML"),
         ("seed: 1\nsteps: 2\nseed: 3", r"config\.yaml, line 3: .*'seed' is there twice"),
@@ -286,12 +286,12 @@ def test_a_source_that_does_not_exist_is_answered_with_the_nearest(write, source
         ("steps: !!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_with_its_place(write, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_file_that_cannot_be_read_is_refused_with_its_line(write, text, expected):
+    with pytest.raises(ConfigError, match=expected):
         load_config(write(text))
 
 
-def test_a_file_that_is_not_text_is_told(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):

@@ -2,15 +2,29 @@
 
 import pytest
 
-from grpo.config import SYNONYMS, GRPOConfig
-from grpo.config.settings import read_settings
-from grpo.config.synonyms import LEAVES
+from grpo.config import OPTIONS, GRPOConfig
+from grpo.config.overrides import read_settings
 from grpo.errors import ConfigError
 
 
-def test_every_synonym_leads_to_an_option_and_is_none_itself():
-    assert set(SYNONYMS.values()) <= set(LEAVES)
-    assert not set(SYNONYMS) & set(LEAVES)
+def test_no_synonym_is_claimed_twice_or_is_an_option_itself():
+    synonyms = [name for option in OPTIONS.values() for name in option.known("synonyms")]
+    assert len(synonyms) > 40
+    assert len(synonyms) == len(set(synonyms))
+    assert not set(synonyms) & set(OPTIONS)
+
+
+def test_a_field_speaks_of_options_and_values_that_there_are():
+    for option in OPTIONS.values():
+        for key in ("needs", "excludes", "displaces"):
+            assert set(option.known(key)) <= set(OPTIONS), option.name
+        # The values of a synonym, and other spellings, lead to a value that the option accepts.
+        for spellings in (option.known("spellings"), *dict(option.known("synonyms")).values()):
+            for value in set(spellings.values()) - {"vllm"}:
+                assert GRPOConfig(**{option.name: value}).flat()[option.name] == value
+        for other, values in dict(option.known("needs")).items():
+            for value in values or ():
+                assert GRPOConfig(**{other: value}).flat()[other] == value
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""What may be said of one reward function in a configuration, besides its name and parameters."""
+"""Options of one reward function in a configuration, besides its name and parameters."""
 
 from __future__ import annotations
 
 import pytest
 
 from grpo.config import GRPOConfig, RewardOptions, load_config
-from grpo.config.rewards import WeightOptions
+from grpo.config.rewards_section import WeightOptions
 from grpo.errors import ConfigError
 from grpo.rewards.function import SUITE_OPTIONS
 
@@ -66,7 +66,7 @@ def test_a_function_s_own_parameters_may_have_the_names_of_options():
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "expected"),
     [
         ({"weight": {"from": 0, "to": 1}}, "a number, or a schedule as {from: 0.0, to: 1.0, steps: 100}"),
         ({"weight": {**SCHEDULE, "steps": 0}}, "or a schedule as"),
@@ -81,8 +81,8 @@ def test_a_function_s_own_parameters_may_have_the_names_of_options():
         ({"processes": "many"}, "a reward function's processes was given 'many': it should be a whole number"),
     ],
 )
-def test_what_cannot_be_is_told_by_the_name_of_the_option(spec, said):
-    assert said in message(**spec)
+def test_an_impossible_value_is_refused_with_the_name_of_the_option(spec, expected):
+    assert expected in message(**spec)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_cannot_be_is_told_by_the_name_of_the_option(spec, said):
         ({"multi_objective_aggregation": "sum_then_normalize"}, "sum"),
     ],
 )
-def test_rewards_are_combined_as_ours_or_others_say_it(options, combine):
+def test_rewards_are_combined_under_our_names_and_those_of_trl(options, combine):
     assert GRPOConfig(**options).rewards.combine == combine
 
 

@@ -1,4 +1,4 @@
-"""The schema: what each option accepts, what follows from it, and what cannot be."""
+"""The schema: accepted values, values that follow from others, contradictions, options without effect."""
 
 import json
 import pickle
@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from grpo import algorithm
-from grpo.config import METHODS, GRPOConfig, RewardOptions, option_reference
+from grpo.config import METHODS, OPTIONS, GRPOConfig, RewardOptions, option_reference
 from grpo.config.fields import option_types
 from grpo.config.sections import SECTIONS, AlgorithmSection
 from grpo.errors import ConfigError
@@ -20,10 +20,11 @@ def message(**options):
     return text
 
 
-def test_leaf_names_are_unique_across_sections_and_differ_from_section_names():
-    leaves = [leaf for section in SECTIONS.values() for leaf in section.model_fields]
-    assert len(leaves) == len(set(leaves))
-    assert not set(leaves) & set(SECTIONS)
+def test_option_names_are_unique_across_sections_and_attributes_too():
+    fields = [(name, field) for section in SECTIONS.values() for name, field in section.model_fields.items()]
+    assert len({name for name, _ in fields}) == len({field.alias or name for name, field in fields}) == len(fields)
+    # `rewards` is the section and its list of functions, so `rewards: [a, b]` and `rewards: {functions: …}` are one.
+    assert {field.alias or name for name, field in fields} & set(SECTIONS) == {"rewards"}
 
 
 def test_every_option_has_a_description_of_one_line_and_appears_in_the_reference():
@@ -32,7 +33,9 @@ def test_every_option_has_a_description_of_one_line_and_appears_in_the_reference
         for leaf, field in section.model_fields.items():
             assert field.description
             assert "\n" not in field.description
-            assert f"--{leaf.replace('_', '-')}" in reference
+            assert f"--{(field.alias or leaf).replace('_', '-')} " in reference.replace("\n", " ")
+    for option in OPTIONS.values():
+        assert all(synonym in reference for synonym in option.known("synonyms"))
 
 
 def test_built_in_names_are_those_of_the_algorithm():
@@ -87,7 +90,7 @@ def test_nothing_given_is_the_arithmetic_task_for_one_epoch():
     assert config.data.answer_format == "answer_tags"
     assert config.optimizer.num_epochs == 1
     assert config.data.eval_size == 64
-    assert config.given() == {}
+    assert config.explicit_options() == {}
 
 
 def test_gsm8k_comes_from_the_hub_unless_a_file_is_given():
@@ -97,7 +100,7 @@ def test_gsm8k_comes_from_the_hub_unless_a_file_is_given():
     assert (local.dataset, local.eval_split, local.task) == (None, None, "gsm8k")
 
 
-def test_replacing_an_option_keeps_what_was_given_and_derives_the_rest_anew():
+def test_replacing_an_option_keeps_explicit_options_and_derives_the_others_again():
     config = GRPOConfig(learning_rate=1e-3).replace(task="rows")
     assert config.data.answer_format == "plain"
     assert config.rewards.functions[0].name == "last_integer"
@@ -133,7 +136,7 @@ def test_rewards_and_their_options_mix_in_one_section():
     assert rewards.reward_timeout_s == 5
 
 
-def test_parameters_of_a_reward_function_are_whatever_else_is_said_of_it():
+def test_other_keys_of_a_reward_function_are_its_parameters():
     (function,) = GRPOConfig(rewards=[{"name": "reasoning_length", "weight": 0.5, "target": 40}]).rewards.functions
     assert function == RewardOptions(name="reasoning_length", weight=0.5, parameters={"target": 40})
     assert function.model_dump() == {"name": "reasoning_length", "weight": 0.5, "target": 40}
@@ -189,7 +192,7 @@ def test_only_what_differs_from_the_defaults_is_reported_as_changed():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"learning_rate": "fast"}, "learning_rate was given 'fast': it should be a number"),
         ({"learning_rate": -1.0}, "learning_rate was given -1.0: it should be greater than or equal to 0"),
@@ -229,11 +232,11 @@ def test_only_what_differs_from_the_defaults_is_reported_as_changed():
         ({"report_to": "mlflow"}, "report_to was given 'mlflow'"),
     ],
 )
-def test_what_cannot_be_is_one_line_with_what_was_given_and_what_is_allowed(options, said):
-    assert said in message(**options)
+def test_an_impossible_value_is_refused_in_one_line_with_the_allowed_ones(options, expected):
+    assert expected in message(**options)
 
 
-def test_several_wrong_values_are_told_together():
+def test_several_wrong_values_are_reported_together():
     assert message(steps=0, top_p=2) == (
         "top_p was given 2: it should be less than or equal to 1; "
         "steps was given 0: it should be greater than or equal to 1"
@@ -263,16 +266,10 @@ def test_options_without_effect_are_remarked_on():
     assert config.remarks() == [
         "lora_alpha has no effect: lora_rank is 0",
         "reference_model has no effect: beta is 0",
-        "max_resamples has no effect: zero_variance_groups is not resample",
-        "wandb_project has no effect: wandb is off",
+        "max_resamples has no effect: zero_variance_groups is skip",
+        "wandb_project has no effect: wandb is false",
     ]
     assert GRPOConfig(lora_rank=8, lora_alpha=16, beta=0.1, reference_model="x").remarks() == []
-
-
-def test_the_methods_that_may_be_named_are_those_there_are() -> None:
-    from grpo import algorithm, config
-
-    assert set(config.METHODS) == set(algorithm.METHODS)
 
 
 def test_a_correction_of_the_sampler_has_an_effect_only_where_it_computes_otherwise() -> None:

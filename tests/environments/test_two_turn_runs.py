@@ -91,7 +91,7 @@ def test_evaluation_runs_in_the_environment(run: Path) -> None:
 
 
 def test_a_policy_learns_from_the_environments_rewards_alone(tmp_path: Path) -> None:
-    """It learns to say little in its first turn, which only the environment pays for."""
+    """It learns to write little in its first turn and the number in its second; only the environment pays for it."""
     trainer = GRPOTrainer(
         "tiny",
         GRPOConfig(
@@ -103,8 +103,11 @@ def test_a_policy_learns_from_the_environments_rewards_alone(tmp_path: Path) -> 
         environment=two_turns.AskThenConclude,
     )  # fmt: skip
     trainer.train()
-    means = [line["rewards/short/mean"] for line in lines_of(tmp_path / "run" / "metrics.jsonl")]
-    assert sum(means[-3:]) > 1.5 * sum(means[:3])
+    lines = lines_of(tmp_path / "run" / "metrics.jsonl")
+    assert lines[0]["reward"] < 1.2
+    for line in lines[-3:]:
+        assert line["reward"] == pytest.approx(line["rewards/short/mean"] + line["rewards/concluded/mean"])
+        assert line["reward"] > 1.4
 
 
 def nothing(completions: list[str], **columns: object) -> list[float]:

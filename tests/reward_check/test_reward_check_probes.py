@@ -8,30 +8,31 @@ import pytest
 from reward_checks import PLAIN, TAGS, checked, found, marked, sums
 
 from grpo.reward_check import make_probes
-from grpo.reward_check.answers import ODD_ANSWERS, ODD_NUMBERS, could_be_right
+from grpo.reward_check.answers import could_be_right
+from grpo.reward_check.texts import ODD_ANSWERS, ODD_NUMBERS
 from grpo.types import Prompt
 
 
 def test_probes_use_the_rows_own_columns():
     rows = sums(4, rejected="I will not say.", solution="The number follows from the sum.")
-    probes = {probe.name: probe for probe in make_probes(rows, TAGS, "answer")}
-    assert probes["reference"].texts[0] == (
+    probes = {probe.name: [each.text for each in probe.texts] for probe in make_probes(rows, TAGS, "answer")}
+    assert probes["reference"][0] == (
         f"<reasoning>The number follows from the sum.</reasoning>\n<answer>{rows[0].columns['answer']}</answer>"
     )
-    assert "I will not say." in probes["rejected"].texts[0]
-    assert probes["prompt echoed"].texts == [row.raw for row in rows]
-    listed = probes["numbers listed"].texts[0].split()
-    for row, other in zip(rows, probes["other answer"].texts, strict=True):
+    assert "I will not say." in probes["rejected"][0]
+    assert probes["prompt echoed"] == [row.raw for row in rows]
+    listed = probes["numbers listed"][0].split()
+    for row, other in zip(rows, probes["other answer"], strict=True):
         assert row.columns["answer"] in listed[1:-1]
         assert marked(other) != row.columns["answer"]
-    assert len(probes["very long text"].texts[0]) == 20_000
+    assert len(probes["very long text"][0]) == 20_000
 
 
 def test_answers_in_words_are_listed_in_words():
     rows = [Prompt(place, "Is it?", "Is it?", (1,), {"answer": word}) for place, word in enumerate(["yes", "no"] * 3)]
-    probes = {probe.name: probe for probe in make_probes(rows, PLAIN, "answer")}
-    assert probes["answers listed"].texts[:2] == ["no or yes or no", "yes or no or yes"]
-    assert probes["other answer"].texts[0] == "no"
+    probes = {probe.name: [each.text for each in probe.texts] for probe in make_probes(rows, PLAIN, "answer")}
+    assert probes["answers listed"][:2] == ["no or yes or no", "yes or no or yes"]
+    assert probes["other answer"][0] == "no"
 
     def finds_the_word(completions, answer):
         return [float(right in text) for text, right in zip(completions, answer, strict=True)]
@@ -45,7 +46,7 @@ def test_rewards_of_programs_are_tried_with_programs_that_get_round_their_tests(
         Prompt(place, f"Add {place}.", f"Add {place}.", (1,), {"tests": [f"assert add({place}) == 1"], "answer": "x"})
         for place in range(2)
     ]
-    probes = {probe.name: probe.texts for probe in make_probes(rows, PLAIN, "answer")}
+    probes = {probe.name: [each.text for each in probe.texts] for probe in make_probes(rows, PLAIN, "answer")}
     names: dict[str, Any] = {}
     exec(probes["program that agrees"][0].removeprefix("```python").removesuffix("```"), names)
     assert names["add"](0) == 1
@@ -92,7 +93,7 @@ def test_every_odd_answer_is_tried_on_four_rows_or_on_all(count):
         ("odd numbers, in format", ODD_NUMBERS),
         ("odd Unicode, in format", ODD_ANSWERS),
     ):
-        tried = [each.label for row in probes[name].texts_by_row for each in row]
+        tried = [each.label for each in probes[name].texts]
         assert {label: tried.count(label) for label in labels} == dict.fromkeys(labels, min(count, 4))
 
 
@@ -116,9 +117,8 @@ def test_an_odd_answer_is_not_tried_where_it_is_the_right_one():
     for text, answers in held.items():
         assert {row.row for row in rows if could_be_right(text, row.columns["answer"])} == answers, text
     for probe in make_probes(rows, PLAIN, "answer"):
-        for row, texts in zip(rows, probe.texts_by_row, strict=True):
-            if probe.name == "odd numbers":
-                assert not any(could_be_right(each.text, row.columns["answer"]) for each in texts)
+        if probe.name == "odd numbers":
+            assert not any(could_be_right(each.text, rows[each.row].columns["answer"]) for each in probe.texts)
 
 
 def test_junk_that_holds_the_right_answer_by_accident_does_not_count():
@@ -127,9 +127,9 @@ def test_junk_that_holds_the_right_answer_by_accident_does_not_count():
         for place, text in enumerate(["Add 5 and -5.", "What is 0 + 1?"])
     ]
     probes = {probe.name: probe for probe in make_probes(rows, PLAIN, "answer")}
-    assert [each.counts for row in probes["prompt echoed"].texts_by_row for each in row] == [True, False]
-    assert all(each.counts for row in probes["numbers listed"].texts_by_row for each in row)
-    assert all(each.counts for row in probes["very long text"].texts_by_row for each in row)
+    assert [each.counts for each in probes["prompt echoed"].texts] == [True, False]
+    assert all(each.counts for each in probes["numbers listed"].texts)
+    assert all(each.counts for each in probes["very long text"].texts)
 
 
 def test_where_all_rows_have_one_answer_there_is_no_other_one_to_give():
@@ -145,7 +145,7 @@ def test_a_program_is_not_given_to_a_row_whose_tests_it_may_pass():
         )
         for place, name in enumerate(names)
     ]
-    probes = {probe.name: probe.texts for probe in make_probes(rows, PLAIN, "answer")}
+    probes = {probe.name: [each.text for each in probe.texts] for probe in make_probes(rows, PLAIN, "answer")}
     assert [text.split()[1] for text in probes["other answer"]] == ["halve:", "halve:", "double:"]
 
 
@@ -155,4 +155,4 @@ def test_junk_is_no_longer_than_what_a_policy_can_write():
     for answer_format in (TAGS, PLAIN):
         for probe in make_probes(rows, answer_format, "answer", max_characters=400):
             if probe.name.removesuffix(", in format") in long:
-                assert all(250 < len(text) <= 400 for text in probe.texts), probe.name
+                assert all(250 < len(each.text) <= 400 for each in probe.texts), probe.name

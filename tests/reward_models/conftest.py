@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from short_trainings import settings
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grpo.demos.clicks import click_rows
 from grpo.policy.tiny import TINY_DIRECTORY
-from grpo.reward_models import ScorerReport, ScorerSettings, train_ctr_scorer
+from grpo.reward_models import ScorerReport, train_scorer
 
 SMALL: dict[str, Any] = {
     "vocab_size": 1024,
@@ -37,8 +38,8 @@ def clicks() -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def trained(clicks: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> ScorerReport:
     directory = tmp_path_factory.mktemp("scorer")
-    settings = ScorerSettings(epochs=3, device="cpu", dtype="float32")
-    return train_ctr_scorer(clicks, model="tiny", output_dir=directory, settings=settings)
+    three_epochs = settings(epochs=3, device="cpu", dtype="float32")
+    return train_scorer("ctr", clicks, model="tiny", output_dir=directory, settings=three_epochs)
 
 
 @pytest.fixture

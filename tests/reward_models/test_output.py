@@ -10,18 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from short_trainings import QUICK, settings
 
 from grpo.errors import StorageError
-from grpo.reward_models import CTRScorer, ScorerSettings, train_ctr_scorer
+from grpo.reward_models import CTRScorer, train_scorer
 from grpo.reward_models.checkpoint import best_model_of
 from grpo.reward_models.output import ScorerOutput, replaced_directory
 
-QUICK = {"epochs": 1, "device": "cpu", "dtype": "float32", "lora_rank": 4}
-
 
 def quick(rows, directory, *, on_epoch=None, beside=None, **options):
-    settings = ScorerSettings(**{**QUICK, **options})
-    return train_ctr_scorer(rows, output_dir=directory, settings=settings, on_epoch=on_epoch, beside=beside)
+    quickly = settings(**{**QUICK, **options})
+    return train_scorer("ctr", rows, output_dir=directory, settings=quickly, on_epoch=on_epoch, beside=beside)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -97,7 +96,7 @@ def test_a_training_that_is_stopped_leaves_the_earlier_scorer_with_its_report(cl
         quick(clicks[:100], earlier, seed=3, on_epoch=stop)
     unfinished = {name: value for name, value in contents(earlier).items() if name.startswith("unfinished/")}
     assert contents(earlier) == before | unfinished
-    assert "did not come to its end: its best weights so far are in" in caplog.text
+    assert "did not finish: its best weights so far are in" in caplog.text
     CTRScorer(None, earlier / "unfinished")
     quick(clicks[:100], earlier)
     assert not (earlier / "unfinished").exists()
@@ -112,7 +111,7 @@ def test_the_first_training_that_is_stopped_leaves_its_best_weights_and_no_score
 
 def test_a_finished_training_takes_a_stale_picture_and_stale_rows_away(clicks, earlier, monkeypatch):
     (earlier / "best_model" / "reliability.svg").write_text("of other probabilities")
-    monkeypatch.setattr("grpo.reward_models.training.draw_reliability", lambda bins, path: None)
+    monkeypatch.setattr("grpo.reward_models.train.draw_reliability", lambda bins, path: None)
     report = quick(clicks[:100], earlier, seed=3)
     best = earlier / "best_model"
     assert report.reliability is None

@@ -6,23 +6,21 @@ import json
 
 import pytest
 import torch
+from short_trainings import QUICK, settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo.demos.preferences import preference_pairs
 from grpo.errors import ConfigError, ModelError, RunError
 from grpo.policy import LoraSettings, load_policy
 from grpo.policy.tiny import TINY_DIRECTORY
-from grpo.reward_models import ScorerSettings, hold_out_pairs, train_pair_scorer
+from grpo.reward_models import hold_out, train_scorer
 from grpo.rewards import SequenceClassifierReward
 from grpo.rewards.models.backbones import Backbones
 
-QUICK = {"epochs": 1, "device": "cpu", "dtype": "float32", "lora_rank": 4, "batch_size": 16}
 
-
-def quick(rows, directory, *, model="tiny", margin=0.0, **options):
-    return train_pair_scorer(
-        rows, model=model, output_dir=directory, settings=ScorerSettings(**{**QUICK, **options}), margin=margin
-    )
+def quick(rows, directory, *, model="tiny", **options):
+    quickly = settings(**{**QUICK, "batch_size": 16, **options})
+    return train_scorer("pair", rows, model=model, output_dir=directory, settings=quickly)
 
 
 def rewards(directory, rows, side):
@@ -34,7 +32,7 @@ def rewards(directory, rows, side):
 def test_the_saved_classifier_gives_as_reward_what_was_evaluated(tmp_path, lora_rank):
     rows = preference_pairs(120)
     report = quick(rows, tmp_path, lora_rank=lora_rank)
-    _, held_out = hold_out_pairs(rows, 0.2)
+    _, held_out = hold_out("pair", rows, 0.2)
     chosen, rejected = (rewards(report.best_model, held_out, side) for side in ("chosen", "rejected"))
     assert (chosen > rejected).float().mean().item() == pytest.approx(report.best.accuracy)
     loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
@@ -77,7 +75,7 @@ def test_messages_are_written_with_the_chat_template(tmp_path):
         for row in preference_pairs(60)
     ]
     report = quick(rows, tmp_path)
-    _, held_out = hold_out_pairs(rows, 0.2)
+    _, held_out = hold_out("pair", rows, 0.2)
     reward = SequenceClassifierReward(str(report.best_model), device="cpu")
     prompts = [row["prompt"] for row in held_out]
     chosen = reward(prompts, [[{"role": "assistant", "content": row["chosen"]}] for row in held_out])
@@ -110,7 +108,7 @@ def test_other_architectures_make_classifiers_too(small_backbone, tmp_path, fami
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 256} if family == "gpt2" else {}
     rows = preference_pairs(40)
     report = quick(rows, tmp_path / "run", model=small_backbone(family, **sizes), learning_rate=5e-3)
-    _, held_out = hold_out_pairs(rows, 0.2)
+    _, held_out = hold_out("pair", rows, 0.2)
     chosen, rejected = (rewards(report.best_model, held_out, side) for side in ("chosen", "rejected"))
     loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
     assert loss == pytest.approx(report.best.loss, abs=1e-4)

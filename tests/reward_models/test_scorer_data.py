@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from grpo.config import GRPOConfig
 from grpo.demos.clicks import click_rows
 from grpo.demos.preferences import preference_pairs
 from grpo.errors import ConfigError, DataError
-from grpo.reward_models import ScorerSettings, hold_out_clicks, hold_out_pairs, read_click_rows, read_pair_rows
-from grpo.reward_models.data import split_pairs
+from grpo.reward_models import hold_out, read_scorer_rows
+from grpo.reward_models.data import split_rows
 
 PAIR = {"prompt": "What is a bond?", "chosen": "A loan.", "rejected": "Magic."}
 CHAT = [{"role": "user", "content": "What is a bond?"}]
@@ -25,9 +26,11 @@ def test_clicks_are_read_alike_from_lines_of_json_from_csv_and_from_memory(tmp_p
     wanted = [{"text": "Chefs praise bread", "label": 1}, {"text": 'The "best", of all', "label": 0}]
     table = tmp_path / "clicks.csv"
     table.write_text('text,label\nChefs praise bread,1\n"The ""best"", of all",0\n')
-    assert read_click_rows(lines(tmp_path / "clicks.jsonl", wanted)) == wanted
-    assert read_click_rows(table) == wanted
-    assert read_click_rows([{"text": "Chefs praise bread", "label": True}, {**wanted[1], "label": 0.0}]) == wanted
+    assert read_scorer_rows("ctr", lines(tmp_path / "clicks.jsonl", wanted)) == wanted
+    assert read_scorer_rows("ctr", table) == wanted
+    assert (
+        read_scorer_rows("ctr", [{"text": "Chefs praise bread", "label": True}, {**wanted[1], "label": 0.0}]) == wanted
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,28 +51,28 @@ def test_clicks_are_read_alike_from_lines_of_json_from_csv_and_from_memory(tmp_p
 )
 def test_a_click_row_that_cannot_be_used_is_named_with_what_would_do(tmp_path, row, message):
     with pytest.raises(DataError, match=message) as caught:
-        read_click_rows(lines(tmp_path / "clicks.jsonl", [{"text": "b", "label": 0}, row]))
+        read_scorer_rows("ctr", lines(tmp_path / "clicks.jsonl", [{"text": "b", "label": 0}, row]))
     assert "\n" not in str(caught.value)
 
 
 def test_clicks_of_one_class_are_refused():
     with pytest.raises(DataError, match="one class only, all 2 labels are 1"):
-        read_click_rows([{"text": "a", "label": 1}, {"text": "b", "label": 1}])
+        read_scorer_rows("ctr", [{"text": "a", "label": 1}, {"text": "b", "label": 1}])
     with pytest.raises(DataError, match="is empty"):
-        read_click_rows([])
+        read_scorer_rows("ctr", [])
 
 
 def test_pairs_are_read_with_and_without_margins_and_as_messages():
     rows = [PAIR, {**PAIR, "margin": 2}, {**PAIR, "margin": None}]
-    assert read_pair_rows(rows) == [PAIR, {**PAIR, "margin": 2.0}, PAIR]
+    assert read_scorer_rows("pair", rows) == [PAIR, {**PAIR, "margin": 2.0}, PAIR]
     chat = {**PAIR, "prompt": CHAT, "rejected": [{"role": "assistant", "content": "Magic."}]}
-    assert read_pair_rows([chat]) == [chat]
+    assert read_scorer_rows("pair", [chat]) == [chat]
 
 
 def test_margins_out_of_a_table_are_numbers(tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("prompt,chosen,rejected,margin\nq,a,b,0.5\nq,c,d,\n")
-    assert [row.get("margin") for row in read_pair_rows(table)] == [0.5, None]
+    assert [row.get("margin") for row in read_scorer_rows("pair", table)] == [0.5, None]
 
 
 @pytest.mark.parametrize(
@@ -89,41 +92,41 @@ def test_margins_out_of_a_table_are_numbers(tmp_path):
 )
 def test_a_pair_that_cannot_be_used_is_named_with_what_would_do(change, message):
     with pytest.raises(DataError, match=message):
-        read_pair_rows([{**PAIR, **change}])
+        read_scorer_rows("pair", [{**PAIR, **change}])
 
 
 def test_a_pair_without_a_side_is_told_which_columns_there_are():
     with pytest.raises(DataError, match=r"no column 'rejected', there are \['chosen', 'prompt'\]"):
-        read_pair_rows([{"prompt": "q", "chosen": "a"}])
+        read_scorer_rows("pair", [{"prompt": "q", "chosen": "a"}])
     with pytest.raises(DataError, match="is empty"):
-        read_pair_rows([])
+        read_scorer_rows("pair", [])
 
 
 def test_no_text_is_on_both_sides_of_a_split_and_nothing_is_lost():
     rows = click_rows(1000)
-    train, held_out = hold_out_clicks(rows, 0.2)
+    train, held_out = hold_out("ctr", rows, 0.2)
     assert len(train) + len(held_out) == 1000
     assert not {row["text"] for row in train} & {row["text"] for row in held_out}
     assert 200 <= len(held_out) < 260
-    assert (train, held_out) == hold_out_clicks(rows, 0.2)
-    assert held_out != hold_out_clicks(rows, 0.2, seed=1)[1]
-    assert 40 <= len(hold_out_clicks(rows, 40)[1]) < 80
+    assert (train, held_out) == hold_out("ctr", rows, 0.2)
+    assert held_out != hold_out("ctr", rows, 0.2, seed=1)[1]
+    assert 40 <= len(hold_out("ctr", rows, 40)[1]) < 80
 
 
 def test_pairs_are_split_by_prompt_unless_there_is_only_one():
-    train, held_out = hold_out_pairs(preference_pairs(200), 0.25)
+    train, held_out = hold_out("pair", preference_pairs(200), 0.25)
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held_out}
     rows = [{**PAIR, "rejected": f"Magic {number}."} for number in range(10)]
-    train, held_out = hold_out_pairs(rows, 3)
+    train, held_out = hold_out("pair", rows, 3)
     assert (len(train), len(held_out)) == (7, 3)
 
 
 def test_a_split_that_leaves_nothing_to_train_on_or_one_class_is_refused():
     rows = [{"text": str(number), "label": int(number == 0)} for number in range(10)]
     with pytest.raises(DataError, match=r"10 rows cannot be held out of 10 .*scorer_holdout"):
-        hold_out_clicks(rows, 10)
+        hold_out("ctr", rows, 10)
     with pytest.raises(DataError, match="one class only"):
-        hold_out_clicks(rows, 2)
+        hold_out("ctr", rows, 2)
 
 
 @pytest.mark.parametrize(
@@ -135,32 +138,42 @@ def test_a_split_that_leaves_nothing_to_train_on_or_one_class_is_refused():
 )
 def test_answers_that_are_equal_once_written_are_refused(chosen, rejected):
     with pytest.raises(DataError, match="chosen and rejected are equal"):
-        read_pair_rows([{"prompt": CHAT, "chosen": chosen, "rejected": rejected}])
+        read_scorer_rows("pair", [{"prompt": CHAT, "chosen": chosen, "rejected": rejected}])
 
 
 def test_pairs_that_are_held_out_are_not_trained_on(caplog):
     rows = preference_pairs(20)
-    train, held_out = split_pairs(rows, rows[15:], 0.2)
+    train, held_out = split_rows("pair", rows, rows[15:], 0.2)
     assert (train, held_out) == (rows[:15], rows[15:])
     assert "5 of 20 training rows are held-out rows as well" in caplog.text
     with pytest.raises(DataError, match="all 5 training rows are held-out rows as well"):
-        split_pairs(rows[:5], rows, 0.2)
+        split_rows("pair", rows[:5], rows, 0.2)
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("option", "value"),
     [
-        ({"epochs": 0}, "epochs of the scorer is 0: use 1 or more"),
-        ({"learning_rate": 0.0}, "learning_rate of the scorer is 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate of the scorer is nan"),
-        ({"holdout": 1.5}, "holdout of the scorer is 1.5: use a share below 1, or a number of rows"),
-        ({"holdout": 0}, r"holdout of the scorer is 0: .* \(in a configuration: scorer_holdout\)"),
-        ({"tokens_per_micro_batch": 0}, "tokens_per_micro_batch of the scorer is 0: use 1 or more"),
-        ({"head_dropout": 1.0}, "head_dropout of the scorer is 1.0"),
-        ({"lora_alpha": -1.0}, "lora_alpha of the scorer is -1.0"),
-        ({"max_grad_norm": -1.0}, "max_grad_norm of the scorer is -1.0"),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("max_length", 0),
+        ("tokens_per_micro_batch", 0),
+        ("lora_rank", -1),
+        ("patience", -1),
+        ("learning_rate", 0.0),
+        ("learning_rate", 1.0),
+        ("learning_rate", float("nan")),
+        ("head_dropout", 1.0),
+        ("lora_alpha", -1.0),
+        ("margin", -1.0),
+        ("holdout", 0),
     ],
 )
-def test_a_setting_out_of_its_range_is_named(option, message):
-    with pytest.raises(ConfigError, match=message):
-        ScorerSettings(**option)
+def test_an_option_out_of_its_range_is_named_with_its_value(option, value):
+    with pytest.raises(ConfigError, match=rf"scorer_{option}\b.*{value}"):
+        GRPOConfig(**{f"scorer_{option}": value})
+
+
+def test_a_holdout_is_a_share_or_a_whole_number_of_rows():
+    assert [GRPOConfig(scorer_holdout=value).scorer.scorer_holdout for value in (0.5, 1, 40)] == [0.5, 1, 40]
+    with pytest.raises(ConfigError, match=r"scorer_holdout.* a share below 1, or a whole number of rows"):
+        GRPOConfig(scorer_holdout=1.5)

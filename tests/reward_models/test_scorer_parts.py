@@ -8,9 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from grpo.reward_models.heads import ClickHead, PreferenceHead, masked_mean
-from grpo.reward_models.metrics import Evaluation, draw_reliability, evaluate_probabilities
-from grpo.reward_models.texts import length_batches, micro_batches, pad_right, shuffled_batches
+from grpo.reward_models.classifier import PreferenceHead
+from grpo.reward_models.clicks import HEAD_SIZES, ClickHead, masked_mean
+from grpo.reward_models.loop import length_batches, micro_batches, pad_right, shuffled_batches
+from grpo.reward_models.reports import Evaluation, draw_reliability, evaluate_probabilities
 
 
 def test_the_mean_is_over_a_rows_own_tokens_whatever_the_padding_holds():
@@ -21,7 +22,7 @@ def test_the_mean_is_over_a_rows_own_tokens_whatever_the_padding_holds():
 
 
 def test_the_click_head_is_mean_then_1024_then_512_then_one():
-    head = ClickHead(8, dropout=0.1)
+    head = ClickHead(8, HEAD_SIZES, dropout=0.1)
     linear = [(layer.in_features, layer.out_features) for layer in head.layers if isinstance(layer, torch.nn.Linear)]
     assert linear == [(8, 1024), (1024, 512), (512, 1)]
     assert [type(layer).__name__ for layer in head.layers] == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]

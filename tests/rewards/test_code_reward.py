@@ -422,7 +422,7 @@ def test_programs_of_all_calls_together_are_never_more_than_at_once(monkeypatch:
 
 def test_a_group_of_programs_that_never_end_scores_nothing_within_the_time_of_the_recipe() -> None:
     recipe = yaml.safe_load(Path(recipes.__file__).with_name("code.yaml").read_text(encoding="utf-8"))
-    (options,) = (one for one in recipe["rewards"]["functions"] if one != "strict_format")
+    (options,) = (one for one in recipe["rewards"] if one != "strict_format")
     (function,) = resolve_rewards(options)
     assert function.overlap
     limits, deadline_s = function.function.tester.limits, function.function.deadline_s

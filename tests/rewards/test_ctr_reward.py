@@ -7,6 +7,7 @@ from pathlib import Path
 import compared
 import pytest
 import torch
+from short_trainings import settings
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from grpo import assembly
@@ -17,7 +18,7 @@ from grpo.demos.headlines import headline_of
 from grpo.errors import CheckpointError, ConfigError, ModelError
 from grpo.policy import LoraSettings, load_policy
 from grpo.policy.tiny import TINY_DIRECTORY
-from grpo.reward_models import CTRScorer, ScorerSettings, train_ctr_scorer
+from grpo.reward_models import CTRScorer, train_scorer
 from grpo.rewards import Backbones, resolve_rewards
 from grpo.rewards.models.ctr import CTRReward
 
@@ -28,9 +29,9 @@ def memory(scorer):
     return compared.memory(scorer._backbone.model)
 
 
-def train(directory: Path, **settings) -> Path:
-    options = {"epochs": 1, "batch_size": 32, "lora_rank": 4, "learning_rate": 3e-3, "device": "cpu", **settings}
-    report = train_ctr_scorer(click_rows(96), model="tiny", output_dir=directory, settings=ScorerSettings(**options))
+def train(directory: Path, **further) -> Path:
+    options = {"epochs": 1, "batch_size": 32, "lora_rank": 4, "learning_rate": 3e-3, "device": "cpu", **further}
+    report = train_scorer("ctr", click_rows(96), output_dir=directory, settings=settings(**options))
     return Path(report.best_model)
 
 

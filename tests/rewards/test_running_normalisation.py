@@ -25,7 +25,7 @@ def test_the_figures_are_those_of_all_rewards_however_they_came_in(sizes):
     running = RunningNormalisation()
     start = 0
     for size in sizes:
-        normalised = running.take_in(rewards[start : start + size])
+        normalised = running.update(rewards[start : start + size])
         start += size
     assert running.count == 40
     assert running.mean == pytest.approx(statistics.fmean(rewards), rel=1e-14)
@@ -36,24 +36,24 @@ def test_the_figures_are_those_of_all_rewards_however_they_came_in(sizes):
 
 def test_what_is_saved_as_json_goes_on_to_the_last_bit():
     whole, first, second = RunningNormalisation(), RunningNormalisation(), RunningNormalisation()
-    whole.take_in(draw(7))
-    first.take_in(draw(7))
+    whole.update(draw(7))
+    first.update(draw(7))
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert whole.take_in(draw(5, seed=1)) == second.take_in(draw(5, seed=1))
+    assert whole.update(draw(5, seed=1)) == second.update(draw(5, seed=1))
     assert whole.state_dict() == second.state_dict()
 
 
 def test_equal_rewards_and_the_very_first_one_become_nothing():
-    assert RunningNormalisation().take_in([7.5]) == [0.0]
-    assert RunningNormalisation().take_in([7.5] * 4) == [0.0] * 4
-    assert RunningNormalisation().take_in([]) == []
+    assert RunningNormalisation().update([7.5]) == [0.0]
+    assert RunningNormalisation().update([7.5] * 4) == [0.0] * 4
+    assert RunningNormalisation().update([]) == []
 
 
 def test_what_is_no_number_stays_none_and_does_not_spoil_the_figures():
     spoilt, clean = RunningNormalisation(), RunningNormalisation()
-    first = spoilt.take_in([1.0, math.nan, 3.0, math.inf])
+    first = spoilt.update([1.0, math.nan, 3.0, math.inf])
     assert [math.isnan(value) for value in first] == [False, True, False, True]
-    assert [first[0], first[2]] == clean.take_in([1.0, 3.0])
+    assert [first[0], first[2]] == clean.update([1.0, 3.0])
     assert spoilt.state_dict() == clean.state_dict()
 
 

@@ -202,9 +202,9 @@ def test_rows_that_ask_the_same_have_equal_questions() -> None:
         ("a.json", '[{"prompt": "a"},\n{"prompt": }]', r"a\.json: not valid JSON: Expecting value \(line 2, column"),
         ("a.csv", "prompt,answer\n", r"a\.csv is empty"),
         ("a.csv", "", r"a\.csv is empty"),
-        ("a.csv", "prompt,answer\na,1\nb\n", r"a\.csv:3: the row has not the 2 fields of the header"),
-        ("a.csv", "prompt,answer\na,1,2\n", r"a\.csv:2: the row has not the 2 fields"),
-        ("a.csv", "prompt,prompt\na,1\n", r"a\.csv:1: column 'prompt' stands there twice"),
+        ("a.csv", "prompt,answer\na,1\nb\n", r"a\.csv:3: the row does not have the 2 fields of the header"),
+        ("a.csv", "prompt,answer\na,1,2\n", r"a\.csv:2: the row does not have the 2 fields"),
+        ("a.csv", "prompt,prompt\na,1\n", r"a\.csv:1: column 'prompt' occurs twice"),
         ("a.csv", 'prompt\n"a" b\n', r"a\.csv:2: not valid CSV"),
         ("a.csv", "question\na\n", r"a\.csv:2: no column 'prompt': there are \['question'\]"),
         ("a.parquet", "not parquet", r"a\.parquet: not a Parquet file"),
@@ -258,7 +258,7 @@ def test_an_empty_data_set_is_refused(source: object) -> None:
         ({"prompt": ["a"]}, "data of type dict"),
         (["a", 5], "row 1: a number where an object"),
         (["a", ""], "row 1: the prompt is empty"),
-        (datasets.Dataset.from_list(RECORDS).to_iterable_dataset(), "streamed data set may have no end"),
+        (datasets.Dataset.from_list(RECORDS).to_iterable_dataset(), "streamed data set may be endless"),
     ],
 )
 def test_other_objects_are_refused(source: object, message: str) -> None:

@@ -85,7 +85,7 @@ def test_holding_out_everything_is_refused(eval_size: int) -> None:
 
 
 def test_evaluation_rows_that_cover_all_train_rows_are_refused() -> None:
-    with pytest.raises(DataError, match="none of the 5 train rows is left"):
+    with pytest.raises(DataError, match="no training row of 5 is left"):
         task_of(sums(5), sums(5))
 
 

@@ -135,7 +135,7 @@ def _changed(config: GRPOConfig, path: Path, names: Sequence[str] = (), left_out
         for place, spec in enumerate(specs):
             if "gate" in spec and find_gate(spec["gate"], names) == names[left_out]:
                 specs[place] = {key: value for key, value in spec.items() if key not in _GATE} | own_gate
-    return config.replace(functions=specs, output_dir=str(path), run_name=None)
+    return config.replace(rewards=specs, output_dir=str(path), run_name=None)
 
 
 def _names(path: Path) -> list[str]:

@@ -114,7 +114,8 @@ class GRPOTrainer:
         if resume_from is None:
             outcome = train_parts(self._parts)
         else:
-            outcome, self._parts = resume_with(resume_from, self._parts_for, self.config.given(), self._given.names())
+            options = self.config.explicit_options()
+            outcome, self._parts = resume_with(resume_from, self._parts_for, options, self._given.names())
             self.config = self._parts.config
         return _summary(outcome)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.assembly.given import Given
-from grpo.config import GENERATED, GRPOConfig
-from grpo.demos import finance_task, headlines_task, programs_task
+from grpo.config import GRPOConfig
+from grpo.demos import DEMO_TASKS
 from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
-from grpo.seeding import derive_seed
 from grpo.tasks import (
     Row,
     Task,
@@ -54,38 +52,25 @@ def make_task(config: GRPOConfig, given: Given) -> Task:
         ConfigError: there is nowhere to take rows from.
         DataError: the data cannot be used, or too little of it is left to train on.
     """
-    if config.data.task in GENERATED:
-        return _generated_task(config)
-    task = _gsm8k(config, given) if config.data.task == "gsm8k" else _rows(config, given)
-    return replace(task, train=task.train[: config.data.train_size])
-
-
-def _generated_task(config: GRPOConfig) -> Task:
     data = config.data
-    common: dict[str, Any] = {"answer_format": find_format(data.answer_format), "seed": config.optimizer.seed}
+    common: dict[str, Any] = {
+        "train_size": data.train_size,
+        "answer_format": find_format(data.answer_format),
+        "seed": config.optimizer.seed,
+    }
+    if data.task in DEMO_TASKS:
+        demo = DEMO_TASKS[data.task]
+        return demo.make(eval_size=data.eval_size, **common, **{name: getattr(data, name) for name in demo.options})
     if data.task == "arithmetic":
         return arithmetic_task(
-            train_size=data.train_size,
             eval_size=data.eval_size or 0,
             max_operand=data.max_operand,
             operators=data.operators,
             spares_train_rows=_spares_train_rows(config),
             **common,
         )
-    if data.task == "programs":
-        return programs_task(
-            train_size=data.train_size,
-            eval_size=data.eval_size,
-            kinds=(data.program_kinds,) if isinstance(data.program_kinds, str) else data.program_kinds,
-            max_operand=data.max_operand,
-            **common,
-        )
-    task = (headlines_task if data.task == "headlines" else finance_task)(eval_size=data.eval_size, **common)
-    if data.train_size is None or data.train_size >= len(task.train):
-        return task
-    # They stand in the order of their subjects.
-    rng = random.Random(derive_seed(config.optimizer.seed, "train_size"))
-    return replace(task, train=rng.sample(task.train, data.train_size))
+    task = _gsm8k(config, given) if data.task == "gsm8k" else _rows(config, given)
+    return replace(task, train=task.train[: data.train_size])
 
 
 def _gsm8k(config: GRPOConfig, given: Given) -> Task:
@@ -121,7 +106,7 @@ def _rows(config: GRPOConfig, given: Given) -> Task:
 
 def _spares_train_rows(config: GRPOConfig) -> bool:
     """Return whether fewer rows than asked for may be held out: what a recipe asks for was meant for its own rows."""
-    return not config.is_typed("eval_size")
+    return not config.is_set_by_user("eval_size")
 
 
 def evaluation_task(config: GRPOConfig, given: Given) -> Task:

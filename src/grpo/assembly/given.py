@@ -61,9 +61,9 @@ def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
     Raises:
         ConfigError: `given` contradicts the configuration.
     """
-    if given.rewards is not None and "functions" in config.given():
+    if given.rewards is not None and "rewards" in config.explicit_options():
         raise ConfigError(
-            "rewards are given to the trainer and named in its config (functions or reward_weights): "
+            "rewards are given to the trainer and named in its config (rewards or reward_weights): "
             "give the trainer all of them, with reward_weights=[…]"
         )
     names: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
             is_file = Path(value).suffix != "" or isinstance(value, Path)
             names[file_option if is_file else name_option], rest[attribute] = str(value), None
     if given.rewards is not None and all(map(_is_plain, given.rewards)):
-        names["functions"], rest["rewards"] = given.rewards, None
+        names["rewards"], rest["rewards"] = given.rewards, None
         if given.reward_weights is not None:
             names["reward_weights"], rest["reward_weights"] = list(given.reward_weights), None
     _refuse_two_values(config, names)
@@ -88,9 +88,9 @@ def settle(config: GRPOConfig, given: Given) -> tuple[GRPOConfig, Given]:
     makes_rows = task in GENERATED
     if given.train_rows is not None:
         own = next((name for name in ("train_file", "dataset") if config.flat()[name] is not None), None)
-        if own is not None and not (config.data.task == "gsm8k" and own not in config.given()):
+        if own is not None and not (config.data.task == "gsm8k" and own not in config.explicit_options()):
             raise ConfigError(f"train_dataset and {own} both name training rows: give one of them")
-        if makes_rows and config.is_typed("task"):
+        if makes_rows and config.is_set_by_user("task"):
             raise ConfigError(f"task {task} makes its own rows, but train_dataset was given: use task='rows'")
         if makes_rows:  # a recipe's own rows, or the default's
             names["task"] = "rows"
@@ -132,10 +132,12 @@ def _is_plain(reward: Any) -> bool:
 
 
 def _refuse_two_values(config: GRPOConfig, names: Mapping[str, Any]) -> None:
-    told = config.given()
+    explicit = config.explicit_options()
     for name, value in names.items():
-        if name in told and told[name] != value:
+        if name in explicit and explicit[name] != value:
             mend = (
-                "give one of them" if config.is_typed(name) else f"load_config(RECIPE, {name}={value!r}) gives it both"
+                "give one of them"
+                if config.is_set_by_user(name)
+                else f"load_config(RECIPE, {name}={value!r}) gives it both"
             )
-            raise ConfigError(f"{name} is {value!r} for the trainer and {told[name]!r} in its config: {mend}")
+            raise ConfigError(f"{name} is {value!r} for the trainer and {explicit[name]!r} in its config: {mend}")

@@ -131,7 +131,7 @@ def make_rewards(
     for name in ("correct_reward", "wrong_reward"):
         if getattr(options, name) is not None:
             defaults[name] = getattr(options, name)
-    if "scorer_dir" in config.given():
+    if "scorer_dir" in config.explicit_options():
         # Where `grpo reward train` saves with the same configuration.
         defaults["scorer"] = config.scorer.scorer_dir
     specs = given.rewards if given.rewards is not None else [spec.model_dump() for spec in options.functions]
@@ -140,9 +140,10 @@ def make_rewards(
         timeout_s=options.reward_timeout_s,
         max_failed_share=options.max_failed_share,
         processes=connected_processes(),
+        environment_weights=options.environment_weights,
         seed=config.optimizer.seed,
     )
-    if given.rewards is None and "functions" not in config.given() and "answer" not in columns:
+    if given.rewards is None and "rewards" not in config.explicit_options() and "answer" not in columns:
         others = f"they have {', '.join(sorted(columns))}" if columns else "they have the prompt only"
         raise DataError(
             f"no reward was named, and the rows have no column 'answer' to compare with ({others}): "

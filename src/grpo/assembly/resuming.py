@@ -11,21 +11,12 @@ from grpo.assembly.given import require_objects
 from grpo.assembly.parts import number_of_steps
 from grpo.assembly.runs import run_parts
 from grpo.checkpoint import CheckpointStore, Progress
-from grpo.config import GRPOConfig
+from grpo.config import OPTIONS, GRPOConfig, parse_overrides
 from grpo.errors import CheckpointError, ConfigError
 from grpo.tracking import RunDirectory, find_run
 from grpo.trainer import Outcome
 
 __all__ = ["resume", "resume_with"]
-
-_FIXED = (
-    *("model", "tokenizer", "revision", "lora_rank", "lora_alpha", "lora_targets", "reference_model"),
-    *("task", "train_file", "eval_file", "dataset", "dataset_config", "train_split", "eval_split", "train_size"),
-    *("prompt_column", "answer_column", "max_prompt_length", "shuffle", "eval_size", "max_operand", "operators"),
-    "program_kinds",
-    *("seed", "output_dir", "run_name"),
-)
-"""Options that cannot change in the middle of a run."""
 
 
 def resume(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Outcome:
@@ -84,17 +75,10 @@ def resume_with(
 
 
 def _changed(config: GRPOConfig, overrides: Sequence[str] | Mapping[str, Any]) -> GRPOConfig:
-    if not overrides:
-        return config
-    if not isinstance(overrides, Mapping):
-        from grpo.config.overrides import parse_overrides
-
-        overrides = parse_overrides(overrides)
-    changed = config.replace(**overrides)
-    fixed = [name for name in config.differences(changed) if name in _FIXED]
-    if fixed:
-        was, wanted = config.differences(changed)[fixed[0]]
-        raise ConfigError(
-            f"{fixed[0]} is {was!r} in this run and cannot become {wanted!r} in the middle of it: start a new run"
-        )
+    changed = config.replace(**parse_overrides(overrides)) if overrides else config
+    for name, (was, wanted) in config.differences(changed).items():
+        if OPTIONS[name].known("fixed"):
+            raise ConfigError(
+                f"{name} is {was!r} in this run and cannot become {wanted!r} in the middle of it: start a new run"
+            )
     return changed

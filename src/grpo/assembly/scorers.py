@@ -1,30 +1,23 @@
-"""Reward models by configuration: training them, and scoring texts with them."""
+"""Reward models from a configuration: their training, and scores of texts."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from grpo import reward_models
 from grpo.assembly.parts import take_threads
 from grpo.config import GRPOConfig
 from grpo.demos.clicks import attainable_auc, click_rows
 from grpo.demos.preferences import preference_pairs
 from grpo.errors import ConfigError
 from grpo.machine import keep_freed_memory
-from grpo.reward_models import (
-    CTRScorer,
-    OnEpoch,
-    ScorerReport,
-    ScorerSettings,
-    read_click_rows,
-    read_pair_rows,
-    train_ctr_scorer,
-    train_pair_scorer,
-)
+from grpo.policy import LoraSettings
+from grpo.reward_models import CTRScorer, OnEpoch, ScorerReport, ScorerSettings, read_scorer_rows
 from grpo.reward_models.checkpoint import DESCRIPTION_FILE, best_model_of
 from grpo.reward_models.output import BEST_MODEL, standing
 from grpo.rewards import SequenceClassifierReward
@@ -33,34 +26,36 @@ __all__ = ["score_texts", "scorer_settings", "train_scorer"]
 
 _log = logging.getLogger(__name__)
 
-_GENERATED_CLICKS = 20_000
-_GENERATED_PAIRS = 500
-_CONFIG_FILE = "scorer_config.yaml"
-"""Not `config.yaml`: the directory is no run's."""
-_ROWS_FILE = "rows.jsonl"
+_GENERATORS: Mapping[str, tuple[Callable[[int, int], Sequence[Mapping[str, Any]]], int]] = {
+    "ctr": (click_rows, 20_000),
+    "pair": (preference_pairs, 500),
+}
+"""Generator and default number of rows, by `scorer_kind`."""
 
-_OF_THE_POLICY = ("tokenizer", "revision")
-"""Options that say more about `policy.model`, and nothing about another model."""
+_CONFIG_FILE = "scorer_config.yaml"
+"""Not `config.yaml`, which marks a run directory."""
+_ROWS_FILE = "rows.jsonl"
 
 
 def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpoch | None = None) -> ScorerReport:
-    """Train the reward model that the section `scorer` describes, and return what came of it.
+    """Train the reward model of the section `scorer` and return the report.
 
-    Beside the weights lie the configuration and, if they were generated, all rows, which `scorer_train_file` reads.
+    Beside the weights are the configuration and, if the rows were generated, all rows in a file that
+    `scorer_train_file` can name.
 
     Args:
-        overwrite: take the place of one that is there.
+        overwrite: replace an earlier scorer.
 
     Raises:
-        ConfigError: nothing in the configuration is about a scorer, one is there already, or an option has a value
+        ConfigError: the configuration has no option of a scorer, a scorer is there already, or an option has a value
             it cannot have.
-        DataError, ModelError, RunError, StorageError: as `train_ctr_scorer` and `train_pair_scorer`.
+        DataError, ModelError, RunError, StorageError: as `grpo.reward_models.train_scorer`.
     """
     options = config.scorer
-    if not any(name.startswith("scorer_") for name in config.given()):
+    if not any(name.startswith("scorer_") for name in config.explicit_options()):
         raise ConfigError(
             "there is no scorer to train: take a recipe with a section `scorer`, as ctr-headlines or "
-            "finance-preferences, or say what to train: scorer_kind=ctr or scorer_kind=pair"
+            "finance-preferences, or name a kind: scorer_kind=ctr or scorer_kind=pair"
         )
     if not overwrite and standing(Path(options.scorer_dir) / BEST_MODEL) is not None:
         raise ConfigError(
@@ -70,51 +65,43 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
     keep_freed_memory()
     config = take_threads(config)
     beside = {_CONFIG_FILE: config.to_yaml()}
-    is_ctr = options.scorer_kind == "ctr"
-    read: Any = read_click_rows if is_ctr else read_pair_rows
+    rows: Sequence[Mapping[str, Any]]
     if options.scorer_train_file is not None:
-        rows = read(options.scorer_train_file)
+        rows = read_scorer_rows(options.scorer_kind, options.scorer_train_file)
     else:
-        rows = _generated(config)
-        beside[_ROWS_FILE] = _as_lines(rows)
-    common: dict[str, Any] = {
-        "model": options.scorer_model or config.policy.model,
-        "output_dir": options.scorer_dir,
-        "settings": settings,
-        "on_epoch": on_epoch,
-        "eval_rows": None if options.scorer_eval_file is None else read(options.scorer_eval_file),
-        "beside": beside,
-    }
-    if is_ctr:
-        follows_rule = options.scorer_train_file is None and options.scorer_eval_file is None
-        return train_ctr_scorer(rows, attainable=attainable_auc if follows_rule else None, **common)
-    return train_pair_scorer(rows, margin=options.scorer_margin, **common)
-
-
-def _generated(config: GRPOConfig) -> list[dict[str, Any]]:
-    options = config.scorer
-    if options.scorer_kind == "ctr":
-        return click_rows(options.scorer_rows or _GENERATED_CLICKS, config.optimizer.seed)
-    return [dict(pair) for pair in preference_pairs(options.scorer_rows or _GENERATED_PAIRS, config.optimizer.seed)]
-
-
-def _as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        generate, default_size = _GENERATORS[options.scorer_kind]
+        rows = generate(options.scorer_rows or default_size, config.optimizer.seed)
+        beside[_ROWS_FILE] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    eval_rows = None
+    if options.scorer_eval_file is not None:
+        eval_rows = read_scorer_rows(options.scorer_kind, options.scorer_eval_file)
+    follows_rule = options.scorer_kind == "ctr" and options.scorer_train_file is None and eval_rows is None
+    return reward_models.train_scorer(
+        options.scorer_kind,
+        rows,
+        model=options.scorer_model or config.policy.model,
+        output_dir=options.scorer_dir,
+        settings=settings,
+        on_epoch=on_epoch,
+        eval_rows=eval_rows,
+        beside=beside,
+        attainable=attainable_auc if follows_rule else None,
+    )
 
 
 def score_texts(
     scorer: str, texts: Sequence[str], prompts: Sequence[Any] | None = None, *, device: str = "auto"
 ) -> list[float]:
-    """Return what a scorer says of each text: the probability of a click, or a sequence classifier's reward.
+    """Return the score of each text: the probability of a click, or the reward of a sequence classifier.
 
     Args:
         scorer: directory of `grpo reward train`, or for a sequence classifier also a Hub id.
-        prompts: what the texts answer; needed by a sequence classifier that was trained on answers.
+        prompts: the prompts that the texts answer; needed by a sequence classifier that was trained on answers.
 
     Raises:
-        ConfigError: there is none, or prompts were given to a scorer of texts alone.
-        CheckpointError, ModelError: it does not load.
-        RunError: what it says is not a number.
+        ConfigError: there is no scorer, or prompts were given to a CTR scorer.
+        CheckpointError, ModelError: the scorer does not load.
+        RunError: a score is not a number.
     """
     directory = best_model_of(scorer)
     if directory is None and Path(scorer).expanduser().is_dir():
@@ -124,28 +111,33 @@ def score_texts(
         )
     if directory is not None and (directory / DESCRIPTION_FILE).exists():
         if prompts is not None:
-            raise ConfigError(f"{scorer} scores texts by themselves: leave out the prompts")
+            raise ConfigError(f"{scorer} is a click scorer, which scores texts without prompts: leave out the prompts")
         return CTRScorer(None, str(directory), device).predict_many(list(texts))
     place = None if device == "auto" else device
     reward = SequenceClassifierReward(scorer if directory is None else str(directory), device=place)
     if prompts is None:
-        _log.warning("no prompt: a model that was trained on answers to prompts scores them as answers to nothing")
+        _log.warning("no prompt: a model that was trained on answers to prompts scores the texts without their prompts")
     return reward(list(prompts or [""] * len(texts)), list(texts))
 
 
 def scorer_settings(config: GRPOConfig) -> ScorerSettings:
-    """Return how a scorer is to be trained.
-
-    Raises:
-        ConfigError: an option is out of its range.
-    """
+    """Return the settings of a scorer's training: the options of the section `scorer`, and some of the policy's."""
     scorer, policy = config.scorer, config.policy
-    names = [field.name for field in fields(ScorerSettings) if hasattr(scorer, f"scorer_{field.name}")]
+    options = {name.removeprefix("scorer_"): value for name, value in scorer}
+    lora = None
+    if scorer.scorer_lora_rank > 0:
+        lora = LoraSettings(
+            rank=scorer.scorer_lora_rank,
+            alpha=scorer.scorer_lora_alpha or float(scorer.scorer_lora_rank),
+            target_modules=policy.lora_targets,
+        )
     return ScorerSettings(
-        **{name: getattr(scorer, f"scorer_{name}") for name in names},
-        **({} if scorer.scorer_model else {name: getattr(policy, name) for name in _OF_THE_POLICY}),
-        lora_targets=policy.lora_targets,
-        gradient_checkpointing=policy.gradient_checkpointing,
+        **{field.name: options[field.name] for field in fields(ScorerSettings) if field.name in options},
+        lora=lora,
         device=policy.device,
         seed=config.optimizer.seed,
+        # These two belong to `policy.model` and do not apply to another model.
+        tokenizer=None if scorer.scorer_model else policy.tokenizer,
+        revision=None if scorer.scorer_model else policy.revision,
+        gradient_checkpointing=policy.gradient_checkpointing,
     )

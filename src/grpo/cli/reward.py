@@ -84,7 +84,7 @@ def _train(words: list[str]) -> int:
 def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConfig) -> str:
     """Return how to train a policy on the scorer: by the same recipe if it has it among its rewards."""
     from grpo.assembly.invocation import own_command
-    from grpo.config.synonyms import normalise
+    from grpo.config import normalise
 
     reward = "ctr" if config.scorer.scorer_kind == "ctr" else "preference"
     uses_it = any(function.name == reward for function in config.rewards.functions)

@@ -1,15 +1,13 @@
-"""The reference of all options, written from the schema, so that it cannot be out of date."""
+"""The reference of all options, written from their fields, so that it cannot be out of date."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import Any, Literal, get_args, get_origin
+from typing import get_origin
 
-from pydantic.fields import FieldInfo
-
-from grpo.config.fields import option_types
-from grpo.config.sections import SECTIONS
-from grpo.config.synonyms import COMPUTED, SYNONYMS
+from grpo.config.fields import choices_of
+from grpo.config.options import ALL_SECTIONS, OPTIONS, Option
+from grpo.config.schema import as_text
 
 __all__ = ["option_reference"]
 
@@ -17,45 +15,34 @@ _INDENT = 34
 
 
 def option_reference(width: int = 110) -> str:
-    """Return all options by section: flag, values, meaning, default and other names."""
+    """Return all options by section: flag, values, description, default and synonyms."""
     parts = []
-    for name, section in SECTIONS.items():
-        lines = [f"{name}: {(section.__doc__ or '').strip()}"]
-        for leaf, field in section.model_fields.items():
-            lines.append(_entry(f"--{leaf.replace('_', '-')} {_values(field)}".rstrip(), _meaning(leaf, field), width))
-        parts.append("\n".join(lines))
-    others = [_entry(f"--{name.replace('_', '-')}", meaning, width) for name, meaning in COMPUTED.items()]
-    parts.append("\n".join(["also understood:", *others]))
+    for name, section in ALL_SECTIONS.items():
+        entries = [_entry(option, width) for option in OPTIONS.values() if option.section == name]
+        parts.append("\n".join([f"{name}: {(section.__doc__ or '').strip()}", *entries]))
     return "\n\n".join(parts)
 
 
-def _entry(flag: str, meaning: str, width: int) -> str:
-    lines = textwrap.wrap(meaning, width - _INDENT, break_on_hyphens=False)
-    head = f"  {flag}"
+def _entry(option: Option, width: int) -> str:
+    head = f"  --{option.name.replace('_', '-')} {_values(option)}".rstrip()
+    default = option.field.default
+    text = f"{option.field.description} [{'empty' if default == () else as_text(default)}]"
+    if synonyms := ", ".join(option.known("synonyms")):
+        text += f" (also {synonyms})"
+    lines = textwrap.wrap(text, width - _INDENT, break_on_hyphens=False)
     if len(head) > _INDENT - 2:
-        return "\n".join([head, *(" " * _INDENT + line for line in lines)])
-    return "\n".join([head.ljust(_INDENT) + lines[0], *(" " * _INDENT + line for line in lines[1:])])
+        lines = [head, *(" " * _INDENT + line for line in lines)]
+    else:
+        lines = [head.ljust(_INDENT) + lines[0], *(" " * _INDENT + line for line in lines[1:])]
+    return "\n".join(lines)
 
 
-def _values(field: FieldInfo) -> str:
-    types = option_types(field.annotation)
-    for kind in types:
-        if get_origin(kind) is Literal:
-            return "|".join(map(str, get_args(kind)))
+def _values(option: Option) -> str:
+    """Return a placeholder for the values of an option."""
+    types = option.types
+    if choices := choices_of(types):
+        return "|".join(choices)
     if any(get_origin(kind) is tuple for kind in types):
         return "NAME,…"
-    words = {bool: "", int: "N", float: "X", str: "TEXT"}
-    return next(words[kind] for kind in (bool, float, int, str) if kind in types)
-
-
-def _meaning(leaf: str, field: FieldInfo) -> str:
-    also = [name for name, ours in SYNONYMS.items() if ours == leaf]
-    return f"{field.description} [{_default(field.default)}]" + (f" (also {', '.join(also)})" if also else "")
-
-
-def _default(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if value != () else "empty"
+    placeholders = {bool: "", int: "N", float: "X", str: "TEXT"}
+    return next(placeholders[kind] for kind in (bool, float, int, str) if kind in types)

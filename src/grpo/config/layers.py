@@ -1,36 +1,19 @@
-"""Layers of settings → one: a higher layer wins, also over what it contradicts below."""
+"""Layers of settings → one table, in which a higher layer wins; and the values that follow from others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
 
-from grpo.config.rewards import reward_specs
-from grpo.config.rules import GENERATED
-from grpo.config.sections import SECTIONS
-from grpo.config.settings import REWARD_CHANGES, Settings
-from grpo.config.synonyms import LEAVES
+from grpo.config.options import OPTIONS
+from grpo.config.overrides import REWARD, Settings
+from grpo.config.rewards_section import reward_specs
+from grpo.config.sections import GENERATED, OptimizerSection, Shorthands
 from grpo.config.yaml_text import parse_yaml
 from grpo.errors import ConfigError
 
-__all__ = ["OWN_ROWS", "merge_layers", "resolve"]
-
-_DISPLACES: Mapping[str, tuple[str, ...]] = {
-    "steps": ("num_epochs",),
-    "num_epochs": ("steps",),
-    "batch_size": ("prompts_per_step",),
-    "prompts_per_step": ("batch_size",),
-    "warmup_steps": ("warmup_ratio",),
-    "warmup_ratio": ("warmup_steps",),
-    "train_file": ("dataset", "dataset_config", "train_split", "eval_split"),
-    "dataset": ("train_file", "eval_file", "dataset_config", "train_split", "eval_split"),
-    "eval_file": ("eval_split",),
-    "eval_split": ("eval_file",),
-    "functions": (REWARD_CHANGES, "reward_weights"),
-    "reward_weights": (REWARD_CHANGES,),
-}
-"""What setting an option takes back in the layers below it."""
-
+__all__ = ["OWN_ROWS", "fill_in", "merge_layers"]
 
 OWN_ROWS = frozenset({"train_file", "eval_file", "dataset"})
 """Options that bring rows of the user's own."""
@@ -39,7 +22,7 @@ _ARITHMETIC_EVAL_SIZE = 64
 
 
 def merge_layers(layers: Iterable[Settings]) -> Settings:
-    """Return one table of settings; later layers win, and take back what contradicts them in earlier ones.
+    """Return one table of settings; a layer wins over earlier ones and removes options that contradict its own.
 
     Example:
         >>> merge_layers([{"steps": 60, "seed": 1}, {"num_epochs": 3}])
@@ -48,45 +31,54 @@ def merge_layers(layers: Iterable[Settings]) -> Settings:
     merged: Settings = {}
     for layer in layers:
         changed = {name for name, value in layer.items() if value is not None and value != merged.get(name)}
-        displaced = {below for name in changed for below in _DISPLACES.get(name, ())} - layer.keys()
+        known = [OPTIONS[name].known(key) for name in changed & OPTIONS.keys() for key in ("excludes", "displaces")]
+        displaced = set(chain.from_iterable(known))
         if changed & OWN_ROWS and merged.get("task") in GENERATED:
-            displaced |= {"task"} - layer.keys()
-        kept = {name: value for name, value in merged.items() if name not in displaced}
-        changes = {**kept.get(REWARD_CHANGES, {})}
-        for function, settings in layer.get(REWARD_CHANGES, {}).items():
-            changes[function] = {**changes.get(function, {}), **settings}
-        merged = {**kept, **layer, **({REWARD_CHANGES: changes} if changes else {})}
+            displaced.add("task")
+        if changed & {"rewards", "reward_weights"}:
+            displaced |= {name for name in merged if name.startswith(REWARD)}
+        merged = {name: value for name, value in merged.items() if name not in displaced}
+        for name, value in layer.items():
+            merged[name] = {**merged.get(name, {}), **value} if name.startswith(REWARD) else value
     return merged
 
 
-def resolve(settings: Settings) -> tuple[Settings, Settings]:
-    """Return what was set, with calculations done, and what follows from it where nothing was set.
+def fill_in(settings: Settings) -> tuple[Settings, Settings]:
+    """Return the options that are set, with shorthands replaced, and those that follow from them.
 
     Raises:
-        ConfigError: two options contradict each other.
+        ConfigError: shorthands contradict the options they stand for.
+        pydantic.ValidationError: a shorthand has a value it cannot have.
     """
-    given = {name: value for name, value in settings.items() if value is not None or _may_be_null(name)}
-    _fold_batch_size(given)
-    derived: Settings = {}
-    _derive_length(given, derived)
-    _derive_data(given, derived)
-    _fold_rewards(given, derived)
-    return given, derived
+    explicit = {
+        name: value
+        for name, value in settings.items()
+        if value is not None or (name in OPTIONS and OPTIONS[name].may_be_null)
+    }
+    _replace_batch_size(explicit)
+    derived = {name: value for name, value in _derived(explicit).items() if explicit.get(name) is None}
+    changes = {
+        name.removeprefix(REWARD): explicit.pop(name)
+        for name in settings
+        if name.startswith(REWARD) and name in explicit
+    }
+    weights = explicit.pop("reward_weights", None)
+    specs = _specs(explicit.pop("rewards", None))
+    is_set = bool(specs or changes or weights is not None)
+    if not specs:
+        plain = explicit.get("answer_format", derived.get("answer_format")) == "plain"
+        specs = reward_specs(["last_integer"] if plain else ["strict_format", "correctness"])
+    (explicit if is_set else derived)["rewards"] = _changed_rewards(specs, weights, changes)
+    return {name: value for name, value in explicit.items() if name not in derived}, derived
 
 
-def _may_be_null(name: str) -> bool:
-    if name not in LEAVES:
-        return False
-    annotation = SECTIONS[LEAVES[name]].model_fields[name].annotation
-    return type(None) in get_args(annotation)
-
-
-def _fold_batch_size(given: Settings) -> None:
-    if "batch_size" not in given:
+def _replace_batch_size(explicit: Settings) -> None:
+    size = Shorthands(batch_size=explicit.pop("batch_size", None)).batch_size
+    if size is None:
         return
-    size = _at_least_one("batch_size", given.pop("batch_size"))
-    accumulation = _at_least_one("gradient_accumulation_steps", given.get("gradient_accumulation_steps", 1))
-    prompts = given.setdefault("prompts_per_step", size * accumulation)
+    steps = explicit.get("gradient_accumulation_steps", 1)
+    accumulation = OptimizerSection(gradient_accumulation_steps=steps).gradient_accumulation_steps
+    prompts = explicit.setdefault("prompts_per_step", size * accumulation)
     if prompts != size * accumulation:
         raise ConfigError(
             f"prompts_per_step {prompts} contradicts batch_size {size} × gradient_accumulation_steps {accumulation} "
@@ -94,71 +86,45 @@ def _fold_batch_size(given: Settings) -> None:
         )
 
 
-def _at_least_one(name: str, value: Any) -> int:
-    try:
-        number = int(value)
-        if isinstance(value, bool) or number != float(value) or number < 1:
-            raise ValueError
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name} was given {value!r}: it should be a whole number of at least 1") from None
-    return number
-
-
-def _derive_length(given: Settings, derived: Settings) -> None:
-    steps, epochs = given.get("steps"), given.get("num_epochs")
-    if steps is not None and epochs is not None:
-        raise ConfigError(f"steps {steps} and num_epochs {epochs} both say how long to train: give one of them")
-    if steps is None and epochs is None:
-        given.pop("num_epochs", None)
+def _derived(explicit: Settings) -> Settings:
+    """Return the values that options have where they are not set and others decide."""
+    given = {name for name, value in explicit.items() if value is not None}
+    task = str(explicit.get("task", "rows" if given & OWN_ROWS else "arithmetic")).lower()
+    derived: Settings = {"task": task, "answer_format": "plain" if task == "rows" else "answer_tags"}
+    if not given & {"steps", "num_epochs"}:
         derived["num_epochs"] = 1.0
-
-
-def _derive_data(given: Settings, derived: Settings) -> None:
-    if "task" not in given:
-        own = any(given.get(name) is not None for name in OWN_ROWS)
-        derived["task"] = "rows" if own else "arithmetic"
-    task = str(given.get("task", derived.get("task"))).lower()
-    if task == "gsm8k" and given.get("train_file") is None and given.get("dataset") is None:
-        derived.update({"dataset": "openai/gsm8k", "dataset_config": "main"})
-        if given.get("eval_file") is None and given.get("eval_split") is None:
-            derived["eval_split"] = "test"
-    if task == "arithmetic" and given.get("eval_size") is None:
+    if task == "arithmetic":
         derived["eval_size"] = _ARITHMETIC_EVAL_SIZE
-    if "answer_format" not in given:
-        derived["answer_format"] = "plain" if task == "rows" else "answer_tags"
-    for name in derived.keys() & given.keys():
-        del given[name]
+    if task == "gsm8k" and not given & {"train_file", "dataset"}:
+        derived |= {"dataset": "openai/gsm8k", "dataset_config": "main"}
+        if "eval_file" not in given:
+            derived["eval_split"] = "test"
+    return derived
 
 
-def _fold_rewards(given: Settings, derived: Settings) -> None:
-    changes = given.pop(REWARD_CHANGES, {})
-    weights = given.pop("reward_weights", None)
-    specs = _as_config_error(reward_specs, given.pop("functions", None))
-    explicit = bool(specs or changes or weights is not None)
-    if not specs:
-        plain = given.get("answer_format", derived.get("answer_format")) == "plain"
-        specs = reward_specs(["last_integer"] if plain else ["strict_format", "correctness"])
+def _specs(value: Any) -> list[dict[str, Any]]:
+    try:
+        return reward_specs(value)
+    except ValueError as error:
+        raise ConfigError(f"rewards: {str(error).replace('Input should', 'it should')}") from None
+
+
+def _changed_rewards(
+    specs: list[dict[str, Any]], weights: Any, changes: Mapping[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return reward functions with `reward_weights` and the settings of single functions put into them."""
     if weights is not None:
-        specs = [{**spec, "weight": weight} for spec, weight in zip(specs, _weights(weights, len(specs)), strict=True)]
+        values = parse_yaml(f"[{weights}]") if isinstance(weights, str) else weights
+        values = list(values) if isinstance(values, list | tuple) else [values]
+        if len(values) != len(specs):
+            raise ConfigError(
+                f"reward_weights has {len(values)} weights for {len(specs)} reward functions: give one for each"
+            )
+        specs = [{**spec, "weight": weight} for spec, weight in zip(specs, values, strict=True)]
     for name, change in changes.items():
         spec = next((spec for spec in specs if spec["name"] == name), None)
         if spec is None:
             specs.append({"name": name, **change})
         else:
             spec.update(change)
-    (given if explicit else derived)["functions"] = specs
-
-
-def _weights(value: Any, count: int) -> list[Any]:
-    values = parse_yaml(f"[{value}]") if isinstance(value, str) else value
-    weights = list(values) if isinstance(values, list | tuple) else [values]
-    if len(weights) != count:
-        raise ConfigError(f"reward_weights has {len(weights)} weights for {count} reward functions: give one for each")
-    return weights
-
-
-def _as_config_error(read: Callable[[Any], list[dict[str, Any]]], value: Any) -> list[dict[str, Any]]:
-    try:
-        return read(value)
-    except ValueError as error:
-        raise ConfigError(f"rewards: {str(error).replace('Input should', 'it should')}") from None
+    return specs

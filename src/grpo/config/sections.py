@@ -1,7 +1,7 @@
-"""What may be set: one small frozen model for each concern.
+"""The options of a run: one small frozen model for each concern, one field for each option.
 
-Leaf names are unique across sections, so `learning_rate` says as much as `optimizer.learning_rate`.
-`None` means "decided later": by the method, by the device or by the task, as the description says.
+Option names are unique across sections, so `learning_rate` is the same as `optimizer.learning_rate`.
+`None` stands for a value that is chosen later, by the method, the device or the task, as the description says.
 """
 
 from __future__ import annotations
@@ -12,22 +12,14 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from grpo.config.fields import (
-    AboveZeroShare,
-    BelowOne,
-    Count,
-    Interval,
-    NotNegative,
-    Positive,
-    Section,
-    Share,
-)
-from grpo.config.rewards import RewardOptions, reward_specs
+from grpo.config.fields import AboveZeroShare, BelowOne, Count, Interval, NotNegative, Positive, Section, Share, option
+from grpo.config.rewards_section import RewardsSection
 from grpo.config.scorer_section import ScorerSection
 
 __all__ = [
+    "GENERATED",
     "METHODS",
     "SECTIONS",
     "AlgorithmSection",
@@ -35,16 +27,19 @@ __all__ = [
     "OptimizerSection",
     "OutputSection",
     "PolicySection",
-    "RewardsSection",
     "RolloutSection",
+    "Shorthands",
 ]
 
 METHODS = ("grpo", "dr_grpo", "bnpo", "dapo", "gspo", "cispo", "sapo", "rloo", "reinforce")
 """Names of the built-in methods. `grpo.algorithm` defines them, but importing it would slow down every `--help`."""
 
+GENERATED = frozenset({"arithmetic", "finance", "headlines", "programs"})
+"""Tasks that make their own rows."""
+
 
 def _names(value: Any) -> Any:
-    """Split a comma-separated string; a single word stays a word."""
+    """Split a comma-separated text; a single name stays a text."""
     if isinstance(value, str) and "," in value:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -88,185 +83,296 @@ def _a_group(value: int) -> int:
 
 
 class PolicySection(Section):
-    """The model that is trained, and what it is compared with."""
+    """The model that is trained, its reference model and its adapters."""
 
-    model: str = Field("tiny", min_length=1, description="Hub id, directory, or `tiny`, which the package contains")
-    tokenizer: str | None = Field(None, description="Hub id or directory; null: the model's own")
-    revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field(
-        "float32", description="arithmetic of the forward; auto: bfloat16 where the device has it"
+    model: str = option(
+        "tiny",
+        "Hub id, directory, or `tiny`, which the package contains",
+        min_length=1,
+        synonyms=("model_name", "model_id", "model_name_or_path", "base_model"),
+        fixed=True,
     )
-    device: Annotated[str, AfterValidator(_known_device)] = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: Count | None = Field(
-        None, description="CPU threads; null: one for each core that is idle when the run starts"
+    tokenizer: str | None = option(
+        None, "Hub id or directory; null: the model's own", synonyms=("tokenizer_name",), fixed=True
     )
-    lora_rank: Interval = Field(0, description="rank of LoRA adapters; 0: train all weights")
-    lora_alpha: Positive | None = Field(None, description="scale of LoRA (alpha / rank); null: the rank, so scale 1")
-    lora_dropout: BelowOne = Field(0.0, description="dropout in the LoRA adapters")
-    lora_targets: Annotated[str | tuple[str, ...], BeforeValidator(_names)] = Field(
-        "all-linear", description="modules that get adapters: all-linear, or names such as q_proj,v_proj"
+    revision: str | None = option(
+        None, "branch, tag or commit of a Hub model", synonyms=("model_revision",), fixed=True
     )
-    reference_model: str | None = Field(
-        None, description="what the KL term measures from; null: the policy as it was at the start"
+    dtype: Literal["float32", "bfloat16", "auto"] = option(
+        "float32",
+        "dtype of the forward pass; auto: bfloat16 where the device has it",
+        synonyms={"torch_dtype": {}, "bf16": {"true": "bfloat16", "false": "float32"}},
+        spellings={"bf16": "bfloat16", "fp32": "float32", "torch.bfloat16": "bfloat16", "torch.float32": "float32"},
     )
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward to save memory")
-    compile: bool = Field(
-        False, description="compile norms and gated units with torch.compile; the first steps take longer"
+    device: Annotated[str, AfterValidator(_known_device)] = option("auto", "auto, cpu, cuda or cuda:N")
+    threads: Count | None = option(None, "CPU threads; null: one for each core that is idle when the run starts")
+    lora_rank: Interval = option(0, "rank of LoRA adapters; 0: train all weights", synonyms=("lora_r",), fixed=True)
+    lora_alpha: Positive | None = option(
+        None, "scale of LoRA (alpha / rank); null: the rank, so scale 1", fixed=True, needs="lora_rank"
+    )
+    lora_dropout: BelowOne = option(0.0, "dropout in the LoRA adapters", needs="lora_rank")
+    lora_targets: Annotated[str | tuple[str, ...], BeforeValidator(_names)] = option(
+        "all-linear",
+        "modules that get adapters: all-linear, or names such as q_proj,v_proj",
+        synonyms=("target_modules", "lora_target_modules"),
+        fixed=True,
+        needs="lora_rank",
+    )
+    reference_model: str | None = option(
+        None,
+        "model that the KL term measures from; null: the policy as it was at the start",
+        synonyms=("ref_model",),
+        fixed=True,
+        needs="beta",
+    )
+    gradient_checkpointing: bool = option(False, "recompute activations in the backward pass to save memory")
+    compile: bool = option(
+        False,
+        "compile norms and gated units with torch.compile; the first steps take longer",
+        synonyms=("torch_compile",),
     )
 
 
 class DataSection(Section):
-    """Where prompts come from, and what a right answer looks like."""
+    """The source of prompts and the form of a right answer."""
 
-    task: Literal["arithmetic", "gsm8k", "headlines", "finance", "programs", "rows"] = Field(
-        "arithmetic", description="rows (own data) when train_file or dataset is given and no task"
+    task: Literal["arithmetic", "gsm8k", "headlines", "finance", "programs", "rows"] = option(
+        "arithmetic", "rows (own data) when train_file or dataset is given and no task", fixed=True
     )
-    train_file: str | None = Field(None, description="JSONL, CSV or Parquet file of training rows")
-    eval_file: str | None = Field(
-        None, description="file of held-out rows; null: some of the training rows are held out"
+    train_file: str | None = option(
+        None,
+        "JSONL, CSV or Parquet file of training rows",
+        fixed=True,
+        excludes={"dataset": "name training rows"},
+        displaces=("dataset_config", "train_split", "eval_split"),
     )
-    dataset: str | None = Field(None, description="data set on the Hub (or a directory of one), in place of train_file")
-    dataset_config: str | None = Field(None, description="configuration (subset) of the Hub data set")
-    train_split: str = Field("train", description="split of the Hub data set to train on")
-    eval_split: str | None = Field(None, description="split of the Hub data set to evaluate on")
-    prompt_column: str | None = Field(None, description="column with the prompt; null: the task's usual names")
-    answer_column: str | None = Field(
-        None, description="column with the reference answer; null: the task's usual names"
+    eval_file: str | None = option(
+        None,
+        "file of held-out rows; null: some of the training rows are held out",
+        fixed=True,
+        excludes={"eval_split": "name rows to evaluate on"},
     )
-    system_prompt: str | None = Field(None, description="put before each prompt; null: the task's own, if it has one")
-    answer_format: Literal["answer_tags", "think_tags", "plain"] = Field(
-        "answer_tags",
-        description="<reasoning>…</reasoning><answer>…</answer>, <think>…</think>, or none; own rows: plain",
+    dataset: str | None = option(
+        None,
+        "data set on the Hub (or a directory of one), in place of train_file",
+        synonyms=("dataset_name",),
+        fixed=True,
+        displaces=("train_file", "eval_file", "dataset_config", "train_split", "eval_split"),
     )
-    chat: bool | None = Field(None, description="use the chat template; null: when prompts or model call for it")
-    max_prompt_length: Count = Field(512, description="tokens; longer prompts are dropped and counted, never cut")
-    train_size: Count | None = Field(None, description="use only so many training rows; null: all")
-    eval_size: Interval | None = Field(
-        None, description="rows to evaluate on; null: all of eval_file or eval_split, else as the task has it; 0: none"
+    dataset_config: str | None = option(None, "configuration (subset) of the Hub data set", fixed=True, needs="dataset")
+    train_split: str = option("train", "split of the Hub data set to train on", fixed=True, needs="dataset")
+    eval_split: str | None = option(
+        None, "split of the Hub data set to evaluate on", fixed=True, needs="dataset", displaces=("eval_file",)
     )
-    max_operand: Count = Field(12, description="arithmetic: largest number in a sum")
-    operators: Annotated[str, AfterValidator(_known_operators)] = Field("+-", description="arithmetic: signs to use")
-    program_kinds: Annotated[str | tuple[str, ...] | None, BeforeValidator(_names)] = Field(
-        None, description="programs: kinds of problems, as value,reverse; null: all"
+    prompt_column: str | None = option(
+        None, "column with the prompt; null: the task's usual names", fixed=True, needs={"task": ("gsm8k", "rows")}
     )
-    shuffle: bool = Field(True, description="visit training rows in a new order each epoch")
+    answer_column: str | None = option(
+        None, "column with the reference answer; null: the task's usual names", fixed=True, needs={"task": ("rows",)}
+    )
+    system_prompt: str | None = option(None, "text before each prompt; null: the task's own, if it has one")
+    answer_format: Literal["answer_tags", "think_tags", "plain"] = option(
+        "answer_tags", "<reasoning>…</reasoning><answer>…</answer>, <think>…</think>, or none; own rows: plain"
+    )
+    chat: bool | None = option(None, "use the chat template; null: where prompts or model need it")
+    max_prompt_length: Count = option(512, "tokens; longer prompts are dropped and counted, never cut", fixed=True)
+    train_size: Count | None = option(None, "number of training rows to use; null: all", fixed=True)
+    eval_size: Interval | None = option(
+        None, "rows to evaluate on; null: all of eval_file or eval_split, else the task's number; 0: none", fixed=True
+    )
+    max_operand: Count = option(
+        12, "arithmetic: largest number in a sum", fixed=True, needs={"task": ("arithmetic", "programs")}
+    )
+    operators: Annotated[str, AfterValidator(_known_operators)] = option(
+        "+-", "arithmetic: signs to use", fixed=True, needs={"task": ("arithmetic",)}
+    )
+    program_kinds: Annotated[str | tuple[str, ...] | None, BeforeValidator(_names)] = option(
+        None, "programs: kinds of problems, as value,reverse; null: all", fixed=True, needs={"task": ("programs",)}
+    )
+    shuffle: bool = option(
+        True, "visit training rows in a new order each epoch", synonyms=("shuffle_dataset",), fixed=True
+    )
 
-
-class RewardsSection(Section):
-    """What is good about a completion."""
-
-    functions: Annotated[tuple[RewardOptions, ...], BeforeValidator(reward_specs)] = Field(
-        (), description="names, 'module:function' or 'file.py:function', with weights; empty: what fits answer_format"
-    )
-    combine: Literal["sum", "normalise"] = Field(
-        "sum",
-        description="normalise the weighted sum of the rewards, or each reward in its group and add them up (GDPO)",
-    )
-    correct_reward: float | None = Field(
-        None, description="what the rewards that compare with the reference give a right answer; null: their own"
-    )
-    wrong_reward: float | None = Field(None, description="… and any other answer; null: their own")
-    reward_timeout_s: Positive | None = Field(60.0, description="seconds a reward function may take; null: no limit")
-    max_failed_share: Share = Field(0.5, description="share of a step's rewards that may fail before the run stops")
+    @model_validator(mode="after")
+    def _refuse_rows_of_a_task_that_makes_its_own(self) -> DataSection:
+        own = next((name for name in ("train_file", "dataset", "eval_file") if getattr(self, name) is not None), None)
+        if self.task in GENERATED and own is not None:
+            raise ValueError(
+                f"task {self.task} makes its own rows, but {own} {getattr(self, own)!r} was given: use task=rows"
+            )
+        return self
 
 
 class RolloutSection(Section):
-    """How completions are sampled."""
+    """The sampling of completions."""
 
-    group_size: Annotated[int, AfterValidator(_a_group)] = Field(8, description="completions for each prompt")
-    prompts_per_step: Count = Field(8, description="prompts in a step, over all processes")
-    max_completion_length: Count = Field(256, description="tokens")
-    temperature: NotNegative = Field(
-        1.0, description="below 1 sharpens, above 1 flattens; 0: the likeliest token, not for training"
+    group_size: Annotated[int, AfterValidator(_a_group)] = option(
+        8, "completions for each prompt", synonyms=("num_generations", "num_generations_per_prompt")
     )
-    top_k: Interval = Field(0, description="sample among the k likeliest tokens; 0: all")
-    top_p: AboveZeroShare = Field(1.0, description="sample among the likeliest tokens that together reach p; 1: all")
-    min_p: BelowOne = Field(0.0, description="drop tokens below this share of the likeliest one's probability; 0: none")
-    engine: Literal["native"] = Field("native", description="what generates")
-    environment: str = Field(
-        "single_turn", description="single_turn: one completion an episode; or your own as package.module:name"
+    prompts_per_step: Count = option(8, "prompts in a step, over all processes", displaces=("batch_size",))
+    max_completion_length: Count = option(256, "tokens", synonyms=("max_new_tokens",))
+    temperature: NotNegative = option(
+        1.0, "below 1 sharpens, above 1 flattens; 0: the likeliest token, not for training"
     )
-    engine_dtype: Literal["bfloat16"] | None = Field(
-        None, description="bfloat16: sample with a bfloat16 copy of the weights, made once a step; null: as dtype"
+    top_k: Interval = option(0, "sample among the k likeliest tokens; 0: all")
+    top_p: AboveZeroShare = option(1.0, "sample among the likeliest tokens that together reach p; 1: all")
+    min_p: BelowOne = option(0.0, "drop tokens below this share of the likeliest one's probability; 0: none")
+    engine: Literal["native"] = option(
+        "native", "sampling engine", synonyms={"use_vllm": {"true": "vllm", "false": "native"}}
     )
-    max_sequences: Count = Field(256, description="most sequences generated at the same time")
-    max_cache_tokens: Count | None = Field(
-        None, description="most tokens whose keys and values are held; null: a quarter of the free memory"
+    environment: str = option(
+        "single_turn",
+        "single_turn: one completion an episode; or your own class, as file.py:Class or package.module:Class",
+        fixed=True,
     )
-    zero_variance_groups: Literal["skip", "resample", "keep"] = Field(
+    engine_dtype: Literal["bfloat16"] | None = option(
+        None, "bfloat16: sample with a bfloat16 copy of the weights, made once a step; null: as dtype"
+    )
+    max_sequences: Count = option(256, "most sequences generated at the same time")
+    max_cache_tokens: Count | None = option(
+        None, "most tokens whose keys and values are held; null: a quarter of the free memory"
+    )
+    zero_variance_groups: Literal["skip", "resample", "keep"] = option(
         "skip",
-        description="groups whose rewards are all equal: no compute, new prompts in their place, or as any other",
+        "groups whose rewards are all equal: no compute, new prompts in their place, or as any other",
+        synonyms=("uniform_groups",),
     )
-    max_resamples: Count = Field(10, description="resample: rounds of new prompts before the step goes on as it is")
-    truncated: Literal["keep", "mask"] = Field(
-        "keep", description="train on completions that ran out of tokens, or not"
+    max_resamples: Count = option(
+        10,
+        "most rounds of new prompts in a step with zero_variance_groups=resample",
+        needs={"zero_variance_groups": ("resample",)},
+    )
+    truncated: Literal["keep", "mask"] = option(
+        "keep",
+        "completions cut at max_completion_length: train on them, or leave them out of the loss",
+        synonyms={"mask_truncated_completions": {"true": "mask", "false": "keep"}},
     )
 
 
 class AlgorithmSection(Section):
-    """From rewards to a loss."""
+    """The method: advantages, clipping, KL term."""
 
-    method: Annotated[str, AfterValidator(_known_method)] = Field(
-        "grpo", description=f"{', '.join(METHODS)}, or your own as 'package.module:name'"
+    method: Annotated[str, AfterValidator(_known_method)] = option(
+        "grpo", f"{', '.join(METHODS)}, or your own as 'package.module:name'", synonyms=("loss_type",)
     )
-    beta: NotNegative = Field(0.0, description="weight of the KL term; 0: no reference model is loaded")
-    kl_estimator: Literal["k1", "k2", "k3", "squared_sequence"] | None = Field(
-        None, description="how the KL is estimated from sampled tokens; null: the method's own"
+    beta: NotNegative = option(
+        0.0, "weight of the KL term; 0: no reference model is loaded", synonyms=("kl_coef", "kl_coeff", "kl_beta")
     )
-    epsilon: Positive | None = Field(None, description="clip range of the ratio; null: the method's")
-    epsilon_high: Positive | None = Field(None, description="upper clip range; null: the method's")
-    advantage_scale: Literal["group", "batch", "none"] | None = Field(
-        None, description="standard deviation that advantages are divided by; null: the method's"
+    kl_estimator: Literal["k1", "k2", "k3", "squared_sequence"] | None = option(
+        None, "estimator of the KL from sampled tokens; null: the method's own", needs="beta"
     )
-    gamma: AboveZeroShare = Field(1.0, description="discount of later rewards, per token")
-    epochs_per_step: Count = Field(1, description="passes over the completions of a step")
-    sampler_correction: Positive | None = Field(
-        2.0, description="cap of importance weights where engine_dtype differs from dtype; null: no correction"
+    epsilon: Positive | None = option(None, "clip range of the ratio; null: the method's", synonyms=("clip_range",))
+    epsilon_high: Positive | None = option(None, "upper clip range; null: the method's")
+    advantage_scale: Literal["group", "batch", "none"] | None = option(
+        None,
+        "standard deviation that advantages are divided by; null: the method's",
+        # The third value shows that this is a choice and no switch.
+        synonyms={"scale_rewards": {"true": "group", "false": "none", "batch": "batch"}},
+        needs={"combine": ("sum",)},
     )
+    gamma: AboveZeroShare = option(1.0, "discount of later rewards, per token")
+    epochs_per_step: Count = option(
+        1, "passes over the completions of a step", synonyms=("num_iterations", "grpo_epochs")
+    )
+    sampler_correction: Positive | None = option(
+        2.0,
+        "cap of importance weights where engine_dtype differs from dtype; null: no correction",
+        synonyms=("vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max"),
+        needs="engine_dtype",
+    )
+
+    @model_validator(mode="after")
+    def _refuse_an_empty_clip_range(self) -> AlgorithmSection:
+        if self.epsilon is not None and self.epsilon_high is not None and self.epsilon_high < self.epsilon:
+            raise ValueError(
+                f"epsilon_high {self.epsilon_high} is below epsilon {self.epsilon}: it should be at least as large"
+            )
+        return self
 
 
 class OptimizerSection(Section):
-    """AdamW, its schedule, and how long training lasts."""
+    """AdamW, its schedule, and the length of training."""
 
-    learning_rate: NotNegative = Field(1e-6, description="peak learning rate")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="after the warm-up")
-    warmup_steps: Interval = Field(0, description="steps over which the learning rate rises; may exceed steps")
-    warmup_ratio: Share | None = Field(None, description="the same as a share of all steps")
-    min_learning_rate_ratio: Share = Field(0.0, description="where linear and cosine end, as a share of the peak")
-    weight_decay: NotNegative = Field(0.0, description="decoupled weight decay")
-    adam_beta1: BelowOne = Field(0.9, description="decay of AdamW's first moment")
-    adam_beta2: BelowOne = Field(0.999, description="decay of AdamW's second moment")
-    adam_epsilon: Positive = Field(1e-8, description="AdamW's epsilon")
-    max_grad_norm: NotNegative = Field(1.0, description="gradients are scaled down to this norm; 0: never")
-    gradient_accumulation_steps: Count = Field(1, description="least number of micro-batches a step is cut into")
-    tokens_per_micro_batch: Count | None = Field(None, description="most tokens in one; null: what fits into memory")
-    steps: Count | None = Field(None, description="length of training in steps; null: num_epochs decides")
-    num_epochs: Positive | None = Field(
-        None, description="length of training in passes over the rows; 1 when neither is given"
+    learning_rate: NotNegative = option(1e-6, "peak learning rate", synonyms=("lr",))
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant",
+        "learning rate after the warm-up",
+        synonyms=("lr_scheduler_type",),
+        spellings={"constant_with_warmup": "constant"},
     )
-    seed: int = Field(0, ge=0, description="the same seed gives the same run, bit for bit")
+    warmup_steps: Interval = option(
+        0,
+        "steps over which the learning rate rises; may exceed steps",
+        excludes={"warmup_ratio": "say how long the warm-up is"},
+    )
+    warmup_ratio: Share | None = option(None, "the same as a share of all steps", displaces=("warmup_steps",))
+    min_learning_rate_ratio: Share = option(
+        0.0, "end of linear and cosine, as a share of the peak", needs={"schedule": ("linear", "cosine")}
+    )
+    weight_decay: NotNegative = option(0.0, "decoupled weight decay")
+    adam_beta1: BelowOne = option(0.9, "decay of AdamW's first moment")
+    adam_beta2: BelowOne = option(0.999, "decay of AdamW's second moment")
+    adam_epsilon: Positive = option(1e-8, "AdamW's epsilon")
+    max_grad_norm: NotNegative = option(1.0, "norm that larger gradients are scaled down to; 0: no limit")
+    gradient_accumulation_steps: Count = option(1, "least number of micro-batches in a step")
+    tokens_per_micro_batch: Count | None = option(
+        None, "most tokens in a micro-batch; null: as many as fit into memory"
+    )
+    steps: Count | None = option(
+        None,
+        "length of training in steps; null: num_epochs decides",
+        synonyms=("max_steps", "num_train_steps"),
+        excludes={"num_epochs": "say how long to train"},
+    )
+    num_epochs: Positive | None = option(
+        None,
+        "length of training in passes over the rows; 1 when neither is given",
+        synonyms=("num_train_epochs",),
+        displaces=("steps",),
+    )
+    seed: int = option(0, "the same seed gives the same run, bit for bit", ge=0, fixed=True)
 
 
 class OutputSection(Section):
-    """What is written, shown and measured; intervals are in steps, 0 is never."""
+    """Files, trackers, evaluations and the display; intervals are in steps, 0 is never."""
 
-    output_dir: str | None = Field(None, min_length=1, description="run directory; null: a new one below runs/")
-    run_name: Annotated[str, AfterValidator(_below_runs)] | None = Field(
-        None, min_length=1, description="name of the run directory below runs/; null: task and time"
+    output_dir: str | None = option(None, "run directory; null: a new one below runs/", min_length=1, fixed=True)
+    run_name: Annotated[str, AfterValidator(_below_runs)] | None = option(
+        None,
+        "name of the run directory below runs/; null: task and time",
+        min_length=1,
+        fixed=True,
+        needs={"output_dir": (None,)},
     )
-    log_every: Interval = Field(1, description="steps between lines on the screen and points in the trackers")
-    eval_every: Interval = Field(0, description="steps between evaluations, besides before and after")
-    eval_at_start: bool = Field(True, description="evaluate before training")
-    eval_prompts: Count | None = Field(None, description="most held-out prompts an evaluation uses; null: all")
-    eval_samples: Count = Field(4, description="completions sampled for each prompt of an evaluation")
-    save_every: Interval = Field(0, description="steps between checkpoints; the end is always saved")
-    keep_checkpoints: Count = Field(3, description="latest checkpoints to keep, besides the best")
-    log_completions: bool = Field(True, description="write every completion with its rewards to completions.jsonl")
-    tensorboard: bool = Field(False, description="log to TensorBoard")
-    wandb: bool = Field(False, description="log to Weights & Biases")
-    wandb_project: str | None = Field(None, description="project at Weights & Biases")
-    wandb_run_name: str | None = Field(None, description="name of the run there; null: that of the run directory")
-    live: bool | None = Field(None, description="live display; null: when the output is a terminal")
+    log_every: Interval = option(
+        1, "steps between lines on the screen and points in the trackers", synonyms=("logging_steps",)
+    )
+    eval_every: Interval = option(0, "steps between evaluations, besides before and after", synonyms=("eval_steps",))
+    eval_at_start: bool = option(True, "evaluate before training", synonyms=("eval_on_start",))
+    eval_prompts: Count | None = option(None, "most held-out prompts an evaluation uses; null: all")
+    eval_samples: Count = option(
+        4, "completions sampled for each prompt of an evaluation", synonyms=("num_generations_eval",)
+    )
+    save_every: Interval = option(0, "steps between checkpoints; the end is always saved", synonyms=("save_steps",))
+    keep_checkpoints: Count = option(3, "latest checkpoints to keep, besides the best", synonyms=("save_total_limit",))
+    log_completions: bool = option(True, "write every completion with its rewards to completions.jsonl")
+    tensorboard: bool = option(False, "log to TensorBoard", synonyms=("use_tensorboard",))
+    wandb: bool = option(False, "log to Weights & Biases", synonyms=("use_wandb",))
+    wandb_project: str | None = option(None, "project at Weights & Biases", needs="wandb")
+    wandb_run_name: str | None = option(None, "name of the run there; null: that of the run directory", needs="wandb")
+    live: bool | None = option(None, "live display; null: when the output is a terminal")
+
+
+class Shorthands(Section):
+    """Names that stand for other options; no configuration keeps them."""
+
+    batch_size: Count | None = option(
+        None, "prompts_per_step = batch_size × gradient_accumulation_steps", displaces=("prompts_per_step",)
+    )
+    report_to: Literal["wandb", "tensorboard", "all", "none"] | tuple[str, ...] | None = option(
+        None, "sets wandb and tensorboard"
+    )
+    reward_weights: tuple[Any, ...] | None = option(None, "weights of the rewards, in their order")
 
 
 SECTIONS: Mapping[str, type[Section]] = {

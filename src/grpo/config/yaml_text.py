@@ -1,4 +1,4 @@
-"""YAML as people expect it: `1e-6` is a number, a date is text, and a key given twice is an error."""
+"""YAML as configurations use it: `1e-6` is a number, a date is text, and a repeated key is an error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import yaml
 
 from grpo.errors import ConfigError
 
-__all__ = ["dump_yaml", "parse_yaml"]
+__all__ = ["dump_yaml", "parse_options", "parse_yaml"]
 
-_FLOAT = re.compile(
-    r"""^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
-    |[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)
-    |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
-    re.VERBOSE,
-)
-_INT = re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$")
-_KEPT_TAGS = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+_NUMBERS = {
+    "int": r"[-+]?(?:0|[1-9][0-9_]*)",
+    "float": r"""[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+
+        |[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)
+        |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)""",
+}
+"""Plain scalars that are numbers, in place of YAML 1.1's, which reads 007 as octal and 1e-6 as text."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,12 +27,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, Hashable) else str(key))
+            key = str(self.construct_object(key_node, deep=True))
+            if key in seen:
+                problem = f"the key {key!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -43,22 +41,20 @@ class _Dumper(yaml.SafeDumper):
 
 for _class in (_Loader, _Dumper):
     _class.yaml_implicit_resolvers = {
-        letter: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT_TAGS]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        letter: [entry for entry in entries if entry[0].rpartition(":")[2] in ("bool", "null", "merge")]
+        for letter, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    _class.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _text)
+    for _type, _pattern in _NUMBERS.items():
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_type}", re.compile(f"^(?:{_pattern})$", re.VERBOSE), list("-+.0123456789")
+        )
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, "|" if "\n" in text else None)
+)
 
 
 def parse_yaml(text: str, origin: str = "") -> Any:
-    """Return the value that `text` spells.
+    """Return the value that `text` spells; `origin` names its file in messages.
 
     Raises:
         ConfigError: it is not YAML; the message has the line.
@@ -74,6 +70,18 @@ def parse_yaml(text: str, origin: str = "") -> Any:
         place = f"{origin}, line {mark.line + 1}" if origin and mark is not None else origin or repr(text)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{place}: not valid YAML: {problem}") from None
+
+
+def parse_options(text: str, origin: str) -> dict[Any, Any]:
+    """Return the options that YAML `text` holds, by the names written there.
+
+    Raises:
+        ConfigError: it is not YAML, or not a mapping.
+    """
+    options = parse_yaml(text, origin)
+    if not isinstance(options, dict | None):
+        raise ConfigError(f"{origin or 'the text'} is not a configuration: it should have lines like `steps: 100`")
+    return options or {}
 
 
 def dump_yaml(value: Any) -> str:

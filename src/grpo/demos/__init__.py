@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from grpo.demos.tasks import finance_task, headlines_task, programs_task
+from grpo.demos.tasks import DEMO_TASKS, DemoTask, finance_task, headlines_task, programs_task
 
-__all__ = ["finance_task", "headlines_task", "programs_task"]
+__all__ = ["DEMO_TASKS", "DemoTask", "finance_task", "headlines_task", "programs_task"]

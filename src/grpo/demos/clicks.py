@@ -1,23 +1,22 @@
-"""Headlines with clicks that follow a rule which is stated here and hidden from whoever learns it.
+"""Headlines with generated clicks, and the rule that generates them, which neither scorer nor policy sees.
 
-A headline is clicked with probability σ(score), where the score is a sum over features of its text:
+A headline is clicked with probability σ(score). The score is a sum over features of its text:
 
-| feature | points | what it is |
+| feature | points | condition |
 |---|---|---|
 | – | −2 | every headline |
-| `number` | +2 | there is a digit in it |
-| `superlative` | +2 | one of the words in `SUPERLATIVE_WORDS` |
-| `urgency` | +1.2 | the word breaking, urgent or alert |
-| `question` | +1 | a question mark |
-| `curiosity` | +0.8 | the word secret, surprise or surprising, or "will not tell" |
-| `how_to` | +0.6 | it begins with "how to" |
-| `quotation` | −0.7 | a double quotation mark |
+| `number` | +2 | contains a digit |
+| `superlative` | +2 | contains one of `SUPERLATIVE_WORDS` |
+| `urgency` | +1.2 | contains the word breaking, urgent or alert |
+| `question` | +1 | contains a question mark |
+| `curiosity` | +0.8 | contains the word secret, surprise or surprising, or "will not tell" |
+| `how_to` | +0.6 | begins with "how to" |
+| `quotation` | −0.7 | contains a double quotation mark |
 | `length` | −0.12 | for each word more or less than seven |
-| `repetition` | −1 | for each word of four letters or more that stood there before |
+| `repetition` | −1 | for each word of four letters or more that occurred before |
 
-The score is kept within −3 and 2.2, so that the probability stays within 0.05 and 0.9; a text without
-words has the least. The topic does not matter. What can be learned from clicks is bounded by their noise:
-`attainable_auc` says by how much.
+The score is clamped to [−3, 2.2], so the probability lies between 0.047 and 0.900; a text without words has the
+lowest. The topic does not matter. The noise of the clicks limits the AUC of any scorer: see `attainable_auc`.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
 from grpo.demos.degenerate import degenerate_text
-from grpo.demos.headlines import SUPERLATIVES, TEMPLATES, TOPICS, VOCABULARIES, headline, headline_prompt
+from grpo.demos.headlines import SUPERLATIVES, TEMPLATES, TOPICS, headline, headline_prompt, vocabulary_of
 from grpo.errors import DataError
 
 __all__ = [
@@ -56,23 +55,11 @@ POINTS = {
     "length": -0.12,
     "repetition": -1.0,
 }
-"""What a feature adds to the score, times its value in `click_features`."""
+"""Weight of each feature; the score adds the weights times the values in `click_features`."""
 
-SUPERLATIVE_WORDS = frozenset(
-    (
-        *SUPERLATIVES,
-        "fewest",
-        "greatest",
-        "highest",
-        "largest",
-        "latest",
-        "least",
-        "lowest",
-        "most",
-        "newest",
-        "smallest",
-    )
-)
+SUPERLATIVE_WORDS = frozenset(SUPERLATIVES) | {
+    *("fewest", "greatest", "highest", "largest", "latest", "least", "lowest", "most", "newest", "smallest")
+}
 
 _START = -2.0
 _LEAST, _MOST = -3.0, 2.2
@@ -106,7 +93,7 @@ def click_features(headline: str) -> dict[str, float]:
 
 
 def click_probability(headline: str) -> float:
-    """Return the probability, from 0.047 to 0.900, that a headline is clicked; any text has one.
+    """Return the probability, from 0.047 to 0.900, that a text is clicked as a headline.
 
     Example:
         >>> round(click_probability("The best robots of 2027"), 2)
@@ -123,12 +110,12 @@ def click_probability(headline: str) -> float:
 def click_rows(count: int, seed: int = 0, *, junk_share: float = 0.06) -> list[dict[str, Any]]:
     """Return `count` rows `{"text", "label"}`: a headline that was shown, and 1 if it was clicked, else 0.
 
-    Headlines come from all topics alike, and a headline may be shown more than once. A longer list starts with
-    the shorter one.
+    All topics are equally frequent, and a headline may be shown more than once. A longer list starts with the
+    shorter one.
 
     Args:
-        junk_share: how much of it is no headline (`degenerate_text`), clicked by the same rule: a scorer that
-            never saw such texts may take a list of numbers for a good headline, and a policy would find that out.
+        junk_share: share of rows with a `degenerate_text` in place of a headline, clicked by the same rule. A scorer
+            that never saw such texts may rate a list of numbers highly, and a policy would exploit that.
 
     Raises:
         DataError: `count` is negative, or `junk_share` no share.
@@ -148,36 +135,36 @@ def click_rows(count: int, seed: int = 0, *, junk_share: float = 0.06) -> list[d
 
 
 def attainable_auc(texts: Sequence[str], labels: Sequence[int] | None = None) -> float:
-    """Return the AUC of the hidden rule itself, which no scorer can beat on these texts but by luck.
+    """Return the AUC of the hidden rule itself: the upper limit for a scorer of these texts, luck aside.
 
     Args:
-        labels: 0 or 1 a text, as drawn; None: the AUC to be expected over all labels that could be drawn.
+        labels: 0 or 1 for each text, as drawn; None: return the expected AUC over all labels that could be drawn.
 
     Raises:
-        DataError: the labels are all alike or not as many as texts, or there is no text.
+        DataError: the labels are all equal, their number differs from that of the texts, or there is no text.
     """
     from sklearn.metrics import roc_auc_score
 
     probabilities = [click_probability(text) for text in texts]
     if labels is None:
         if not texts:
-            raise DataError("no texts: the attainable AUC needs at least one")
-        # Every text counts as clicked with its probability and as not clicked with the rest.
+            raise DataError("no texts: give at least one to compute the attainable AUC")
+        # Each text counts as clicked with weight p and as not clicked with weight 1 − p.
         weights = [*probabilities, *(1.0 - each for each in probabilities)]
         sides = [1] * len(texts) + [0] * len(texts)
         return float(roc_auc_score(sides, [*probabilities, *probabilities], sample_weight=weights))
     if len(labels) != len(texts) or set(labels) != {0, 1}:
         raise DataError(
-            f"{len(texts)} texts and {len(labels)} labels out of {sorted(set(labels))}: give one label a text, "
-            f"some of them 0 and some 1"
+            f"{len(texts)} texts and {len(labels)} labels out of {sorted(set(labels))}: give one label for each "
+            f"text, some of them 0 and some 1"
         )
     return float(roc_auc_score(list(labels), probabilities))
 
 
 def best_click_probability(topic: str) -> float:
-    """Return the greatest `click_probability` of all headlines that the templates can make for `topic`.
+    """Return the greatest `click_probability` of all headlines that the templates give for `topic`.
 
-    It is the ceiling of the mean click probability of a policy that writes such headlines.
+    This is the upper limit of the mean click probability of a policy that writes such headlines.
 
     Raises:
         DataError: no such topic.
@@ -186,37 +173,25 @@ def best_click_probability(topic: str) -> float:
 
 
 def best_headline(topic: str) -> str:
-    """Return the first headline of `topic` that no other beats by the rule.
+    """Return the first headline of `topic` with the greatest `click_probability`.
 
     Raises:
         DataError: no such topic.
     """
-    if topic not in VOCABULARIES:
-        raise DataError(f"no headline topic {topic!r}: use one of {', '.join(TOPICS)}")
-    words = _choices(topic)
-    return max((text for template in TEMPLATES for text in _filled(template, words)), key=click_probability)
-
-
-def _choices(topic: str) -> dict[str, tuple[str, ...]]:
-    vocabulary = VOCABULARIES[topic]
-    return {
-        "people": vocabulary.people,
-        "things": vocabulary.things,
-        "deed": vocabulary.deeds,
-        "place": vocabulary.places,
+    words = {
+        **vocabulary_of(topic),
         "superlative": SUPERLATIVES,
-        # The rule does not tell one number from another.
+        # The rule does not distinguish one number from another.
         "number": ("7",),
         "percent": ("50",),
         "year": ("2027",),
     }
+    return max((text for template in TEMPLATES for text in _filled(template, words)), key=click_probability)
 
 
-def _filled(template: str, words: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return every headline that a template can become; the rule does not see capitals either."""
+def _filled(template: str, words: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield every headline that a template can become, all slots in lower case, because the rule ignores case."""
     slots = sorted({name.lower() for _, name, _, _ in Formatter().parse(template) if name})
-    texts = []
     for chosen in itertools.product(*(words[slot] for slot in slots)):
         filling = dict(zip(slots, chosen, strict=True))
-        texts.append(template.format_map(filling | {slot.capitalize(): word for slot, word in filling.items()}))
-    return texts
+        yield template.format_map(filling | {slot.capitalize(): word for slot, word in filling.items()})

@@ -1,17 +1,20 @@
-"""Financial questions with a better and a worse answer, by criteria that are stated here.
+"""Financial questions with a better and a worse answer, by stated criteria. The texts stand in `preferences.json`.
 
-A good answer says what the thing is, gives a specific fact, names the risk and how to spread it, and
-hedges. A bad one promises, boasts, evades, stops after the definition, lacks something that the other one has, is a
-good answer to a question about something else, which meets no criterion here, or no answer at all. In a pair the
-chosen answer always meets more of the criteria than the rejected one.
+A good answer defines the concept, gives a specific fact, names the risk and hedges. A bad answer promises, boasts,
+evades, stops after the definition, lacks a part of the better answer, is a good answer about another concept (which
+meets no criterion here), or is no answer at all. In each pair the chosen answer meets more of the criteria than the
+rejected one.
 """
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from grpo.demos.concepts import CONCEPTS, Concept
 from grpo.demos.degenerate import degenerate_text
 from grpo.errors import DataError
 
@@ -23,6 +26,7 @@ __all__ = [
     "PARTIAL_SHARE",
     "QUESTIONS",
     "Answer",
+    "Concept",
     "better_answer",
     "criteria_met",
     "financial_question",
@@ -33,23 +37,33 @@ __all__ = [
 ]
 
 CRITERIA = {
-    "definition": "says in one clear sentence what the thing is",
-    "specific": "gives a fact, a figure or an example that belongs to this thing",
-    "risk": "names what can go wrong, or how to spread it",
-    "hedge": "suggests politely instead of promising, beside something about this thing",
+    "definition": "defines the concept in one clear sentence",
+    "specific": "gives a fact, a figure or an example that belongs to this concept",
+    "risk": "names a risk, or how to spread it",
+    "hedge": "suggests politely instead of promising, in an answer that says something about this concept",
 }
 
 OFF_TOPIC_SHARE = 0.35
-"""Of the rejected answers in pairs, good ones about something else: without them a reward model learns how a good
-answer sounds, and not to read what was asked."""
+"""Share of the rejected answers that are good answers about another concept. Without them a reward model learns the
+style of a good answer and ignores the question."""
 
 PARTIAL_SHARE = 0.2
-"""Of the rejected answers in pairs, good ones that lack something: without them a reward model learns what is bad, and
-not that more of the criteria is better."""
+"""Share of the rejected answers that are good answers with a part missing. Without them a reward model learns to
+recognise bad answers, but not to prefer the answer that meets more of the criteria."""
 
 JUNK_SHARE = 0.1
-"""Of the rejected answers in pairs, what is no answer (`degenerate_text`): a reward model that never saw such texts may
-like a list of numbers, and a policy would find that out."""
+"""Share of the rejected answers that are a `degenerate_text`. A reward model that never saw such texts may rate a list
+of numbers highly, and a policy would exploit that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """A financial concept: its name in a question, with the article if it needs one, and the parts of a good answer."""
+
+    name: str
+    definition: str
+    fact: str
+    risk: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +74,13 @@ class Answer:
     meets: frozenset[str]
 
 
-QUESTIONS = (
-    "What is {name}?",
-    "Explain {name} to a beginner.",
-    "Should I put my money into {name}?",
-    "How does {name} work?",
-    "Is {name} a good idea for me?",
-    "What should I know about {name}?",
-)
-HEDGES = (
-    "It may suit you if your plan is long.",
-    "Please compare costs first.",
-    "It depends on your goals.",
-    "Consider asking an adviser.",
-    "You may want to start small.",
-)
-PROMISES = (
-    "It is guaranteed to make you rich.",
-    "You cannot lose.",
-    "Buy now, everybody does.",
-    "Put all your money in today!",
-    "It doubles every year, trust me.",
-    "Borrow as much as you can for it.",
-)
-EVASIONS = (
-    "It is a money thing.",
-    "I do not know.",
-    "It is complicated.",
-    "Look it up.",
-    "Yes.",
-    "Money is important to many people.",
-)
+_DATA: Mapping[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+
+CONCEPTS: Sequence[Concept] = tuple(Concept(**concept) for concept in _DATA["concepts"])
+QUESTIONS: Sequence[str] = _DATA["questions"]
+HEDGES: Sequence[str] = _DATA["hedges"]
+PROMISES: Sequence[str] = _DATA["promises"]
+EVASIONS: Sequence[str] = _DATA["evasions"]
 
 
 def financial_question(rng: random.Random) -> tuple[str, Concept]:
@@ -110,7 +100,7 @@ def better_answer(concept: Concept, rng: random.Random) -> Answer:
 def worse_answer(concept: Concept, rng: random.Random) -> Answer:
     """Return an answer that meets at most one of the criteria: hype, evasion or a bare definition.
 
-    Hype may be as long as a good answer, so that length alone does not tell them apart.
+    Hype may be as long as a good answer, so that length alone does not separate them.
     """
     definition = _definition(concept)
     match rng.choice(("hyped", "hyped", "hype", "hype", "evasion", "bare")):
@@ -129,13 +119,12 @@ def partial_answer(concept: Concept, better: Answer, rng: random.Random) -> Answ
     """Return an answer that lacks one or two of the criteria that `better` meets, and meets no others."""
     kept = set(rng.sample(sorted(better.meets), len(better.meets) - rng.randint(1, 2)))
     text = " ".join(part for name, part in _parts(concept, rng).items() if name in kept)
-    # A hedge of nothing is no merit.
+    # A hedge alone says nothing about the concept and does not count.
     return Answer(text, frozenset() if kept == {"hedge"} else frozenset(kept))
 
 
 def rejected_answer(question: str, concept: Concept, better: Answer, rng: random.Random) -> Answer:
-    """Return the worse side of a pair: a `worse_answer`, or, as often as the shares say, a good answer about something
-    else, one that lacks something that `better` has, or no answer at all."""
+    """Return the rejected side of a pair, of a kind drawn by the shares above; the rest is a `worse_answer`."""
     kind = rng.random()
     if kind < OFF_TOPIC_SHARE:
         other = rng.choice([each for each in CONCEPTS if each is not concept])
@@ -149,48 +138,38 @@ def rejected_answer(question: str, concept: Concept, better: Answer, rng: random
 
 
 def criteria_met(question: str, text: str) -> frozenset[str]:
-    """Return the criteria in `CRITERIA` that an answer to one of our questions meets, by the words it needs for each.
+    """Return the criteria in `CRITERIA` that an answer to a generated question meets, found by their exact wording.
 
-    A promise or a boast takes the hedge away, whatever else the answer says, and so does an answer that has nothing
-    about the concept: it is polite about something else. To a question about nothing that this module knows, no
-    answer meets any.
+    The hedge does not count in an answer with a promise, nor in one that meets no other criterion. An answer to a
+    question about an unknown concept meets none.
 
     Example:
         >>> sorted(criteria_met("What is inflation?", "The rise of prices over time. You cannot lose."))
         ['definition']
     """
-    concept = _concept_of(question)
+    asked, answer = question.lower(), text.lower()
+    # The longest name first, because one name may be part of another.
+    named = [concept for concept in CONCEPTS if concept.name.lower() in asked]
+    concept = max(named, key=lambda concept: len(concept.name), default=None)
     if concept is None:
         return frozenset()
-    said = text.lower()
-    parts = {
+    parts: dict[str, Sequence[str]] = {
         "definition": (concept.definition,),
         "specific": (concept.fact,),
         "risk": (concept.risk,),
         "hedge": HEDGES,
     }
-    met = {name for name, wanted in parts.items() if any(_bare(part) in said for part in wanted)}
-    if met == {"hedge"} or any(_bare(promise) in said for promise in PROMISES):
+    met = {name for name, wanted in parts.items() if _contains_one(answer, wanted)}
+    if met == {"hedge"} or _contains_one(answer, PROMISES):
         met.discard("hedge")
     return frozenset(met)
-
-
-def _concept_of(question: str) -> Concept | None:
-    """Return the concept that a question names, the longest name first: an option is part of no other name."""
-    asked = question.lower()
-    named = [concept for concept in CONCEPTS if concept.name.lower() in asked]
-    return max(named, key=lambda concept: len(concept.name), default=None)
-
-
-def _bare(sentence: str) -> str:
-    return sentence.lower().rstrip(".!")
 
 
 def preference_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
     """Return `count` distinct rows `{"prompt", "chosen", "rejected"}`; a longer list starts with the shorter one.
 
     Raises:
-        DataError: `count` is negative, or more than can be told apart easily.
+        DataError: `count` is negative or above 20,000, beyond which new pairs become rare.
     """
     most = 20_000
     if not 0 <= count <= most:
@@ -205,7 +184,7 @@ def preference_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 def _parts(concept: Concept, rng: random.Random) -> dict[str, str]:
-    """Return what an answer is made of, by the criterion that each part meets."""
+    """Return the parts of a good answer, by the criterion that each meets."""
     return {
         "definition": _definition(concept),
         "specific": concept.fact,
@@ -216,3 +195,8 @@ def _parts(concept: Concept, rng: random.Random) -> dict[str, str]:
 
 def _definition(concept: Concept) -> str:
     return f"{concept.name[0].upper()}{concept.name[1:]} is {concept.definition}."
+
+
+def _contains_one(text: str, sentences: Sequence[str]) -> bool:
+    """Return whether a text in lower case contains one of the sentences, their last mark aside."""
+    return any(sentence.lower().rstrip(".!") in text for sentence in sentences)

@@ -1,10 +1,11 @@
-"""Tasks whose rows this package writes itself: headlines, financial questions, small programs."""
+"""Tasks with generated rows: headlines, financial questions, programs. `DEMO_TASKS` has them by name."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from grpo.demos.clicks import best_headline
 from grpo.demos.headlines import TOPICS, headline_prompt
@@ -16,7 +17,7 @@ from grpo.tasks.program_answers import ProgramVerifier
 from grpo.tasks.rows import Row
 from grpo.tasks.task import Task, rows_task
 
-__all__ = ["PROGRAM_PROBLEMS", "finance_task", "headlines_task", "programs_task"]
+__all__ = ["DEMO_TASKS", "PROGRAM_PROBLEMS", "DemoTask", "finance_task", "headlines_task", "programs_task"]
 
 PROGRAM_PROBLEMS = 256
 
@@ -26,17 +27,20 @@ _THOUGHTS = (
 )
 
 
-def headlines_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: int) -> Task:
+def headlines_task(
+    *, train_size: int | None = None, eval_size: int | None, answer_format: AnswerFormat, seed: int
+) -> Task:
     """Return a prompt for a headline on each topic.
 
-    Many headlines are good, so there is no column `answer`. The columns `reference`, one that no other beats by the
-    rule behind the clicks, and `reasoning`, thoughts that lead to it, are for checks of rewards to compare with.
+    There is no column `answer`, because many headlines are good. Probes of rewards compare with the columns
+    `reference`, a headline with the greatest click probability, and `reasoning`, thoughts that lead to it.
 
     Args:
-        eval_size: topics that are held out; None: two.
+        train_size: number of training topics; None: all that are left.
+        eval_size: number of held-out topics; None: two.
 
     Raises:
-        DataError: no topic would be left to train on.
+        DataError: no topic is left to train on.
     """
     rows = [
         Row(
@@ -47,17 +51,21 @@ def headlines_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: 
         for number, topic in enumerate(TOPICS)
     ]
     size = 2 if eval_size is None else eval_size
-    return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="headlines")
+    task = rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="headlines")
+    return _with_train_size(task, train_size, seed)
 
 
-def finance_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: int) -> Task:
-    """Return every financial question, with a better and a worse answer as columns `chosen` and `rejected`.
+def finance_task(
+    *, train_size: int | None = None, eval_size: int | None, answer_format: AnswerFormat, seed: int
+) -> Task:
+    """Return all financial questions, with a better and a worse answer as columns `chosen` and `rejected`.
 
     Args:
-        eval_size: questions that are held out; None: 32.
+        train_size: number of training questions; None: all that are left.
+        eval_size: number of held-out questions; None: 32.
 
     Raises:
-        DataError: no question would be left to train on.
+        DataError: no question is left to train on.
     """
     rng = random.Random(derive_seed(seed, "finance"))
     rows: list[Row] = []
@@ -66,30 +74,33 @@ def finance_task(*, eval_size: int | None, answer_format: AnswerFormat, seed: in
             columns = {"chosen": better_answer(concept, rng).text, "rejected": worse_answer(concept, rng).text}
             rows.append(Row(len(rows), question.format(name=concept.name), columns))
     size = 32 if eval_size is None else eval_size
-    return rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="finance")
+    task = rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="finance")
+    return _with_train_size(task, train_size, seed)
 
 
 def programs_task(
     *,
-    train_size: int | None,
+    train_size: int | None = None,
     eval_size: int | None,
-    kinds: Sequence[str] | None,
-    max_operand: int,
     answer_format: AnswerFormat,
     seed: int,
+    program_kinds: str | Sequence[str] | None = None,
+    max_operand: int = 12,
 ) -> Task:
-    """Return small programming problems with columns `tests` and `answer`, a program that passes them.
+    """Return programming problems with columns `tests` and `answer`, a program that passes them.
 
     Args:
-        train_size: problems to train on; None: `PROGRAM_PROBLEMS`.
-        eval_size: further problems that are held out; None: 32.
-        kinds, max_operand: see `program_problems`.
+        train_size: number of training problems; None: `PROGRAM_PROBLEMS`.
+        eval_size: number of further, held-out problems; None: 32.
+        program_kinds: one name or several out of `programs.KINDS`; None: all.
+        max_operand: as in `program_problems`.
 
     Raises:
-        DataError: there are fewer different problems, or no such kind.
+        DataError: there are fewer different problems, or a kind is unknown.
     """
     size = 32 if eval_size is None else eval_size
     wanted = (train_size or PROGRAM_PROBLEMS) + size
+    kinds = (program_kinds,) if isinstance(program_kinds, str) else program_kinds
     problems = program_problems(wanted, derive_seed(seed, "programs"), kinds=kinds, max_operand=max_operand)
     rows = [
         Row(number, problem["prompt"], {name: value for name, value in problem.items() if name != "prompt"})
@@ -97,3 +108,33 @@ def programs_task(
     ]
     task = rows_task(rows, None, eval_size=size, answer_format=answer_format, seed=seed, name="programs")
     return replace(task, verifier=ProgramVerifier(answer_format))
+
+
+@dataclass(frozen=True, slots=True)
+class DemoTask:
+    """A task with generated rows.
+
+    Attributes:
+        make: returns the task for `train_size`, `eval_size`, `answer_format`, `seed` and the further options.
+        options: names of the further options, which are also their names in a configuration.
+    """
+
+    make: Callable[..., Task]
+    options: tuple[str, ...] = ()
+
+
+DEMO_TASKS: Mapping[str, DemoTask] = MappingProxyType(
+    {
+        "headlines": DemoTask(headlines_task),
+        "finance": DemoTask(finance_task),
+        "programs": DemoTask(programs_task, ("program_kinds", "max_operand")),
+    }
+)
+
+
+def _with_train_size(task: Task, train_size: int | None, seed: int) -> Task:
+    """Return the task with a random sample of its training rows, which are ordered by subject."""
+    if train_size is None or train_size >= len(task.train):
+        return task
+    rng = random.Random(derive_seed(seed, "train_size"))
+    return replace(task, train=rng.sample(task.train, train_size))

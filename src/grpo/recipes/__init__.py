@@ -1,4 +1,4 @@
-"""Recipes: configurations that work, shipped as YAML with comments that say why."""
+"""Recipes: tested configurations, shipped as YAML with comments that give the reasons."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def text(name: str) -> str:
 
 
 def summary(name: str) -> str:
-    """Return the first line of a recipe, which says what it does."""
+    """Return the first line of a recipe, its summary."""
     return text(name).splitlines()[0].lstrip("# ")

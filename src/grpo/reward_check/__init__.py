@@ -1,7 +1,8 @@
-"""Rewards tried out before they cost a run: on right answers, on junk, again, in another order, and timed."""
+"""Probe the rewards: find inputs that score well without solving the task, and rewards that fail, vary or are slow."""
 
 from __future__ import annotations
 
+from grpo.reward_check.check import check_rewards
 from grpo.reward_check.probes import LONGEST, Probe, ProbeText, make_probes
 from grpo.reward_check.report import (
     Cell,
@@ -13,7 +14,6 @@ from grpo.reward_check.report import (
     SampleResult,
     Severity,
 )
-from grpo.reward_check.run import check_rewards
 
 __all__ = [
     "LONGEST",

@@ -1,4 +1,4 @@
-"""The right answers that rows have, all answers that could be right, and odd ones that are not."""
+"""Right answers of rows, sets of answers that could be right, and tests for a right answer inside a text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from grpo.rewards.texts import completion_texts
@@ -18,9 +19,6 @@ from grpo.types import Prompt
 
 __all__ = [
     "EXACT",
-    "ODD_ANSWERS",
-    "ODD_NUMBERS",
-    "ODD_TEXT",
     "Candidates",
     "as_text",
     "candidates",
@@ -32,12 +30,7 @@ __all__ = [
 ]
 
 EXACT = "answer"
-"""The column whose answers are right for their own row only; others are good answers, perhaps to other rows as well."""
-
-# No lone surrogates: what a tokenizer decodes never has any.
-ODD_TEXT = "²½Ⅷ ٣๓ 1\u200b2 \u202e21\u202c ﬁne e\u0301 𝟙𝟚 👩\u200d👩\u200d👧 \x00 \ufffd \u2028 ﷽ 一二 ß İ\n\r\t\x0b"
-ODD_ANSWERS = ("²", "½", "٣", "\u202e21", "\x00", "\ufffd", "一二", "𝟙𝟚", "\u200b", "İ")
-ODD_NUMBERS = ("nan", "inf", "-inf", "1e999", "9" * 5_000, "1/0", "--5", "0x1F", "1_0", "1,2,3", ".", "1e-999")
+"""The column whose answers are the only right ones; those of other columns are good, perhaps for other rows as well."""
 
 _COLUMNS = (EXACT, "reference", "chosen")
 _LONGEST_LISTED = 60
@@ -48,12 +41,11 @@ _CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Answers one of which is right.
+    """A set of answers one of which is right, none twice.
 
     Attributes:
         kind: "number" or "answer".
-        values: all of them, none twice.
-        separator: what is written between them in a list.
+        separator: stands between them in a list.
     """
 
     kind: str
@@ -61,24 +53,18 @@ class Candidates:
     separator: str
 
     def around(self, reference: str | None) -> tuple[str, ...]:
-        """Return all of them with the right one neither first nor last: who takes one of these is not fooled.
+        """Return the answers with the right one neither first nor last, since taking the first or last may be right.
 
-        Numbers go far enough beyond the right ones as they are. There is nothing to list where no other answer is.
+        Numbers extend beyond all right ones already. Empty when there is no other answer.
         """
         if self.kind == "number" or reference is None:
             return self.values
         others = [value for value in self.values if not same_answer(value, reference)]
-        if not others:
-            return ()
-        return (others[0], reference, *(others[1:] or others))
-
-    def listed(self, reference: str | None) -> str:
-        """Return them in one line."""
-        return self.separator.join(self.around(reference))
+        return (others[0], reference, *(others[1:] or others)) if others else ()
 
 
 def reference_column(rows: Sequence[Prompt]) -> str | None:
-    """Return the first of `answer`, `reference` and `chosen` that some row has filled in; None when there is none."""
+    """Return the first of `answer`, `reference` and `chosen` that is not empty in some row; None when all are."""
     for name in _COLUMNS:
         if any(reference_text(row, name) is not None for row in rows):
             return name
@@ -86,13 +72,13 @@ def reference_column(rows: Sequence[Prompt]) -> str | None:
 
 
 def reference_text(row: Prompt, column: str) -> str | None:
-    """Return the right answer of a row as text; None where it has none."""
+    """Return the right answer of a row as text; None when it has none."""
     text = as_text(row.columns.get(column))
     return None if text is None else plain_reference(text)
 
 
 def as_text(value: Any) -> str | None:
-    """Return a column's value as an answer: a text, a number, the first of several, or what the last message says.
+    """Return a column's value as an answer: a text, a number, the first of several, or the text of the last message.
 
     Example:
         >>> [as_text(value) for value in ("four", 4, 4.5, ["4", "four"], [{"role": "assistant", "content": "4"}], "")]
@@ -109,18 +95,17 @@ def as_text(value: Any) -> str | None:
 
 
 def places_of_other_answers(rows: Sequence[Prompt], references: Sequence[str]) -> list[int] | None:
-    """Return for each row the place of another one whose answer is wrong here; None when some row has no such other.
+    """Return for each row the place of a row whose answer is wrong here; None when some row has none.
 
-    Where rows have tests, programs written for the same name are not taken: they may well pass.
+    Where rows have tests, programs written for the same name are excluded, since they may pass.
     """
 
     def is_wrong(at: int, place: int) -> bool:
         return not same_answer(references[at], references[place]) and not _same_tests(rows[at], rows[place])
 
-    count = len(references)
     found: list[int] = []
-    for place in range(count):
-        following = ((place + step) % count for step in range(1, count))
+    for place in range(len(rows)):
+        following = chain(range(place + 1, len(rows)), range(place))
         other = next((at for at in following if is_wrong(at, place)), None)
         if other is None:
             return None
@@ -134,7 +119,7 @@ def _same_tests(one: Prompt, other: Prompt) -> bool:
 
 
 def names_called(tests: Any) -> set[str]:
-    """Return the names that tests call, those of the language aside."""
+    """Return the names that tests call, without built-in ones."""
     source = tests if isinstance(tests, str) else "\n".join(map(str, tests))
     return set(_CALLED.findall(source)) - {"assert"} - set(dir(builtins))
 
@@ -142,13 +127,13 @@ def names_called(tests: Any) -> set[str]:
 def candidates(references: Sequence[str]) -> Candidates:
     """Return all answers that could be right: the rows' own where they are short words, else numbers.
 
-    The numbers go beyond the rows' answers at both ends, so that the first and the last one are right for no row.
+    The numbers extend beyond the rows' answers at both ends, so that the first and the last are right for no row.
 
     Example:
         >>> candidates(["no", "yes", "no"]).values
         ('no', 'yes')
-        >>> candidates(["2", "4.5"]).listed("2")[:27]
-        '-3 -2 -1 0 1 2 3 4 4.5 5 6 '
+        >>> candidates(["2", "4.5"]).values[:10]
+        ('-3', '-2', '-1', '0', '1', '2', '3', '4', '4.5', '5')
     """
     numbers = [Decimal(number) for number in map(normalise_number, references) if number is not None]
     if len(numbers) < len(references) and all(len(text) <= _LONGEST_LISTED for text in references):
@@ -159,10 +144,10 @@ def candidates(references: Sequence[str]) -> Candidates:
 
 
 def could_be_right(text: str, reference: str) -> bool:
-    """Return whether a generous reader could find the right answer in a text: a reward that does is not fooled by it.
+    """Return whether a generous reader could find the right answer in a text; a reward that does so is sound.
 
-    For a number that is any number in the text whatever its sign or script, with separators or without, forwards or
-    backwards, or what Python reads; for other answers, their words.
+    For a number, that is any number in the text whatever its sign or script, with or without separators, forwards or
+    backwards, or as Python parses it; for other answers, their words.
 
     Example:
         >>> [could_be_right(text, "3") for text in ("What is 0 + 3?", "٣", "1,2,3", "13", "nan")]
@@ -184,7 +169,7 @@ def _numbers(text: str) -> frozenset[float]:
     joined = "".join(each for each in digits if each not in ",_" and unicodedata.category(each) != "Cf")
     runs = {*_RUN.findall(digits), *_RUN.findall(joined)}
     found = {float(run) for run in runs} | {float(run[::-1]) for run in runs}
-    # Of digits it is their runs that count.
+    # Decimal digits count in runs, not one by one.
     found |= {unicodedata.numeric(each) for each in text if each.isnumeric() and not each.isdecimal()}
     for read in (float, lambda whole: float(int(whole, 0))):
         try:
@@ -195,6 +180,6 @@ def _numbers(text: str) -> frozenset[float]:
 
 
 def _digit(character: str) -> str:
-    """Return a digit of any script as we write it, and any other character as it is."""
+    """Return a digit of any script as an ASCII digit, and any other character unchanged."""
     value = unicodedata.numeric(character, None)
     return str(int(value)) if value is not None and value in range(10) else character

@@ -1,4 +1,4 @@
-"""What a check of rewards found; plain data that goes into JSON as it is."""
+"""The report of a reward check: plain data that converts to JSON without loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 ROUNDING = 1e-6
-"""Relative to a reward's size: what separates two numbers that are meant to be equal."""
+"""Largest difference, relative to a reward's size, between two values that count as equal."""
 
 Severity: TypeAlias = Literal["problem", "warning"]
 """A problem fails the check; a warning is for the user to judge."""
@@ -32,13 +32,13 @@ _SHOWN_CHARACTERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What one reward gave to several texts.
+    """Summary of the values that one reward gave to several texts.
 
     Attributes:
-        mean: of the texts that got a number, as are `lowest` and `highest`; None when none did.
+        mean, lowest, highest: over the texts that got a number; None when no text got one.
         numbers: texts that got a number.
         absent: texts to which the reward does not apply (None).
-        failed: texts on which it failed.
+        failed: texts on which the reward failed.
     """
 
     mean: float | None
@@ -51,21 +51,21 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonResult:
-    """How a text compares with the right answers of the rows that it was tried on.
+    """Comparison of a probe's text with the right answers of the rows that it was tried on.
 
-    Rows whose answer it holds by accident are left out, and so are those where one of the two failed.
+    Rows where the text contains the right answer by accident, or one of the two has no total, do not count.
 
     Attributes:
-        text: as it was given to the row in which it did best, shortened; of odd answers, the answer alone.
+        text: the shortened text of the row where it did best; for odd answers, the answer alone.
         label: whether the same odd answer was tried on several rows; else each row has a text of its own.
-        rows: how many there are.
-        mean: what it earned in them.
-        above: in how many it earned more than the right answer.
-        level: in how many as much.
-        margin: mean of what it earned more than the right answer; None when there is no right answer.
-        earned: in the row where it did best by comparison, and `reference` what the right answer earned there.
+        rows: rows that count.
+        mean: mean total of the text.
+        above: rows in which the text earned more than the right answer.
+        level: rows in which it earned as much.
+        margin: mean of the text's total minus the right answer's; None when there is no right answer.
+        earned, reference: totals of the text and of the right answer in the row where the text did best.
         row: number of that row in the data.
-        rewards: which gave it at least what they gave the right answer, in a row where that is true of the total.
+        rewards: rewards that gave the text at least as much as the right answer, in a row where the total did so too.
     """
 
     text: str
@@ -83,17 +83,17 @@ class ComparisonResult:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one kind of text earned, over all rows.
+    """Rewards of one kind of text, over all rows.
 
     Attributes:
-        meaning: what was written in place of a completion.
+        meaning: description of the text.
         example: the first row's text, shortened.
-        total: what the suite makes of all rewards together.
+        total: the weighted sum of all rewards.
         rewards: by reward, before weighting.
-        comparisons: of each odd answer, or one of all texts where each row has its own.
-        rows_at_least: share of the rows in which it earned at least as much as the reference; None without one.
-        fooled: by reward, the largest share, over its texts, of rows in which the reward gave it at least as much as
-            the reference.
+        comparisons: one for each odd answer, or one for all texts where each row has its own.
+        rows_at_least: share of the rows in which a text earned at least as much as the reference; None without one.
+        fooled: by reward, the share of rows where it gave a text at least as much as the reference (the largest share
+            over the probe's odd answers).
     """
 
     name: str
@@ -108,19 +108,20 @@ class ProbeResult:
 
 @dataclass(frozen=True, slots=True)
 class RewardResult:
-    """How one reward behaves.
+    """Range, repeatability and cost of one reward.
 
     Attributes:
-        lowest: over all probes; None when it never gave a number.
+        lowest, highest: over all probes; None when the reward never gave a number.
         failures: by probe, the first error in one line.
         reacts: whether two texts for one row ever got different values.
         repeat_change: largest change of a text's value when the same call was made again; None: not measured.
-        order_change: … when the texts came in another order.
-        batch_change: … when each row was scored by itself.
-        calls: how many were timed; `median_s`, `p95_s` and `longest_s` are seconds a call.
-        completions_per_call: in the largest call.
+        order_change: largest change when the texts came in another order.
+        batch_change: largest change when each row was scored by itself.
+        calls: timed calls.
+        completions_per_call: completions in the largest call.
+        median_s, p95_s, longest_s: seconds a call.
         completion_ms: milliseconds a completion, the median over calls.
-        step_s: seconds that a step of the run is likely to spend here.
+        step_s: expected seconds in each step of the run.
     """
 
     name: str
@@ -142,11 +143,11 @@ class RewardResult:
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """What completions that the policy itself wrote earned.
+    """Rewards of completions that the policy sampled.
 
     Attributes:
-        spread: for each group, whether its rewards differ, so that there is something to learn from it.
-        share: of groups with spread, the forecast for a step.
+        spread: for each group, whether its rewards differ, so that training can learn from it.
+        share: share of groups with spread, the forecast for a step.
         interval: 95% interval of that share (Wilson).
         best: mean over groups of the best total in a group; None when there is no number.
     """
@@ -162,13 +163,13 @@ class SampleResult:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a user should know.
+    """A fault of the rewards, its effect on a run, and advice.
 
     Attributes:
         code: stable name of the kind, such as "hackable" or "not-repeatable".
-        message: what was seen.
-        meaning: what that does to a run.
-        advice: what to do about it.
+        message: the observation.
+        meaning: its effect on a run.
+        advice: the remedy.
         rewards: names of the rewards concerned.
         probes: names of the probes concerned.
     """
@@ -184,12 +185,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """Everything that `check_rewards` found.
+    """All measurements and findings of `check_rewards`.
 
     Attributes:
-        rows: data rows that were tried.
-        reference_column: the column with the right answer; None when the rows have none.
-        repeats: how often the same call was made.
+        rows: number of data rows tried.
+        reference_column: the column with the right answers; None when the rows have none.
+        repeats: number of identical calls.
         probes: in the order tried, the reference first.
         samples: None when no sampled groups were given.
     """
@@ -209,16 +210,16 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether there is no problem."""
+        """True when there is no problem."""
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as dictionaries, lists, texts and numbers, with `passed`."""
+        """Return the report as dictionaries, lists, strings and numbers, with `passed`."""
         return {"passed": self.passed, **asdict(self)}
 
 
 def shortened(text: str, num_characters: int = _SHOWN_CHARACTERS) -> str:
-    """Return a text in one line with its middle left out; an answer stands at the end.
+    """Return a text in one line without its middle; the end stays, since an answer stands there.
 
     Example:
         >>> shortened("The answer\\nis 12.", 10)
@@ -230,7 +231,7 @@ def shortened(text: str, num_characters: int = _SHOWN_CHARACTERS) -> str:
 
 
 def quoted(names: Collection[str]) -> str:
-    """Return names in quotation marks, the first few of many.
+    """Return names in quotation marks, at most six of them.
 
     Example:
         >>> quoted(["a", "b", "c"])

@@ -1,18 +1,15 @@
 """Learned reward models: the CTR scorer (texts with clicks) and the pair scorer (better and worse answers).
 
-rows → train_ctr_scorer → best_model/ → CTRScorer
-rows → train_pair_scorer → best_model/, a Hugging Face sequence classifier
+rows → train_scorer → best_model/ → CTRScorer, or any program that loads Hugging Face sequence classifiers
 """
 
 from __future__ import annotations
 
-from grpo.reward_models.ctr import train_ctr_scorer
-from grpo.reward_models.data import hold_out_clicks, hold_out_pairs, read_click_rows, read_pair_rows
-from grpo.reward_models.metrics import Evaluation, ReliabilityBin
-from grpo.reward_models.pairs import train_pair_scorer
-from grpo.reward_models.predict import CTRScorer
-from grpo.reward_models.report import EpochReport, OnEpoch, ScorerReport
+from grpo.reward_models.ctr_scorer import CTRScorer
+from grpo.reward_models.data import ScorerKind, hold_out, read_scorer_rows
+from grpo.reward_models.reports import EpochReport, Evaluation, OnEpoch, ReliabilityBin, ScorerReport
 from grpo.reward_models.settings import ScorerSettings
+from grpo.reward_models.train import train_scorer
 
 __all__ = [
     "CTRScorer",
@@ -20,12 +17,10 @@ __all__ = [
     "Evaluation",
     "OnEpoch",
     "ReliabilityBin",
+    "ScorerKind",
     "ScorerReport",
     "ScorerSettings",
-    "hold_out_clicks",
-    "hold_out_pairs",
-    "read_click_rows",
-    "read_pair_rows",
-    "train_ctr_scorer",
-    "train_pair_scorer",
+    "hold_out",
+    "read_scorer_rows",
+    "train_scorer",
 ]

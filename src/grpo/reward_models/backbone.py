@@ -1,4 +1,4 @@
-"""The causal language model under a scorer's head: loaded, or shared with a policy, with adapters if asked for."""
+"""The causal language model under a scorer's head: loaded from files, or sharing the weights of a model in memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from grpo.policy import LoraSettings, causal_lm, load_policy, shared_copy
 from grpo.policy.adapters import add_adapter
 from grpo.policy.products import use_fast_products
 from grpo.policy.sources import ModelSource, find_source
+from grpo.policy.tokens import choose_pad_token
 
 __all__ = ["Backbone", "backbone_sizes", "find_backbone", "load_backbone", "read_config", "share_backbone"]
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A causal language model whose last hidden layer is read.
+    """A causal language model, of which the last hidden layer is used.
 
     Attributes:
-        name: what it is found by again: "tiny", a Hub id or an absolute path.
-        model: the Hugging Face module, PEFT-wrapped under LoRA, in evaluation mode: it has no dropout.
+        name: "tiny", a Hub id or an absolute path; `find_backbone` finds the same model by it.
+        model: the Hugging Face module, PEFT-wrapped under LoRA, in evaluation mode; it has no dropout.
         tokenizer: the Hugging Face tokenizer; its padding token is `pad_token_id`.
-        compute_dtype: of matrix products: float32, or bfloat16 through autocast.
+        compute_dtype: dtype of matrix products: float32, or bfloat16 through autocast.
         revision: branch, tag or commit of a Hub id.
     """
 
@@ -39,11 +40,21 @@ class Backbone:
     revision: str | None = None
 
     @property
+    def config(self) -> Any:
+        """The Hugging Face configuration of the causal LM."""
+        return causal_lm(self.model).config
+
+    @property
     def decoder(self) -> nn.Module:
-        """The model without its output layer; adapters are inside."""
+        """The model without its output layer, with adapters."""
         decoder = causal_lm(self.model).base_model
         assert isinstance(decoder, nn.Module)
         return decoder
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that must match a scorer's weights, as `backbone_sizes` returns them."""
+        return backbone_sizes(self.config)
 
     @property
     def hidden_size(self) -> int:
@@ -51,33 +62,26 @@ class Backbone:
         return self.sizes["hidden_size"]
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """What a scorer's weights depend on: `backbone_sizes`."""
-        model: Any = causal_lm(self.model)
-        return backbone_sizes(model.config)
-
-    @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
-    def readable(self, max_length: int) -> int:
-        """Return how many tokens of a text can be read: `max_length`, or less where the model has fewer positions."""
-        model: Any = causal_lm(self.model)
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    def max_tokens(self, max_length: int) -> int:
+        """Return the number of tokens of a text that are used: `max_length`, or fewer if the model is limited."""
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         limits = (max_length, self.tokenizer.model_max_length, positions)
         return int(min(limit for limit in limits if limit))
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Return the decoder's parameters that are trained, by name: adapters under LoRA, all otherwise."""
+        """Return the decoder's trained parameters by name: the adapters under LoRA, otherwise all."""
         return {name: value for name, value in self.decoder.named_parameters() if value.requires_grad}
 
     def last_hidden(self, token_ids: Tensor) -> Tensor:
         """Return the last hidden layer [B, T, H] in float32.
 
         Args:
-            token_ids: [B, T], padded on the right: a causal model's earlier tokens do not see later ones, so that
-                no mask is needed.
+            token_ids: [B, T], padded on the right. No mask is needed, because in a causal model no token attends to
+                the padding after it.
         """
         with self._autocast():
             output = self.decoder(input_ids=token_ids, use_cache=False, return_dict=True)
@@ -91,7 +95,7 @@ class Backbone:
 
 
 def backbone_sizes(config: Any) -> dict[str, int]:
-    """Return hidden_size, num_layers and vocabulary_size of a model with this configuration (of its text part)."""
+    """Return hidden_size, num_layers and vocabulary_size of a Hugging Face configuration (of its text part)."""
     text = config.get_text_config()
     return {
         "hidden_size": int(text.hidden_size),
@@ -101,7 +105,7 @@ def backbone_sizes(config: Any) -> dict[str, int]:
 
 
 def find_backbone(model: str | Path, revision: str | None = None) -> ModelSource:
-    """Return where the files of `model` are: "tiny", a Hub id (perhaps at a revision), or a model's or run's directory.
+    """Return the source of `model`: "tiny", a Hub id (perhaps at a revision), or the directory of a model or run.
 
     Raises:
         ModelError: there is no such model, or it is an adapter.
@@ -113,7 +117,7 @@ def find_backbone(model: str | Path, revision: str | None = None) -> ModelSource
 
 
 def read_config(directory: Path) -> Any:
-    """Return a model's configuration as it is on disk.
+    """Return the Hugging Face configuration in a model's directory.
 
     Raises:
         ModelError: it cannot be read.
@@ -130,22 +134,18 @@ def load_backbone(
     source: ModelSource,
     *,
     lora: LoraSettings | None,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: str,
+    device: str,
     tokenizer: str | None = None,
     revision: str | None = None,
     gradient_checkpointing: bool = False,
     seed: int = 0,
 ) -> Backbone:
-    """Return the model, all its weights or fresh adapters trainable.
+    """Return the model; its adapters are trainable, or all of its weights without adapters.
 
     Args:
-        lora: shape of adapters; None: all weights are trained, in float32.
-        dtype: "auto", "float32" or "bfloat16", as in `load_policy`.
-        tokenizer: directory or Hub id; None: the model's own.
-        revision: what the source was found at, to be remembered.
-        gradient_checkpointing: in training mode, activations are computed again in backward instead of kept.
-        seed: of fresh adapters.
+        revision: kept in the backbone; the source was found with it.
+        lora, dtype, device, tokenizer, gradient_checkpointing, seed: as in `load_policy`.
 
     Raises:
         ModelError: the model or its tokenizer is missing or does not load.
@@ -164,10 +164,8 @@ def load_backbone(
     return Backbone(source.name, model, policy.tokenizer, policy.pad_token_id, policy.compute_dtype, revision)
 
 
-def share_backbone(
-    base: nn.Module, *, name: str, tokenizer: Any, pad_token_id: int, lora: LoraSettings | None
-) -> Backbone:
-    """Return a backbone over the weights of `base`, a causal language model in memory, which stays as it is.
+def share_backbone(base: nn.Module, *, tokenizer: Any, lora: LoraSettings | None) -> Backbone:
+    """Return a backbone over the weights of `base`, a causal language model in memory, which is not changed.
 
     Args:
         lora: shape of the adapters on the backbone; adapters on `base` are left out.
@@ -175,9 +173,11 @@ def share_backbone(
     Raises:
         ModelError: `base` is no causal language model, or has adapters merged into it.
     """
-    twin = shared_copy(base)
+    twin: Any = shared_copy(base)
     if getattr(twin, "get_output_embeddings", lambda: None)() is None:
         raise ModelError(f"a shared backbone is a Hugging Face causal LM in memory, not {type(twin).__name__}")
+    name = str(getattr(twin.config, "_name_or_path", "")) or type(twin).__name__
+    pad_token_id = choose_pad_token(twin, tokenizer, (0,))
     dtype = next(parameter.dtype for parameter in twin.parameters() if parameter.is_floating_point())
     if lora is not None:
         twin = add_adapter(twin, lora, seed=0)

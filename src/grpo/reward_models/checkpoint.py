@@ -1,4 +1,4 @@
-"""A trained CTR scorer on disk: `scorer.json`, `scorer.safetensors` and its tokenizer, whole or not there."""
+"""A trained CTR scorer on disk: `scorer.json`, `scorer.safetensors` and the tokenizer, all written in one swap."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ __all__ = [
 DESCRIPTION_FILE = "scorer.json"
 WEIGHTS_FILE = "scorer.safetensors"
 
-_DESCRIPTIONS = (DESCRIPTION_FILE, "config.json", "adapter_config.json")
-"""One of these is in a directory that can be loaded: of a scorer of clicks, a classifier, or adapters and head."""
+_LOADABLE_FILES = (DESCRIPTION_FILE, "config.json", "adapter_config.json")
+"""A loadable directory has one of these: the description of a CTR scorer, of a classifier, or of adapters with head."""
 
-_Size: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
+_TRAIN_AGAIN = "train the scorer again"
 _SIZES = {"hidden_size", "num_layers", "vocabulary_size"}
+_Size: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """Shape of the adapters that a scorer has on its backbone."""
+    """Shape of a scorer's adapters on its backbone, as in `LoraSettings`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     rank: _Size
     alpha: Annotated[float, Field(gt=0)]
@@ -50,21 +52,21 @@ class AdapterShape:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `scorer.json` says.
+    """The content of `scorer.json`.
 
     Attributes:
         kind: "ctr".
-        backbone: its name: "tiny", a Hub id or an absolute path.
-        sizes: of the backbone: hidden_size, num_layers, vocabulary_size.
+        backbone: name of the backbone: "tiny", a Hub id or an absolute path.
+        sizes: hidden_size, num_layers and vocabulary_size of the backbone.
         lora: the adapters; None: the weights hold the whole backbone.
         head_sizes: widths of the head's hidden layers.
-        max_length: most tokens of a text that are read.
-        logit_shift: added to the logit before the sigmoid; takes the class weights of the training out again.
-        metrics: of the held-out rows.
+        max_length: number of tokens of a text that are used.
+        logit_shift: added to the logit before the sigmoid; undoes the class weights of the training.
+        metrics: evaluation on the held-out rows.
         revision: branch, tag or commit of a backbone on the Hub.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     kind: str
     backbone: Annotated[str, Field(min_length=1)]
@@ -79,21 +81,23 @@ class Description:
     @property
     def lora_settings(self) -> LoraSettings | None:
         """The shape of the adapters, as `add_adapter` takes it."""
-        if self.lora is None:
-            return None
-        return LoraSettings(rank=self.lora.rank, alpha=self.lora.alpha, target_modules=self.lora.target_modules)
+        return None if self.lora is None else LoraSettings(**asdict(self.lora))
 
     def require_backbone(self, sizes: Mapping[str, int], name: str, directory: Path) -> None:
-        """Raise a CheckpointError unless a backbone of these sizes is what the scorer was trained on."""
+        """Raise a CheckpointError unless `sizes` are those of the backbone that the scorer was trained on."""
         if dict(sizes) != self.sizes:
+            ours, theirs = (
+                ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in each.items())
+                for each in (self.sizes, sizes)
+            )
             raise CheckpointError(
-                f"the scorer in {directory} was trained on {self.backbone} ({_listed(self.sizes)}) and cannot be "
-                f"put on {name} ({_listed(sizes)}): use its own backbone, or train a scorer on this one"
+                f"the scorer in {directory} was trained on {self.backbone} ({ours}) and cannot be "
+                f"put on {name} ({theirs}): use its own backbone, or train a scorer on this one"
             )
 
 
 def find_scorer(path: str | Path) -> Path:
-    """Return the directory with `scorer.json`: `path`, or `best_model` in it.
+    """Return the directory with `scorer.json`: `best_model` in `path`, or `path` itself.
 
     Raises:
         CheckpointError: there is none.
@@ -107,23 +111,22 @@ def find_scorer(path: str | Path) -> Path:
 
 
 def best_model_of(path: str | Path) -> Path | None:
-    """Return the directory with what a training of either kind has saved: `best_model` in `path`, or `path` itself;
-    None if neither holds anything that could be loaded.
+    """Return the directory of a trained scorer of either kind: `best_model` in `path`, or `path`; None if neither.
 
-    Where a training was killed as it put its scorer in the place of an earlier one, it is the earlier one's.
+    If a training was killed while it replaced an earlier scorer, this is the earlier one.
     """
-    given = Path(path).expanduser()
-    for directory in (standing(given / BEST_MODEL), standing(given)):
-        if directory is not None and any((directory / name).is_file() for name in _DESCRIPTIONS):
+    place = Path(path).expanduser()
+    for directory in (standing(place / BEST_MODEL), standing(place)):
+        if directory is not None and any((directory / name).is_file() for name in _LOADABLE_FILES):
             return directory.resolve()
     return None
 
 
 def save_scorer(directory: Path, description: Description, tensors: Mapping[str, Tensor], tokenizer: Any) -> None:
-    """Put a scorer into `directory`, in place of what is there.
+    """Write a scorer into `directory`, in place of its former content.
 
     Raises:
-        StorageError: it could not be written; what was there is still there.
+        StorageError: it could not be written; the former content is still there.
     """
     from safetensors.torch import save_file
 
@@ -136,34 +139,33 @@ def save_scorer(directory: Path, description: Description, tensors: Mapping[str,
 
 
 def read_description(directory: Path) -> Description:
-    """Return what the scorer's description says.
+    """Return the content of a scorer's `scorer.json`.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of something else.
+        CheckpointError: it is missing, damaged, or describes something else.
     """
     file = directory / DESCRIPTION_FILE
     try:
         description = TypeAdapter(Description).validate_json(file.read_bytes())
     except ValidationError as error:
         found = error.errors()[0]
-        where = ".".join(map(str, found["loc"]))
-        said = f"{where}: {found['msg']}" if where else found["msg"]
-        raise CheckpointError(f"{file} cannot be read ({said}): train the scorer again") from error
+        reason = ": ".join(filter(None, (".".join(map(str, found["loc"])), found["msg"])))
+        raise CheckpointError(f"{file} cannot be read ({reason}): {_TRAIN_AGAIN}") from error
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror}): train the scorer again") from error
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): {_TRAIN_AGAIN}") from error
     if description.kind != "ctr":
         raise CheckpointError(f"{file} describes a scorer of kind {description.kind!r}: 'ctr' is needed")
     if set(description.sizes) != _SIZES:
-        raise CheckpointError(f"{file} cannot be read (sizes should be {sorted(_SIZES)}): train the scorer again")
+        raise CheckpointError(f"{file} cannot be read (sizes should be {sorted(_SIZES)}): {_TRAIN_AGAIN}")
     return description
 
 
 @torch.no_grad()
 def load_weights(directory: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Put the scorer's weights into `parameters`, all or none.
+    """Copy the scorer's weights into `parameters`, all or none.
 
     Raises:
-        CheckpointError: they are missing, damaged, or of other names or shapes.
+        CheckpointError: they are missing, damaged, or have other names or shapes.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -172,22 +174,14 @@ def load_weights(directory: Path, parameters: Mapping[str, nn.Parameter]) -> Non
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read ({_first_line(error)}): train the scorer again") from error
-    if {name: value.shape for name, value in tensors.items()} != {n: value.shape for n, value in parameters.items()}:
-        different = sorted(set(tensors) ^ set(parameters)) or [
-            name for name, value in tensors.items() if value.shape != parameters[name].shape
-        ]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{file} cannot be read ({reason}): {_TRAIN_AGAIN}") from error
+    saved, needed = ({name: value.shape for name, value in each.items()} for each in (tensors, parameters))
+    if saved != needed:
+        different = min(name for name in {*saved, *needed} if saved.get(name) != needed.get(name))
         raise CheckpointError(
-            f"the weights in {file} are not those that {DESCRIPTION_FILE} describes ({different[0]} differs): "
-            f"train the scorer again"
+            f"the weights in {file} are not those that {DESCRIPTION_FILE} describes ({different} differs): "
+            f"{_TRAIN_AGAIN}"
         )
     for name, value in tensors.items():
         parameters[name].copy_(value)
-
-
-def _listed(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in sizes.items())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

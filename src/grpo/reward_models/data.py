@@ -1,4 +1,4 @@
-"""Rows that scorers learn from, checked one by one: (text, label), and pairs of a better and a worse answer."""
+"""Training rows of scorers, checked one by one: texts with labels, and pairs of a better and a worse answer."""
 
 from __future__ import annotations
 
@@ -7,203 +7,193 @@ import logging
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 from grpo.errors import DataError
-from grpo.reward_models.settings import in_configuration
 from grpo.seeding import derive_seed
 from grpo.tasks.readers import read_records
 
-__all__ = [
-    "ScorerRow",
-    "hold_out_clicks",
-    "hold_out_pairs",
-    "read_click_rows",
-    "read_pair_rows",
-    "split_clicks",
-    "split_pairs",
-]
+__all__ = ["ScorerKind", "ScorerRow", "hold_out", "read_scorer_rows", "split_rows"]
+
+ScorerKind: TypeAlias = Literal["ctr", "pair"]
 
 ScorerRow: TypeAlias = dict[str, Any]
-"""`{"text", "label"}`, or `{"prompt", "chosen", "rejected"}` and perhaps `"margin"`."""
+"""`{"text": str, "label": 0 | 1}`, or `{"prompt", "chosen", "rejected"}`, some with `"margin"`."""
 
 _log = logging.getLogger(__name__)
 
-_CLICK_COLUMNS = ("text", "label")
-_PAIR_COLUMNS = ("prompt", "chosen", "rejected")
-_LABELS: Mapping[object, int] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
 
-
-def read_click_rows(source: object) -> list[ScorerRow]:
-    """Return rows `{"text": str, "label": 0 | 1}`.
+def read_scorer_rows(kind: ScorerKind, source: object) -> list[ScorerRow]:
+    """Return the rows of a source.
 
     Args:
+        kind: "ctr": rows have the columns `text` and `label`. "pair": rows have the columns `prompt`, `chosen` and
+            `rejected`, some also `margin`; a prompt is a text or a list of chat messages, and an answer is a text or,
+            after a prompt of messages, a list of messages.
         source: a .jsonl, .json, .csv, .tsv or .parquet file, a Hub data set, a `datasets.Dataset` or a sequence
-            of mappings, with the columns `text` and `label`.
+            of mappings.
 
     Raises:
-        DataError: the source is missing or malformed, a column is missing or unknown, a text is empty, a label is
-            neither 0 nor 1, or there are not both.
+        DataError: the source is missing, malformed or empty; a column is missing or unknown; a text is empty; a label
+            is neither 0 nor 1, or all labels are equal; both answers of a pair are equal; a margin is negative.
     """
+    columns = _COLUMNS[kind]
     rows = []
     for place, record in read_records(source):
-        _check_columns(record, place, _CLICK_COLUMNS, ())
-        text, label = record["text"], record["label"]
-        _check_text(text, "text", place)
-        if not isinstance(label, Hashable) or label not in _LABELS:
-            raise DataError(f"{place}: the label is {_shown(label)}: use 1 for clicked and 0 for not")
-        rows.append({"text": text, "label": _LABELS[label]})
-    _require_both_classes(rows, _name(source))
+        _check_columns(record, place, columns)
+        rows.append(columns.checked(record, place))
+    _check_rows(kind, rows, str(source) if isinstance(source, (str, Path)) else "the data set")
     return rows
 
 
-def read_pair_rows(source: object) -> list[ScorerRow]:
-    """Return rows `{"prompt", "chosen", "rejected"}`, with `"margin"` where the source has one.
+def hold_out(
+    kind: ScorerKind, rows: Sequence[ScorerRow], holdout: float, seed: int = 0
+) -> tuple[list[ScorerRow], list[ScorerRow]]:
+    """Return (training rows, held-out rows); the same rows and seed give the same split.
+
+    No text is in both. No prompt is in both, or, if all rows have one prompt, no pair.
 
     Args:
-        source: as for `read_click_rows`. A prompt is a text or a list of chat messages; an answer is a text, or,
-            after a prompt of messages, a text or a list of messages.
+        holdout: share (below 1) or number (from 1) of rows to hold out; a few more if texts repeat.
 
     Raises:
-        DataError: the source is missing, malformed or empty, a column is missing or unknown, a prompt or an answer
-            is empty, both answers are equal, or a margin is no number from 0 on.
+        DataError: too many rows are asked for, or the labels of one part are all equal.
     """
-    rows = []
-    for place, record in read_records(source):
-        _check_columns(record, place, _PAIR_COLUMNS, ("margin",))
-        row = {name: record[name] for name in _PAIR_COLUMNS}
-        is_chat = not isinstance(row["prompt"], str)
-        for name, value in row.items():
-            if is_chat and not isinstance(value, str):
-                _check_messages(value, name, place)
-            else:
-                _check_text(value, name, place)
-        if _conversation(row["chosen"]) == _conversation(row["rejected"]):
-            raise DataError(f"{place}: chosen and rejected are equal: a pair needs a better and a worse answer")
-        if record.get("margin") not in (None, ""):
-            row["margin"] = _margin(record["margin"], place)
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{_name(source)} is empty: it needs rows with {_listed(_PAIR_COLUMNS)}")
-    return rows
-
-
-def hold_out_clicks(
-    rows: Sequence[ScorerRow], holdout: float | int, seed: int = 0
-) -> tuple[list[ScorerRow], list[ScorerRow]]:
-    """Return (training rows, held-out rows), no text in both; the same rows and seed give the same split.
-
-    Raises:
-        DataError: too many are asked for, or one of the two has one class only.
-    """
-    train, held_out = _hold_out(rows, lambda row: str(row["text"]), holdout, seed)
-    _require_both_classes(train, "the part of the rows that is trained on")
-    _require_both_classes(held_out, "the held-out part of the rows")
+    wanted = int(holdout) if holdout >= 1 else max(1, round(holdout * len(rows)))
+    groups = [_COLUMNS[kind].group(row) for row in rows]
+    if kind == "pair" and len(set(groups)) == 1:
+        groups = [repr((row["chosen"], row["rejected"])) for row in rows]
+    counts: dict[str, int] = {}
+    for group in groups:
+        counts[group] = counts.get(group, 0) + 1
+    order = list(counts)
+    random.Random(derive_seed(seed, "scorer", "holdout")).shuffle(order)
+    chosen: set[str] = set()
+    taken = 0
+    for group in order:
+        if taken >= wanted:
+            break
+        chosen.add(group)
+        taken += counts[group]
+    if len(chosen) == len(order):
+        raise DataError(
+            f"{wanted} rows cannot be held out of {len(rows)} with {len(order)} different texts: "
+            f"lower scorer_holdout or give more rows"
+        )
+    train = [row for row, group in zip(rows, groups, strict=True) if group not in chosen]
+    held_out = [row for row, group in zip(rows, groups, strict=True) if group in chosen]
+    _check_rows(kind, train, "the training part of the rows")
+    _check_rows(kind, held_out, "the held-out part of the rows")
     return train, held_out
 
 
-def hold_out_pairs(
-    rows: Sequence[ScorerRow], holdout: float | int, seed: int = 0
+def split_rows(
+    kind: ScorerKind, rows: Sequence[ScorerRow], held_out: Sequence[ScorerRow] | None, holdout: float, seed: int = 0
 ) -> tuple[list[ScorerRow], list[ScorerRow]]:
-    """Return (training rows, held-out rows), no prompt in both, unless all rows have one prompt: then no pair in both.
+    """Return (training rows, held-out rows): `rows` without those in `held_out`; if that is None, as `hold_out`.
 
     Raises:
-        DataError: too many are asked for.
-    """
-    if len({repr(row["prompt"]) for row in rows}) > 1:
-        return _hold_out(rows, lambda row: repr(row["prompt"]), holdout, seed)
-    return _hold_out(rows, lambda row: repr((row["chosen"], row["rejected"])), holdout, seed)
-
-
-def split_clicks(
-    rows: Sequence[ScorerRow], held_out: Sequence[ScorerRow] | None, holdout: float | int, seed: int = 0
-) -> tuple[list[ScorerRow], list[ScorerRow]]:
-    """Return (training rows, held-out rows): as given, but without training texts that are held out, or by `holdout`.
-
-    Raises:
-        DataError: as `hold_out_clicks`, or nothing is left to train on.
+        DataError: as `hold_out`, or no row is left to train on.
     """
     if held_out is None:
-        return hold_out_clicks(rows, holdout, seed)
-    train = _without(rows, held_out, lambda row: str(row["text"]).strip())
-    _require_both_classes(train, "what is left to train on")
-    return train, list(held_out)
-
-
-def split_pairs(
-    rows: Sequence[ScorerRow], held_out: Sequence[ScorerRow] | None, holdout: float | int, seed: int = 0
-) -> tuple[list[ScorerRow], list[ScorerRow]]:
-    """Return (training rows, held-out rows): as given, but without training pairs that are held out, or by `holdout`.
-
-    Raises:
-        DataError: as `hold_out_pairs`, or nothing is left to train on.
-    """
-    if held_out is None:
-        return hold_out_pairs(rows, holdout, seed)
-    return _without(rows, held_out, lambda row: repr([row[name] for name in _PAIR_COLUMNS])), list(held_out)
-
-
-def _without(
-    rows: Sequence[ScorerRow], held_out: Sequence[ScorerRow], key: Callable[[ScorerRow], str]
-) -> list[ScorerRow]:
-    """Return the rows that are not held out; if some are, say how many."""
-    kept_apart = set(map(key, held_out))
-    train = [row for row in rows if key(row) not in kept_apart]
+        return hold_out(kind, rows, holdout, seed)
+    identity = _COLUMNS[kind].identity
+    kept_apart = set(map(identity, held_out))
+    train = [row for row in rows if identity(row) not in kept_apart]
     if not train:
         raise DataError(f"all {len(rows)} training rows are held-out rows as well: give others to evaluate on")
     if len(train) < len(rows):
-        _log.warning(
-            "%d of %d training rows are held-out rows as well: they are not trained on",
-            len(rows) - len(train),
-            len(rows),
-        )
-    return train
+        message = "%d of %d training rows are held-out rows as well: they are not trained on"
+        _log.warning(message, len(rows) - len(train), len(rows))
+    _check_rows(kind, train, "the rest of the training rows")
+    return train, list(held_out)
 
 
-def _require_both_classes(rows: Sequence[ScorerRow], name: str) -> None:
-    """Raise a DataError unless some labels are 0 and some are 1."""
-    labels = {row["label"] for row in rows}
-    if not labels:
-        raise DataError(f"{name} is empty: it needs rows with {_listed(_CLICK_COLUMNS)}")
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Columns of one kind of rows.
+
+    Attributes:
+        checked: returns a record as row; raises a DataError that names the record's place.
+        group: returns the part of a row that must not be both in the training rows and in the held-out rows.
+        identity: equal for two rows of which one is held out and the other must not be trained on.
+    """
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...]
+    checked: Callable[[Mapping[str, Any], str], ScorerRow]
+    group: Callable[[ScorerRow], str]
+    identity: Callable[[ScorerRow], str]
+
+
+_LABELS: Mapping[object, int] = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}
+
+
+def _click_row(record: Mapping[str, Any], place: str) -> ScorerRow:
+    text, label = record["text"], record["label"]
+    _check_text(text, "text", place)
+    if not isinstance(label, Hashable) or label not in _LABELS:
+        raise DataError(f"{place}: the label is {_shown(label)}: use 1 for clicked and 0 for not clicked")
+    return {"text": text, "label": _LABELS[label]}
+
+
+def _pair_row(record: Mapping[str, Any], place: str) -> ScorerRow:
+    row = {name: record[name] for name in _COLUMNS["pair"].needed}
+    is_chat = not isinstance(row["prompt"], str)
+    for name, value in row.items():
+        if is_chat and not isinstance(value, str):
+            _check_messages(value, name, place)
+        else:
+            _check_text(value, name, place)
+    if _conversation(row["chosen"]) == _conversation(row["rejected"]):
+        raise DataError(f"{place}: chosen and rejected are equal: a pair needs a better and a worse answer")
+    if record.get("margin") not in (None, ""):
+        row["margin"] = _margin(record["margin"], place)
+    return row
+
+
+_COLUMNS: Mapping[ScorerKind, _Columns] = MappingProxyType(
+    {
+        "ctr": _Columns(
+            needed=("text", "label"),
+            optional=(),
+            checked=_click_row,
+            group=lambda row: str(row["text"]),
+            identity=lambda row: str(row["text"]).strip(),
+        ),
+        "pair": _Columns(
+            needed=("prompt", "chosen", "rejected"),
+            optional=("margin",),
+            checked=_pair_row,
+            group=lambda row: repr(row["prompt"]),
+            identity=lambda row: repr([row["prompt"], row["chosen"], row["rejected"]]),
+        ),
+    }
+)
+
+
+def _check_rows(kind: ScorerKind, rows: Sequence[ScorerRow], name: str) -> None:
+    """Raise a DataError if there are no rows, or all labels are equal."""
+    if not rows:
+        raise DataError(f"{name} is empty: it needs rows with {_listed(_COLUMNS[kind].needed)}")
+    labels = {row["label"] for row in rows} if kind == "ctr" else set()
     if len(labels) == 1:
-        raise DataError(
-            f"{name} has one class only, all {len(rows)} labels are {labels.pop()}: both 0 and 1 are needed"
-        )
+        raise DataError(f"{name} has one class only, all {len(rows)} labels are {labels.pop()}: give both 0 and 1")
 
 
-def _hold_out(
-    rows: Sequence[ScorerRow], key: Callable[[ScorerRow], str], holdout: float | int, seed: int
-) -> tuple[list[ScorerRow], list[ScorerRow]]:
-    wanted = int(holdout) if holdout >= 1 else max(1, round(holdout * len(rows)))
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[key(row)] = counts.get(key(row), 0) + 1
-    keys = list(counts)
-    random.Random(derive_seed(seed, "scorer", "holdout")).shuffle(keys)
-    chosen: set[str] = set()
-    taken = 0
-    for each in keys:
-        if taken >= wanted:
-            break
-        chosen.add(each)
-        taken += counts[each]
-    if len(chosen) == len(keys):
-        raise DataError(
-            f"{wanted} rows cannot be held out of {len(rows)} with {len(keys)} different texts: "
-            f"lower {in_configuration('holdout')} or give more"
-        )
-    return [row for row in rows if key(row) not in chosen], [row for row in rows if key(row) in chosen]
-
-
-def _check_columns(record: Any, place: str, needed: Sequence[str], optional: Sequence[str]) -> None:
+def _check_columns(record: Any, place: str, columns: _Columns) -> None:
     if not isinstance(record, Mapping):
-        raise DataError(f"{place}: {_shown(record)} where an object with {_listed(needed)} is needed")
+        raise DataError(f"{place}: {_shown(record)} where an object with {_listed(columns.needed)} is needed")
     there = sorted(map(str, record))
-    for name in needed:
+    for name in columns.needed:
         if name not in record:
-            raise DataError(f"{place}: no column {name!r}, there are {there}: name the columns {_listed(needed)}")
-    allowed = (*needed, *optional)
+            raise DataError(
+                f"{place}: no column {name!r}, there are {there}: name the columns {_listed(columns.needed)}"
+            )
+    allowed = (*columns.needed, *columns.optional)
     for name in there:
         if name not in allowed:
             nearest = difflib.get_close_matches(name, allowed, n=1)
@@ -239,7 +229,7 @@ def _margin(value: Any, place: str) -> float:
 
 
 def _conversation(answer: Any) -> list[tuple[str, str]]:
-    """Return what an answer comes to, however it is written: who says what, without blanks around it."""
+    """Return an answer as (role, text without blanks around it), equal for a text and its only message."""
     if isinstance(answer, str):
         return [("assistant", answer.strip())]
     return [(message["role"], message["content"].strip()) for message in answer]
@@ -252,7 +242,3 @@ def _shown(value: Any) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
-
-
-def _name(source: object) -> str:
-    return str(source) if isinstance(source, (str, Path)) else "the data set"

@@ -1,7 +1,7 @@
-"""Where a training writes: into `unfinished/` until it is done, then in the place of an earlier scorer, all at once.
+"""Output directory of a scorer's training: `unfinished/` until the end, then `best_model/`, replaced in one swap.
 
-All that belongs to a scorer lies in one directory, so that two renames put a new one in place of an earlier one. A kill
-between them leaves the earlier one put aside, where `standing` finds it.
+All files of a scorer lie in one directory, so that two renames replace an earlier scorer. After a kill between the
+renames the earlier scorer is still set aside, where `standing` finds it.
 """
 
 from __future__ import annotations
@@ -25,73 +25,66 @@ _log = logging.getLogger(__name__)
 
 
 class ScorerOutput:
-    """One training's files.
+    """The files of one training.
 
     Attributes:
-        directory: where they are in the end.
-        unfinished: where they are until then.
+        best_model: final directory of the scorer.
+        unfinished: directory of the training until its end.
+        candidate: directory of the best weights so far.
     """
 
     def __init__(self, directory: str | Path, beside: Mapping[str, str] | None = None) -> None:
-        """Remember the place; nothing is written.
+        """Remember the paths; nothing is written.
 
         Args:
-            beside: texts to write beside the weights, by the names of their files.
+            beside: texts to write beside the weights, by file name.
         """
-        self.directory = Path(directory)
-        self.unfinished = self.directory / "unfinished"
+        self._directory = Path(directory)
+        self.best_model = self._directory / BEST_MODEL
+        self.unfinished = self._directory / "unfinished"
+        self.candidate = self.unfinished / BEST_MODEL
         self._beside = dict(beside or {})
-        self._is_new = not self.directory.exists()
-
-    @property
-    def best_model(self) -> Path:
-        """Where the scorer is in the end."""
-        return self.directory / BEST_MODEL
-
-    @property
-    def candidate(self) -> Path:
-        """Where the best weights so far go."""
-        return self.unfinished / BEST_MODEL
+        self._is_new = not self._directory.exists()
 
     def begin(self) -> None:
-        """Make an empty `unfinished/`; what a killed training left is put right or removed.
+        """Make an empty `unfinished/`, after recovery from a killed training.
 
         Raises:
             StorageError: the directory may not be written.
         """
-        with scorer_storage(self.directory):
+        with scorer_storage(self._directory):
             _recover(self.best_model)
             shutil.rmtree(self.unfinished, ignore_errors=True)
             self.unfinished.mkdir(parents=True)
 
     def publish(self, report: str) -> None:
-        """Put the best weights, the report and the rest in the place of an earlier training's.
+        """Replace an earlier scorer by the best weights, the report and the texts beside them.
 
         Raises:
-            StorageError: they could not be written; the earlier ones are still there.
+            StorageError: they could not be written; the earlier scorer is still there.
         """
-        with scorer_storage(self.directory):
+        with scorer_storage(self._directory):
             for name, text in {**self._beside, REPORT: report}.items():
                 (self.candidate / name).write_text(text, encoding="utf-8")
             _swap(self.candidate, self.best_model)
             shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def abandon(self) -> None:
-        """Say where the best weights of a training are that did not come to its end; without any, leave nothing."""
+        """Keep the best weights of a training that failed and log their place; without any, remove the directories."""
         if standing(self.candidate) is not None:
-            _log.warning("the training did not come to its end: its best weights so far are in %s", self.unfinished)
+            _log.warning("the training did not finish: its best weights so far are in %s", self.unfinished)
             return
         shutil.rmtree(self.unfinished, ignore_errors=True)
-        if self._is_new and self.directory.is_dir() and not any(self.directory.iterdir()):
-            self.directory.rmdir()
+        if self._is_new and self._directory.is_dir() and not any(self._directory.iterdir()):
+            self._directory.rmdir()
 
 
 @contextmanager
 def replaced_directory(directory: Path) -> Iterator[Path]:
-    """Give an empty directory to write to, which takes the place of `directory` if all went well.
+    """Yield an empty directory to write to, which replaces `directory` if no exception was raised.
 
     Raises:
-        StorageError: it could not be written; what was there is still there.
+        StorageError: it could not be written; the former content is still there.
     """
     partial = directory.parent / f".{directory.name}.partial"
     with scorer_storage(directory):
@@ -107,7 +100,7 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def scorer_storage(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write a scorer, whoever passes it on, into a StorageError.
+    """Turn an error of the operating system while a scorer is written into a StorageError, whatever wraps it.
 
     Raises:
         StorageError: the disk is full, or the place may not be written.
@@ -127,13 +120,12 @@ def scorer_storage(path: Path) -> Iterator[None]:
 
 
 def standing(directory: Path) -> Path | None:
-    """Return where that is which belongs at `directory`: there, or where a swap that was killed has put it aside; None:
-    nowhere."""
+    """Return `directory`, or the place where a killed swap has set it aside; None if neither exists."""
     return next((place for place in (directory, _former(directory)) if place.is_dir()), None)
 
 
 def _swap(new: Path, place: Path) -> None:
-    """Move the directory `new` to `place`, and remove what was there; if that fails, what was there stays."""
+    """Move the directory `new` to `place` and remove the former one; if that fails, the former one stays."""
     _recover(place)
     try:
         if place.exists():
@@ -146,7 +138,7 @@ def _swap(new: Path, place: Path) -> None:
 
 
 def _recover(place: Path) -> None:
-    """Undo a swap that was stopped between its renames; forget what one has put aside that was stopped after them."""
+    """Undo a swap that was killed between its renames; remove the leftovers of one that was killed after them."""
     former = _former(place)
     if former.exists() and not place.exists():
         former.rename(place)
@@ -154,5 +146,5 @@ def _recover(place: Path) -> None:
 
 
 def _former(place: Path) -> Path:
-    """Return where what is at `place` is put aside for the moment of a swap."""
+    """Return the path where a swap sets aside the former directory at `place`."""
     return place.parent / f".{place.name}.former-scorer"

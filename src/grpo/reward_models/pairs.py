@@ -1,14 +1,15 @@
-"""Training of a reward model from pairs of a better and a worse answer (Bradley and Terry, as in arXiv:2203.02155).
+"""The pair scorer in training: a reward model from pairs of a better and a worse answer.
 
-loss = −log σ(r_chosen − r_rejected − margin), the margin as in arXiv:2307.09288. The reward is read from the last
-token, so that the result is an ordinary Hugging Face sequence classifier, and texts are written as
-`SequenceClassifierReward` and TRL write them: prompt and answer one after the other, or the tokenizer's chat template.
+loss = −log σ(r_chosen − r_rejected − margin): the Bradley–Terry loss as in arXiv:2203.02155, the margin as in
+arXiv:2307.09288. The reward is read from the last token, so that the result is an ordinary Hugging Face sequence
+classifier. Texts are written as `SequenceClassifierReward` and TRL write them: prompt and answer concatenated, or the
+tokenizer's chat template. A text that is too long keeps its end. The best epoch is the one with the highest accuracy on
+held-out pairs.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,155 +18,59 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grpo.errors import ConfigError, ModelError
-from grpo.reward_models.backbone import Backbone, find_backbone
-from grpo.reward_models.classifier import empty_classifier, save_adapter_with_head, save_classifier
-from grpo.reward_models.data import ScorerRow, read_pair_rows, split_pairs
-from grpo.reward_models.heads import PreferenceHead
-from grpo.reward_models.loop import score_rows
-from grpo.reward_models.metrics import Evaluation
-from grpo.reward_models.output import ScorerOutput
-from grpo.reward_models.report import OnEpoch, ScorerReport
-from grpo.reward_models.settings import ScorerSettings, in_configuration
-from grpo.reward_models.texts import pad_right
-from grpo.reward_models.training import load_for_training, run_training
+from grpo.reward_models.backbone import Backbone
+from grpo.reward_models.classifier import PreferenceHead, empty_classifier, save_adapter_with_head, save_classifier
+from grpo.reward_models.data import ScorerRow
+from grpo.reward_models.reports import Evaluation
+from grpo.reward_models.settings import ScorerSettings
 
-__all__ = ["train_pair_scorer"]
+__all__ = ["PairTraining", "require_loadable_adapters"]
 
 
-def train_pair_scorer(
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    model: str | Path = "tiny",
-    output_dir: str | Path,
-    settings: ScorerSettings | None = None,
-    margin: float = 0.0,
-    on_epoch: OnEpoch | None = None,
-    eval_rows: Sequence[Mapping[str, Any]] | None = None,
-    beside: Mapping[str, str] | None = None,
-) -> ScorerReport:
-    """Train a reward model and return what came of it; `output_dir/best_model` is a sequence classifier with one label.
-
-    The tokenizer and `report.json` lie with the weights (adapters merged, or with their head alone, see
-    `ScorerSettings.merge`). All of it is put in place of an earlier `best_model/` at the end, at once; until then it is
-    in `unfinished/`, where a training that fails leaves its best weights. A text that is too long keeps its end.
-
-    Args:
-        rows: `{"prompt", "chosen", "rejected"}`, some perhaps with `"margin"`; `read_pair_rows` reads files.
-        model: the backbone: "tiny", a Hub id, or a model's or run's directory.
-        margin: of rows without a margin of their own: by how much the chosen answer should be ahead.
-        on_epoch: called after each epoch.
-        eval_rows: rows to evaluate on, none of which is trained on; None: a part of `rows` is held out, no prompt of
-            which is trained on.
-        beside: texts to write beside the weights, by file name: what the model was made from.
+class PairTraining:
+    """The `Training` of a pair scorer.
 
     Raises:
-        ConfigError: adapters are to be saved and there are none.
-        DataError: the rows cannot be used.
-        ModelError: the backbone does not load, or its architecture has no sequence classifier.
-        RunError: the loss is not a number.
-        StorageError: the output could not be written.
+        ModelError: the architecture has no sequence classifier, or prompts are messages and there is no chat template.
     """
-    began = time.perf_counter()
-    settings = settings or ScorerSettings()
-    if not settings.merge:
-        _require_loadable_adapters(settings)
-    train = read_pair_rows(rows)
-    held_out = None if eval_rows is None else read_pair_rows(eval_rows)
-    train, held_out = split_pairs(train, held_out, settings.holdout, settings.seed)
-    source = find_backbone(model, settings.revision)
-    backbone = load_for_training(source, settings)
-    output = ScorerOutput(output_dir, beside)
-    classifier = empty_classifier(source.directory, backbone)
-    return run_training(
-        "pair",
-        lambda: _PairTraining(
-            backbone, classifier, train, held_out, margin=margin, settings=settings, place=output.candidate
-        ),
-        output=output,
-        settings=settings,
-        on_epoch=on_epoch,
-        began=began,
-    )
-
-
-class _PairTraining:
-    """One training's pairs in tokens, and what the loop asks of them."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        classifier: Any,
-        train: Sequence[ScorerRow],
-        held_out: Sequence[ScorerRow],
-        *,
-        margin: float,
-        settings: ScorerSettings,
-        place: Path,
+        self, backbone: Backbone, train: Sequence[ScorerRow], held_out: Sequence[ScorerRow], settings: ScorerSettings
     ) -> None:
         self.backbone = backbone
-        self.classifier = classifier
         self.head = PreferenceHead(backbone.hidden_size).to(backbone.device)
-        self.settings = settings
-        self.place = place
-        # Saved with the classifier, so that whoever loads it cuts texts where the training did.
-        backbone.tokenizer.model_max_length = self.max_length = backbone.readable(settings.max_length)
-        self.train_ids = [self._pair_ids(row) for row in train]
-        self.eval_ids = [self._pair_ids(row) for row in held_out]
-        self.margins = torch.tensor([float(row.get("margin", margin)) for row in train], device=backbone.device)
-        self.eval_margins = torch.tensor([float(row.get("margin", margin)) for row in held_out], dtype=torch.float64)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each training pair, both sides as long as the longer one."""
-        return [2 * max(map(len, pair)) for pair in self.train_ids]
-
-    @property
-    def num_eval(self) -> int:
-        """Pairs that are held out."""
-        return len(self.eval_ids)
-
-    def loss_of(self, batch: list[int]) -> Tensor:
-        """Return the loss of training pairs."""
-        rows = [self.train_ids[index][side] for side in (0, 1) for index in batch]
-        token_ids, lengths = pad_right(rows, self.backbone.pad_token_id, self.backbone.device)
-        chosen, rejected = self.head(self.backbone.last_hidden(token_ids), lengths).chunk(2)
-        return _loss(chosen - rejected - self.margins[batch])
-
-    def evaluate(self) -> Evaluation:
-        """Return the share of held-out pairs in which the chosen answer scores higher, and their loss.
-
-        Raises:
-            RunError: a reward is not a number.
-        """
-        rows = [pair[side] for side in (0, 1) for pair in self.eval_ids]
-        rewards = torch.tensor(
-            score_rows(
-                self.backbone,
-                self.head,
-                rows,
-                self.settings.batch_size,
-                most_tokens=self.settings.tokens_per_micro_batch,
-            ),
-            dtype=torch.float64,
+        self._write = save_classifier if settings.merge else save_adapter_with_head
+        self._classifier = empty_classifier(backbone)
+        # Saved with the classifier, so that users of the classifier cut texts at the same length.
+        backbone.tokenizer.model_max_length = self._max_length = backbone.max_tokens(settings.max_length)
+        self.train_examples, self.eval_examples = ([self._example(row) for row in rows] for rows in (train, held_out))
+        margins, eval_margins = (
+            [float(row.get("margin", settings.margin)) for row in rows] for rows in (train, held_out)
         )
-        chosen, rejected = rewards.chunk(2)
-        accuracy = float((chosen > rejected).double().mean())
-        return Evaluation(loss=float(_loss(chosen - rejected - self.eval_margins)), accuracy=accuracy)
+        self._margins = torch.tensor(margins, device=backbone.device)
+        self._eval_margins = torch.tensor(eval_margins, dtype=torch.float64)
 
-    def save(self, evaluation: Evaluation, epoch: int) -> None:  # noqa: ARG002 (a classifier keeps only its weights)
-        """Write the classifier as it is now.
+    def loss(self, scores: Tensor, batch: list[int]) -> Tensor:
+        """Return the loss of training pairs."""
+        chosen, rejected = scores
+        return _loss(chosen - rejected - self._margins[batch])
+
+    def evaluation(self, scores: Tensor) -> Evaluation:
+        """Return the share of held-out pairs in which the chosen answer scores higher, and their loss."""
+        chosen, rejected = scores
+        accuracy = float((chosen > rejected).double().mean())
+        return Evaluation(loss=float(_loss(chosen - rejected - self._eval_margins)), accuracy=accuracy)
+
+    def save(self, directory: Path, evaluation: Evaluation, epoch: int) -> None:  # noqa: ARG002 - weights only
+        """Write the classifier as it is now, in place of what is in `directory`.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: it could not be written; what was there is still there.
         """
-        if self.settings.merge:
-            save_classifier(self.place, self.classifier, self.backbone, self.head)
-        else:
-            save_adapter_with_head(self.place, self.classifier, self.backbone, self.head)
+        self._write(directory, self._classifier, self.backbone, self.head)
 
-    def _pair_ids(self, row: ScorerRow) -> tuple[list[int], list[int]]:
-        chosen, rejected = (self._token_ids(row["prompt"], row[side]) for side in ("chosen", "rejected"))
-        return chosen, rejected
+    def _example(self, row: ScorerRow) -> tuple[list[int], ...]:
+        return tuple(self._token_ids(row["prompt"], row[side]) for side in ("chosen", "rejected"))
 
     def _token_ids(self, prompt: Any, answer: Any) -> list[int]:
         """Return the last `max_length` tokens of prompt and answer."""
@@ -180,20 +85,20 @@ class _PairTraining:
         else:
             messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
             text = tokenizer.apply_chat_template([*prompt, *messages], tokenize=False)
-        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])[-self.max_length :]
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])[-self._max_length :]
 
 
-def _require_loadable_adapters(settings: ScorerSettings) -> None:
+def require_loadable_adapters(settings: ScorerSettings) -> None:
     """Raise a ConfigError unless adapters that are saved by themselves can be put on their base again."""
     if settings.lora is None:
         raise ConfigError(
-            f"there are no adapters to save by themselves: give a {in_configuration('lora_rank')} from 1 on, or "
-            f"{in_configuration('merge')} true"
+            "scorer_merge is false and scorer_lora_rank is 0, so there are no adapters to save by themselves: set "
+            "scorer_lora_rank to 1 or more, or scorer_merge to true"
         )
     if settings.revision is not None:
         raise ConfigError(
-            f"adapters by themselves do not say that their base is at revision {settings.revision!r}: give a "
-            f"{in_configuration('merge')} true, or no revision"
+            f"scorer_merge is false, and saved adapters do not record that their base is at revision "
+            f"{settings.revision!r}: set scorer_merge to true, or leave out revision"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a completion is worth: plain functions in TRL's signature, weighted, with failures kept apart from numbers."""
+"""Rewards of completions: plain functions in TRL's signature, weighted, with failures kept apart from numbers."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class UnitTestReward:
 
     Attributes:
         overlaps: programs of groups that are complete are tested while other groups are generated.
-        tester: what tests them; never more than `at_once`, over all calls together.
+        tester: runs the tests, at most `at_once` programs at a time over all calls.
     """
 
     overlaps = True
@@ -41,24 +41,24 @@ class UnitTestReward:
         namespaces: bool | None = None,
         deadline_s: float | None = 50.0,
     ) -> None:
-        """Take the options, and warn where programs will run without namespaces.
+        """Check the options, and that namespaces are available if they are demanded.
 
         Args:
-            reward: what passing every test is worth.
-            all_or_nothing: give nothing to a program that fails one test, not the share that it passes.
+            reward: for a program that passes every test.
+            all_or_nothing: give 0 to a program that fails one test, instead of the share that it passes.
             wall_s: seconds for program and tests together.
-            cpu_s: processor seconds of each process; unlike `wall_s` they do not depend on how busy the machine is.
+            cpu_s: processor seconds of each process; unlike `wall_s` they do not depend on the load of the machine.
             memory_mb: for program and tests.
-            packages: whether programs may import what is installed beside the standard library; NumPy needs a
+            packages: whether programs may import packages besides the standard library; NumPy needs a
                 `memory_mb` of about 1,000.
-            at_once: how many are tested side by side; None: as many as there are cores for this process.
+            at_once: number of programs tested in parallel; None: one for each core of this process.
             namespaces: True: never without namespaces; None: with them where possible.
-            deadline_s: seconds a call may take; programs that are not tested by then have failed, the others count.
-                Keep it below the suite's own timeout, which fails them all, and above what a group of programs
-                that never end takes: its size times `cpu_s` (if they compute) or `wall_s`, divided by `at_once`.
+            deadline_s: seconds that a call may take; programs that are not tested by then have failed, the others
+                count. Keep it below the suite's own timeout, which fails them all, and above the time for a group of
+                programs that never end: its size times `cpu_s` (if they compute) or `wall_s`, divided by `at_once`.
 
         Raises:
-            ConfigError: a value makes no sense, or namespaces are demanded and not to be had.
+            ConfigError: a value is impossible, or namespaces are demanded and not available.
         """
         self.__name__ = "unit_tests"
         if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
@@ -73,16 +73,16 @@ class UnitTestReward:
             at_once=at_once,
         )
         if namespaces is not False:
-            with contextlib.suppress(RunError):  # a trouble that may have passed when the first program runs
+            with contextlib.suppress(RunError):  # it may have passed by the first program
                 refusal = namespaces_refused()
                 if namespaces and refusal is not None:
                     raise ConfigError(f"unit_tests has namespaces=true, but {refusal}: see `grpo doctor --sandbox`")
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Check before the first step that the tests of rows, given by their columns, are tests.
+        """Check before the first step that the tests of rows, given by their columns, can be parsed.
 
         Raises:
-            DataError: those of a row are not.
+            DataError: those of a row cannot.
         """
         for number, columns in enumerate(rows):
             lines = row_tests(columns.get("tests"))
@@ -102,9 +102,9 @@ class UnitTestReward:
     ) -> list[float | BaseException | None]:
         """Return for each completion the share of its row's tests that its program passes, times `reward`.
 
-        A completion without a program gets 0, like one that crashes or is killed before it passes anything. A row
-        without tests gives None. What cannot be tested, because the sandbox does not start, the tests are none or the
-        deadline came first, is that exception: it is the completion's failure and not its score.
+        A completion without a program gets 0, as does a program that crashes or is killed before it passes a test. A
+        row without tests gives None. A program that cannot be tested (the sandbox does not start, the tests cannot be
+        parsed, the deadline has passed) gives the exception: a failure of the completion and not a score.
 
         Args:
             tests: a row's `assert` lines, as a list or as one text; see `sandbox.run_tests`.
@@ -121,7 +121,7 @@ class UnitTestReward:
             log_metric("unit_tests/all_passed", sum(all(run.passed) for run in done) / len(done))
             log_metric("unit_tests/killed", sum(run.execution.killed_by is not None for run in done) / len(done))
         if log_extra is not None:
-            log_extra("unit_tests", list(map(_in_words, cases, outcomes)))
+            log_extra("unit_tests", list(map(_describe, cases, outcomes)))
         return [None if case is None else self._value(run) for case, run in zip(cases, outcomes, strict=True)]
 
     def _value(self, run: TestRun | Exception | None) -> float | Exception:
@@ -133,9 +133,9 @@ class UnitTestReward:
 
 
 def verifier_as_rewarded(verifier: Verifier | None, functions: Iterable[RewardFunction]) -> Verifier | None:
-    """Return a task's verifier; one of programs with the options of the first `UnitTestReward` among functions.
+    """Return a task's verifier; for programs, with the options of the first `UnitTestReward` among functions.
 
-    It then also knows what that reward has just found.
+    The verifier then shares the results that the reward has just computed.
     """
     for function in functions:
         if isinstance(function.function, UnitTestReward) and isinstance(verifier, ProgramVerifier):
@@ -150,7 +150,7 @@ def _number(name: str, value: Any, *, above: float = -math.inf) -> float:
     return float(value)
 
 
-def _in_words(case: Case | None, run: TestRun | Exception | None) -> str:
+def _describe(case: Case | None, run: TestRun | Exception | None) -> str:
     if case is None:
         return "no tests"
     if run is None:

@@ -1,30 +1,48 @@
-"""One reward function with what the suite has to know to call it and to count what it gives."""
+"""One reward function with its weight, its options and the arguments it takes."""
 
 from __future__ import annotations
 
 import difflib
-import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grpo.errors import ConfigError
-from grpo.rewards.weights import Weight, is_finite_number, read_weight
+from grpo.rewards.failures import without_partial
+from grpo.rewards.weights import Weight, read_weight
 
 __all__ = ["PROVIDED", "SUITE_OPTIONS", "RewardFunction", "TrainerState", "reward_function"]
 
 PROVIDED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-"""What the suite hands to a function besides the data set's columns."""
+"""Arguments that the suite passes to a function besides the data set's columns."""
 
-SUITE_OPTIONS = ("gate", "gate_at", "normalise", "overlap", "processes")
-"""What may be said of a reward besides its name, its weight and the function's own parameters."""
+
+class _SuiteOptions(BaseModel):
+    """Options of every reward besides its name, its weight and the function's own parameters.
+
+    A description is the last part of the message about a wrong value.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
+
+    gate: str | None = Field(None, min_length=1, description="give the name of another reward")
+    gate_at: float | None = Field(None, description="use a finite number")
+    normalise: Literal["running"] | None = Field(None, description="use 'running', or leave it out")
+    overlap: bool | None = Field(None, description="use true or false")
+    processes: int | None = Field(None, ge=0, description="use a whole number, 0 for none")
+
+
+SUITE_OPTIONS = tuple(_SuiteOptions.model_fields)
+"""Names of the options that `RewardFunction.with_options` sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainerState:
-    """Where the run is; handed to reward functions as `trainer_state`.
+    """Position in the run; passed to reward functions as `trainer_state`.
 
     Attributes:
         global_step: optimizer steps done.
@@ -39,20 +57,20 @@ class TrainerState:
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
-    """A reward function, its weight and how to call it. Made by `reward_function`.
+    """A reward function, its weight and its options. Made by `reward_function`.
 
     Attributes:
-        name: unique in a suite; what logs call it.
+        name: unique in a suite; used in logs.
         function: `f(prompts, completions, completion_ids, **columns) -> list[float | None]`.
-        weight: factor in the total, or how that changes over the steps.
+        weight: factor in the total, or its schedule over the steps.
         parameters: arguments set once, which no column replaces.
         is_async: whether `function` is to be awaited.
-        accepts: names it can be given; None when it takes any (`**kwargs`).
-        columns: names of data set columns it cannot do without.
+        accepts: names of arguments that it takes; None when it takes any (`**kwargs`).
+        columns: names of data set columns that it requires.
         gate: name of the reward that has to be above `gate_at` for this one to count; None: it always counts.
         normalise: it counts as its deviation from its mean over the run, in units of its standard deviation.
         overlap: it is called for each group as soon as that is finished, while others are still generated.
-        processes: it runs in so many processes of its own, a group at a time; 0: in a thread of this one.
+        processes: number of processes in which it runs, a group at a time; 0: it runs in a thread.
     """
 
     name: str
@@ -70,17 +88,19 @@ class RewardFunction:
 
     @property
     def by_group(self) -> bool:
-        """Whether a call has the completions of one group, and not those of the whole step."""
+        """True if a call has the completions of one group, False if it has those of the whole step."""
         return self.overlap or self.processes > 0
 
     def call(self, available: Mapping[str, Callable[[], Any]]) -> Any:
-        """Return what the function returns, given those of the `available` arguments that it takes.
+        """Return the function's return value, called with those of the `available` arguments that it takes.
 
-        Each is made for this call, so that a function which changes its arguments changes nobody else's.
+        Args:
+            available: makers of arguments by name. They are called for this call alone, so that a function which
+                changes its arguments changes them for no other function.
         """
         return self.function(**{name: available[name]() for name in self.takes(available)}, **self.parameters)
 
-    def takes(self, names: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    def takes(self, names: Iterable[str]) -> list[str]:
         """Return those of `names` that a call passes."""
         return [
             name for name in names if name not in self.parameters and (self.accepts is None or name in self.accepts)
@@ -90,62 +110,53 @@ class RewardFunction:
         """Return the same function under another name."""
         return replace(self, name=name)
 
-    def with_options(
-        self,
-        *,
-        gate: Any = None,
-        gate_at: Any = None,
-        normalise: Any = None,
-        overlap: Any = None,
-        processes: Any = None,
-    ) -> RewardFunction:
-        """Return the same function with `SUITE_OPTIONS` set; None is what an option is when nothing is said of it.
+    def with_options(self, **options: Any) -> RewardFunction:
+        """Return the same function with other options.
 
         Args:
-            gate: name of another reward of the suite; None: this one always counts.
-            gate_at: finite number that the other reward has to be above; None: 0.
-            normalise: "running": over the run; None: it counts as it is.
-            overlap: None: on for async functions, for those with processes, and for those that say so themselves
-                (a true attribute `overlaps`). Other functions run in a thread of their own when it is on.
-            processes: None: 0.
+            options: by the names in `SUITE_OPTIONS`, with the meaning of the attributes; None is the default.
+                `normalise` is "running" (over the run) or None. `overlap` is by default on for async functions,
+                for functions with processes, and for those with a true attribute `overlaps`; other functions run in
+                a thread of their own when it is on.
 
         Raises:
-            ConfigError: one has an impossible value, or a function like this one cannot have it.
+            ConfigError: an option is unknown, has an impossible value, or does not fit this function.
         """
-        said = f"reward {self.name!r} has"
-        if gate is not None and (not isinstance(gate, str) or not gate.strip()):
-            raise ConfigError(f"{said} gate={gate!r}: give the name of another reward")
-        if gate_at is not None and gate is None:
-            raise ConfigError(f"{said} gate_at={gate_at!r} but no gate: name the reward that gates it, gate=NAME")
-        if gate_at is not None and not is_finite_number(gate_at):
-            raise ConfigError(f"{said} gate_at={gate_at!r}: use a finite number")
-        if normalise not in (None, "running"):
-            raise ConfigError(f"{said} normalise={normalise!r}: use 'running', or leave it out")
-        if overlap is not None and not isinstance(overlap, bool):
-            raise ConfigError(f"{said} overlap={overlap!r}: use true or false")
-        processes = 0 if processes is None else processes
-        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 0:
-            raise ConfigError(f"{said} processes={processes!r}: use a whole number, 0 for none")
-        if processes > 0:
+        try:
+            chosen = _SuiteOptions.model_validate(options)
+        except ValidationError as error:
+            option = str(error.errors()[0]["loc"][0])
+            field = _SuiteOptions.model_fields.get(option)
+            allowed = f"the options are {', '.join(SUITE_OPTIONS)}" if field is None else field.description
+            raise ConfigError(f"reward {self.name!r} has {option}={options[option]!r}: {allowed}") from error
+        if chosen.gate_at is not None and chosen.gate is None:
+            raise ConfigError(
+                f"reward {self.name!r} has gate_at={chosen.gate_at!r} but no gate: name the reward that gates it, "
+                f"gate=NAME"
+            )
+        processes = chosen.processes or 0
+        if processes:
             self._require_processes(processes)
         return replace(
             self,
-            gate=None if gate is None else gate.strip(),
-            gate_at=0.0 if gate_at is None else float(gate_at),
-            normalise=normalise is not None,
-            overlap=self.overlap or processes > 0 if overlap is None else overlap,
+            gate=chosen.gate,
+            gate_at=chosen.gate_at or 0.0,
+            normalise=chosen.normalise is not None,
+            overlap=self.overlap or processes > 0 if chosen.overlap is None else chosen.overlap,
             processes=processes,
         )
 
     def _require_processes(self, processes: int) -> None:
         """Raise ConfigError if this function cannot run in processes of its own."""
-        said = f"reward {self.name!r} has processes={processes}"
         if self.is_async:
-            raise ConfigError(f"{said}, but it is async: leave them out")
-        if hasattr(self.function, "load_state_dict"):
-            raise ConfigError(f"{said}, but a state that a run saves, which they would not share: leave them out")
-        if not hasattr(os, "killpg"):
-            raise ConfigError(f"{said}, which need Linux or macOS: leave them out")
+            reason = "but it is async"
+        elif hasattr(self.function, "load_state_dict"):
+            reason = "but a state that a run saves, which they would not share"
+        elif not hasattr(os, "killpg"):
+            reason = "which need Linux or macOS"
+        else:
+            return
+        raise ConfigError(f"reward {self.name!r} has processes={processes}, {reason}: leave them out")
 
 
 def reward_function(
@@ -160,46 +171,42 @@ def reward_function(
 
     Args:
         name: by default the function's own.
-        weight: as `read_weight` takes it.
+        weight: in a form that `read_weight` takes.
         parameters: arguments to set once.
-        options_are_fixed: keyword-only arguments are options, never columns: a column that happens to
-            have such a name is not passed. So it is for the built-in functions.
+        options_are_fixed: keyword-only arguments are options, never columns: a column with such a name is not
+            passed. True for the built-in functions.
 
     Raises:
         ConfigError: the weight is impossible, or the function does not take a parameter.
     """
-    name = name or _name_of(function)
-    weight = read_weight(weight, name)
-    is_async = _is_async(function)
-    overlap = is_async or getattr(function, "overlaps", False) is True
-    given = dict(parameters or {})
+    inner = without_partial(function)
+    name = name or str(getattr(inner, "__name__", type(inner).__name__)).strip("<>")
+    parameters = dict(parameters or {})
     named, takes_any = _signature(function, name)
     options = [key for key, parameter in named.items() if parameter.kind is parameter.KEYWORD_ONLY]
     settable = options if options_are_fixed else [key for key in named if key not in PROVIDED]
-    if options_are_fixed or not takes_any:
-        _check_parameters(name, given, settable)
-    else:
-        _refuse_slips(name, [key for key in given if key not in settable])
+    _check_parameters(name, parameters, settable, takes_any=takes_any and not options_are_fixed)
     if options_are_fixed:
-        given = {key: named[key].default for key in options} | given
+        parameters = {key: named[key].default for key in options} | parameters
+    is_async = any(map(inspect.iscoroutinefunction, (inner, getattr(inner, "__call__", None))))  # noqa: B004
     return RewardFunction(
         name=name,
         function=function,
-        weight=weight,
-        parameters=given,
+        weight=read_weight(weight, name),
+        parameters=parameters,
         is_async=is_async,
         accepts=None if takes_any else frozenset(named),
         columns=tuple(
             key
             for key, parameter in named.items()
-            if parameter.default is parameter.empty and key not in PROVIDED and key not in given
+            if parameter.default is parameter.empty and key not in PROVIDED and key not in parameters
         ),
-        overlap=overlap,
+        overlap=is_async or getattr(function, "overlaps", False) is True,
     )
 
 
 def _signature(function: Callable[..., Any], name: str) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the parameters that can be given by name, and whether it takes any others."""
+    """Return the parameters that can be passed by name, and whether the function takes any others."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # some callables written in C
@@ -212,31 +219,16 @@ def _signature(function: Callable[..., Any], name: str) -> tuple[dict[str, inspe
     return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-def _check_parameters(name: str, given: Mapping[str, Any], settable: Sequence[str]) -> None:
-    for key in given:
-        if key not in settable:
+def _check_parameters(name: str, parameters: Mapping[str, Any], settable: Sequence[str], *, takes_any: bool) -> None:
+    """Raise ConfigError for a parameter that the function does not take, or that looks like a misspelt option."""
+    for key in parameters:
+        if key in settable:
+            continue
+        if not takes_any:
             takes = f"it takes {list(settable)}" if settable else "it takes none"
             raise ConfigError(
                 f"reward {name!r} has no parameter {key!r}: {takes}, besides name, weight, {', '.join(SUITE_OPTIONS)}"
             )
-
-
-def _refuse_slips(name: str, keys: Sequence[str]) -> None:
-    """Refuse what only `**kwargs` would take and looks like an option that was meant."""
-    for key in keys:
         meant = difflib.get_close_matches(key, ("weight", *SUITE_OPTIONS), n=1, cutoff=0.8)
         if meant:
             raise ConfigError(f"reward {name!r} has {key!r}: did you mean {meant[0]!r}?")
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = str(getattr(function, "__name__", type(function).__name__))
-    return name.strip("<>")
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

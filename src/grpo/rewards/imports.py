@@ -1,4 +1,4 @@
-"""Names of a user's own functions → the functions: from modules, and from files that no module path leads to."""
+"""Import of a user's own functions by name, from modules and from files outside the import path."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from types import ModuleType
 from typing import Any
 
 from grpo.errors import ConfigError
-from grpo.rewards.readout import in_one_line, origin
+from grpo.rewards.failures import describe_error, error_location
 
 __all__ = ["FILE_MODULE_PREFIX", "import_object"]
 
 FILE_MODULE_PREFIX = "grpo_user_"
-"""How the names of modules begin that were made of files; another process does not find them under these names."""
+"""Prefix of the module names of files; another process cannot import a module by such a name."""
 
 
 def import_object(name: str) -> Any:
-    """Return the object that `"module:name"` or `"file.py:name"` stands for.
+    """Return the object named by `"module:name"` or `"file.py:name"`.
 
     Raises:
         ConfigError: the file or module cannot be imported, or has nothing of that name.
@@ -32,11 +32,11 @@ def import_object(name: str) -> Any:
     except (Exception, SystemExit) as error:
         if isinstance(error, ConfigError):
             raise
-        line = origin(error)
-        where = "" if line is None else f" (at {line})"
-        # Its message ends with the place, but without the folder.
-        said = f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else in_one_line(error)
-        raise ConfigError(f"cannot import reward {name!r}: {said}{where}: mend it or the name") from error
+        location = error_location(error)
+        where = "" if location is None else f" (at {location})"
+        # The text of a SyntaxError ends with its place, without the folder.
+        reason = f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else describe_error(error)
+        raise ConfigError(f"cannot import reward {name!r}: {reason}{where}: correct the file or the name") from error
     try:
         return functools.reduce(getattr, path.split("."), module)
     except AttributeError as error:
@@ -55,10 +55,10 @@ def _module(name: str) -> ModuleType:
 
 
 def _file_module(place: str) -> ModuleType:
-    """Return the module that a file makes; functions of one file share it for as long as the file is unchanged."""
+    """Return a file as a module; functions of one file share it while the file is unchanged."""
     path = Path(place).expanduser().resolve()
     if not path.is_file():
-        raise ConfigError(f"no file {place!r} for a reward: give a path as seen from {str(Path.cwd())!r}")
+        raise ConfigError(f"no file {place!r} for a reward: give its path from {str(Path.cwd())!r}")
     name = f"{FILE_MODULE_PREFIX}{path.stem}_{abs(hash((str(path), path.stat().st_mtime_ns))):x}"
     if name in sys.modules:
         return sys.modules[name]
@@ -77,6 +77,6 @@ def _file_module(place: str) -> ModuleType:
 
 
 def _search_in(directory: Path) -> None:
-    # Last, so that a user's `types.py` hides nobody else's.
+    # At the end, so that a user's `types.py` does not hide the standard library's.
     if str(directory) not in sys.path:
         sys.path.append(str(directory))

@@ -13,11 +13,13 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from grpo.errors import ConfigError
+from grpo.rewards.failures import describe_error
 from grpo.rewards.function import SUITE_OPTIONS, RewardFunction, reward_function
 from grpo.rewards.imports import import_object
 from grpo.rewards.models.backbones import Backbones
 from grpo.rewards.models.classifier import SequenceClassifierReward
-from grpo.rewards.readout import Failed, in_one_line, read_rewards
+from grpo.rewards.output import Failure
+from grpo.rewards.reward_parsing import parse_rewards
 from grpo.rewards.rules import answer, format, length
 from grpo.rewards.weights import read_weight
 
@@ -42,7 +44,7 @@ BUILT_IN: Mapping[str, Callable[..., list[float | None]]] = MappingProxyType(
         "xmlcount": format.xmlcount,
     }
 )
-"""Functions by the name that configuration uses; the same name with `_reward_func` or `_reward` is accepted too."""
+"""Functions by their names in configuration, which may end in `_reward_func` or `_reward` as well."""
 
 ON_DEMAND: Mapping[str, str] = MappingProxyType(
     {
@@ -54,10 +56,10 @@ ON_DEMAND: Mapping[str, str] = MappingProxyType(
         "unit_tests": "grpo.rewards.code:UnitTestReward",
     }
 )
-"""Rewards that bring models, servers or processes: functions, or classes that make one of the parameters; imported
-when they are named."""
+"""Rewards that need models, servers or processes, imported when they are named: functions, or classes that take the
+parameters and make one."""
 
-_CALL_IT = (
+_NAMES = (
     "use {names}, your own as 'package.module:function' or 'file.py:function', or a classifier's Hub id or directory"
 )
 
@@ -74,141 +76,126 @@ def resolve_rewards(
     Args:
         specs: one or several of: a built-in's name; `"package.module:function"`; `"path/to/file.py:function"`;
             a callable; a sequence classifier as object, Hub id or directory; or a mapping with one of
-            these as `name`, a `weight`, what `SUITE_OPTIONS` lists, and the function's own parameters.
+            these as `name`, a `weight`, options in `SUITE_OPTIONS`, and the function's own parameters.
         weights: one a spec, instead of weights in mappings.
-        defaults: parameters for those built-ins that take them and are not given them (`format`, …).
-        backbones: where rewards get their models from; None: these rewards share among themselves.
+        defaults: parameters (`format`, …) for the built-ins that take them and are not given them.
+        backbones: source of the models of rewards; None: these rewards share models among themselves.
 
     Raises:
         ConfigError: a name is unknown, a file or module cannot be imported, a parameter does not exist.
-        CheckpointError: a scorer does not fit its backbone.
+        CheckpointError: a reward model does not fit its backbone.
         ModelError: a classifier cannot be loaded.
     """
-    made_with = _MadeWith(defaults or {}, backbones or Backbones())
+    resolver = _Resolver(defaults or {}, backbones or Backbones())
     several = list(specs) if isinstance(specs, (list, tuple)) else [specs]
     if weights is not None and len(weights) != len(several):
         raise ConfigError(f"{len(several)} reward functions have {len(weights)} weights: give one each")
     found: list[RewardFunction] = []
     for place, spec in enumerate(several):
-        resolved = _resolve(spec, None if weights is None else weights[place], made_with)
+        resolved = resolver.resolve(spec, None if weights is None else weights[place])
         found.append(_with_distinct_name(resolved, {other.name for other in found}))
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class _MadeWith:
-    """What rewards are given besides their own parameters, if they take it."""
+class _Resolver:
+    """Makes reward functions with default parameters and shared models."""
 
     defaults: Mapping[str, Any]
     backbones: Backbones
 
-    def fitting(self, takes: Collection[str]) -> dict[str, Any]:
-        """Return the defaults among the parameters that something takes."""
+    def resolve(self, spec: RewardSpec, weight: Any) -> RewardFunction:
+        """Return the function of one spec; its weight is `weight`, if that is not None."""
+        if isinstance(spec, RewardFunction):
+            return spec if weight is None else replace(spec, weight=read_weight(weight, spec.name))
+        parameters: dict[str, Any] = {}
+        options: dict[str, Any] = {}
+        if isinstance(spec, Mapping):
+            parameters = dict(spec)
+            if "name" not in parameters:
+                raise ConfigError(f"reward {dict(spec)!r} has no name: write {{name: correctness, weight: 2.0}}")
+            spec = parameters.pop("name")
+            own_weight = parameters.pop("weight", 1.0)
+            weight = own_weight if weight is None else weight
+            options = {key: parameters.pop(key) for key in SUITE_OPTIONS if key in parameters}
+            parameters |= parameters.pop("parameters", None) or {}
+        from_spec = self._from_name if isinstance(spec, str) else self._from_object
+        return from_spec(spec, 1.0 if weight is None else weight, parameters).with_options(**options)
+
+    def _from_name(self, name: str, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
+        name = name.strip()
+        built_in = name.removesuffix("_func").removesuffix("_reward")
+        if built_in in BUILT_IN or built_in in ON_DEMAND:
+            return self._built_in(built_in, weight, parameters)
+        if ":" in name:
+            return self._from_object(import_object(name), weight, parameters)
+        if name.endswith(".py"):
+            raise ConfigError(f"reward {name!r} is a file: add the function's name, as in '{name}:my_reward'")
+        if "/" in name or (name and Path(name).is_dir()):
+            return self._classifier(name, weight, parameters)
+        known = sorted([*BUILT_IN, *ON_DEMAND])
+        close = difflib.get_close_matches(built_in, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"no reward named {name!r}{hint}: {_NAMES.format(names=f'one of {known}')}")
+
+    def _from_object(self, thing: Any, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
+        for built_in, function in BUILT_IN.items():
+            if thing is function:
+                return self._built_in(built_in, weight, parameters)
+        if _is_model(thing):
+            return self._classifier(thing, weight, parameters)
+        if inspect.isclass(thing) or not callable(thing):
+            kind = f"the class {thing.__name__}" if inspect.isclass(thing) else f"{thing!r} ({type(thing).__name__})"
+            allowed = _NAMES.format(names="a callable object, a built-in's name")
+            raise ConfigError(f"{kind} is not a reward function: {allowed}")
+        return reward_function(thing, weight=weight, parameters=parameters)
+
+    def _built_in(self, name: str, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
+        function = BUILT_IN[name] if name in BUILT_IN else _import(ON_DEMAND[name])
+        if inspect.isclass(function):
+            return reward_function(self._make(function, f"reward {name!r}", parameters), name=name, weight=weight)
+        parameters = self._fitting_defaults(inspect.signature(function).parameters) | parameters
+        resolved = reward_function(function, name=name, weight=weight, parameters=parameters, options_are_fixed=True)
+        # An empty completion shows a parameter with an impossible value now and not at the first step.
+        try:
+            returned = resolved.call({"prompts": lambda: [""], "completions": lambda: [""], "answer": lambda: ["0"]})
+            (value,) = parse_rewards(returned, [0])
+        except ConfigError:
+            raise
+        except (TypeError, ValueError) as error:
+            value = Failure(error)
+        if isinstance(value, Failure):
+            reason = describe_error(value.error)
+            raise ConfigError(f"reward {name!r} cannot work with {parameters}: {reason}: use numbers for its amounts")
+        return resolved
+
+    def _classifier(self, model: Any, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
+        made = self._make(SequenceClassifierReward, "a reward model", parameters, model=model)
+        return reward_function(made, weight=weight)
+
+    def _make(
+        self, make: Callable[..., Any], label: str, parameters: dict[str, Any], **ours: Any
+    ) -> Callable[..., Any]:
+        """Return the reward that a class makes from the parameters, with the shared models if it takes them."""
+        accepted = inspect.signature(make).parameters
+        takes = [key for key in accepted if key not in ("backbones", *ours)]
+        unknown = [key for key in parameters if key not in takes]
+        if unknown:
+            known = ", ".join(("name", "weight", *SUITE_OPTIONS))
+            raise ConfigError(f"{label} has no parameter {unknown[0]!r}: it takes {takes}, besides {known}")
+        if "backbones" in accepted:
+            ours["backbones"] = self.backbones
+        made: Callable[..., Any] = make(**ours, **(self._fitting_defaults(takes) | parameters))
+        return made
+
+    def _fitting_defaults(self, takes: Collection[str]) -> dict[str, Any]:
         return {key: value for key, value in self.defaults.items() if key in takes}
 
 
-def _resolve(spec: RewardSpec, weight: Any, made_with: _MadeWith) -> RewardFunction:
-    if isinstance(spec, RewardFunction):
-        return spec if weight is None else replace(spec, weight=read_weight(weight, spec.name))
-    parameters: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    if isinstance(spec, Mapping):
-        parameters = dict(spec)
-        if "name" not in parameters:
-            raise ConfigError(f"reward {dict(spec)!r} has no name: write {{name: correctness, weight: 2.0}}")
-        spec = parameters.pop("name")
-        given = parameters.pop("weight", 1.0)
-        weight = given if weight is None else weight
-        options = {key: parameters.pop(key) for key in SUITE_OPTIONS if key in parameters}
-        parameters |= parameters.pop("parameters", None) or {}
-    weight = 1.0 if weight is None else weight
-    if isinstance(spec, str):
-        return _from_name(spec.strip(), weight, parameters, made_with).with_options(**options)
-    return _from_object(spec, weight, parameters, made_with).with_options(**options)
-
-
-def _from_name(name: str, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
-    built_in = name.removesuffix("_func").removesuffix("_reward")
-    if built_in in BUILT_IN:
-        return _built_in(BUILT_IN[built_in], built_in, weight, parameters, made_with)
-    if built_in in ON_DEMAND:
-        return _on_demand(built_in, weight, parameters, made_with)
-    if ":" in name:
-        return _from_object(import_object(name), weight, parameters, made_with)
-    if name.endswith(".py"):
-        raise ConfigError(f"reward {name!r} is a file: add the function's name, as in '{name}:my_reward'")
-    if "/" in name or (name and Path(name).is_dir()):
-        return _classifier(name, weight, parameters, made_with)
-    known = sorted([*BUILT_IN, *ON_DEMAND])
-    close = difflib.get_close_matches(built_in, known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise ConfigError(f"no reward named {name!r}{hint}: {_CALL_IT.format(names=f'one of {known}')}")
-
-
-def _from_object(thing: Any, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
-    for built_in, function in BUILT_IN.items():
-        if thing is function:
-            return _built_in(function, built_in, weight, parameters, made_with)
-    if _is_model(thing):
-        return _classifier(thing, weight, parameters, made_with)
-    if inspect.isclass(thing) or not callable(thing):
-        kind = f"the class {thing.__name__}" if inspect.isclass(thing) else f"{thing!r} ({type(thing).__name__})"
-        allowed = _CALL_IT.format(names="a callable object, a built-in's name")
-        raise ConfigError(f"{kind} is not a reward function: {allowed}")
-    return reward_function(thing, weight=weight, parameters=parameters)
-
-
-def _built_in(
-    function: Callable[..., Any], name: str, weight: Any, parameters: dict[str, Any], made_with: _MadeWith
-) -> RewardFunction:
-    fitting = made_with.fitting(inspect.signature(function).parameters)
-    resolved = reward_function(
-        function, name=name, weight=weight, parameters=fitting | parameters, options_are_fixed=True
-    )
-    # An empty completion shows a parameter with an impossible value now and not at the first step.
-    try:
-        readings = read_rewards(resolved.call({"completions": lambda: [""], "answer": lambda: ["0"]}), [0])
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        readings = [Failed(error)]
-    if isinstance(readings[0], Failed):
-        said = in_one_line(readings[0].error)
-        raise ConfigError(
-            f"reward {name!r} cannot work with {fitting | parameters}: {said}: use numbers for its amounts"
-        )
-    return resolved
-
-
-def _on_demand(name: str, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
-    module, _, attribute = ON_DEMAND[name].partition(":")
-    maker = getattr(importlib.import_module(module), attribute)
-    if inspect.isclass(maker):
-        maker, parameters = _made(maker, f"reward {name!r}", parameters, made_with), {}
-    else:
-        parameters = made_with.fitting(inspect.signature(maker).parameters) | parameters
-    return reward_function(maker, name=name, weight=weight, parameters=parameters)
-
-
-def _classifier(model: Any, weight: Any, parameters: dict[str, Any], made_with: _MadeWith) -> RewardFunction:
-    made = _made(SequenceClassifierReward, "a reward model", parameters, made_with, model=model)
-    return reward_function(made, weight=weight)
-
-
-def _made(
-    maker: Callable[..., Any], what: str, parameters: dict[str, Any], made_with: _MadeWith, **ours: Any
-) -> Callable[..., Any]:
-    """Return the reward that a class makes of the parameters, with backbones to share if it takes them."""
-    every = inspect.signature(maker).parameters
-    takes = [key for key in every if key not in ("backbones", *ours)]
-    unknown = [key for key in parameters if key not in takes]
-    if unknown:
-        known = ", ".join(("name", "weight", *SUITE_OPTIONS))
-        raise ConfigError(f"{what} has no parameter {unknown[0]!r}: it takes {takes}, besides {known}")
-    if "backbones" in every:
-        ours["backbones"] = made_with.backbones
-    made: Callable[..., Any] = maker(**ours, **(made_with.fitting(takes) | parameters))
-    return made
+def _import(path: str) -> Callable[..., Any]:
+    module, _, attribute = path.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def _is_model(thing: Any) -> bool:

@@ -1,30 +1,31 @@
-"""The scores of one step in the making: calls begin while completions are still generated."""
+"""Scoring of one step: calls of reward functions begin while other completions are still generated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from grpo.rewards.calling.batch import RewardBatch, column_names
-from grpo.rewards.calling.caller import Caller, settled
-from grpo.rewards.calling.threads import Outcome, Pending
-from grpo.rewards.columns import Column, column_of
+from grpo.rewards.calling.call import Call
+from grpo.rewards.calling.caller import Caller
 from grpo.rewards.function import RewardFunction, TrainerState
+from grpo.rewards.output import RewardOutput
 from grpo.types import Group, Prompt, Rollout
 
 __all__ = ["Scoring"]
 
 _WHOLE_STEP = -1
-_ENOUGH_TIMEOUTS = 3
+_MAX_TIMEOUTS_IN_A_ROW = 3
 
 
 class Scoring:
     """Calls the functions for one step: some for each group that is added, the others for all groups together.
 
-    Which calls there are and what they are given follows from the functions alone, and not from when groups are
-    added, in which order, or how long calls take. So does the order of what comes back.
+    The calls, their arguments and the order of their outputs follow from the functions alone. The time and order in
+    which groups are added, and the duration of calls, change none of them.
 
     Attributes:
-        state: where the run is.
+        state: position in the run.
+        weights: of the functions in this step, by name.
     """
 
     def __init__(
@@ -35,95 +36,93 @@ class Scoring:
         state: TrainerState,
         weights: Mapping[str, float],
     ) -> None:
-        """Begin.
+        """Prepare a step without completions.
 
         Args:
-            prompts: of all groups there will be.
-            weights: of the functions in this step, by name.
+            prompts: of all groups in the step.
         """
         self._functions = functions
         self._caller = caller
         self._prompts = prompts
         self.state = state
-        self._weights = weights
+        self.weights = weights
         self._columns = column_names(prompts)
-        self._groups: dict[int, Group] = {}
         self._batches: dict[int, RewardBatch] = {}
-        self._pending: dict[tuple[str, int], Pending] = {}
+        self._calls: dict[tuple[str, int], Call] = {}
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The groups that were added, in order of the prompts."""
-        return tuple(self._groups[place] for place in sorted(self._groups))
+        return tuple(group for place in sorted(self._batches) for group in self._batches[place].groups)
 
     @property
     def texts(self) -> list[str]:
-        """Their texts, in the same order."""
+        """The decoded completions, in the same order."""
         return [text for place in sorted(self._batches) for text in self._batches[place].texts]
 
     def add(self, place: int, rollouts: Sequence[Rollout], texts: Sequence[str]) -> None:
-        """Take the finished group of `prompts[place]`, and begin the calls that need not wait for others."""
+        """Add the finished group of `prompts[place]`, and begin the calls that do not need other groups."""
         group = Group(self._prompts[place], tuple(rollouts))
-        self._groups[place] = group
-        self._batches[place] = RewardBatch.of([group], texts, self.state, self._columns)
+        assert len(texts) == len(group.rollouts)
+        self._batches[place] = RewardBatch((group,), tuple(texts), self.state, self._columns)
         for function in self._functions:
             if function.overlap:
                 self._start(function, place)
 
-    def finish(self) -> list[Column]:
-        """Make the calls that are left, wait for all of them, and return one column a function."""
-        assert len(self._groups) == len(self._prompts), "a group is missing"
+    def finish(self) -> dict[str, RewardOutput]:
+        """Begin the remaining calls, wait for all calls, and return the output of each function by name.
+
+        Raises:
+            KeyboardInterrupt: it was pressed meanwhile, or a function raised it.
+        """
+        assert len(self._batches) == len(self._prompts), "a group is missing"
         try:
             for function in self._functions:
                 if not function.overlap:
                     for place in self._places(function):
                         self._start(function, place)
-            return [self._column(function) for function in self._functions]
+            return {function.name: self._output(function) for function in self._functions}
         except BaseException:
             self.cancel()
             raise
 
     def cancel(self) -> None:
-        """Give up what was begun."""
-        _cancel(list(self._pending.values()))
+        """Give up all calls."""
+        _cancel(list(self._calls.values()))
 
     def _start(self, function: RewardFunction, place: int) -> None:
-        self._pending[function.name, place] = self._caller.start(function, self._batch(place), place)
+        self._calls[function.name, place] = self._caller.start(function, self._batch(place), place)
 
     def _batch(self, place: int) -> RewardBatch:
         if place != _WHOLE_STEP:
             return self._batches[place]
-        return RewardBatch.of(self.groups, self.texts, self.state, self._columns)
+        return RewardBatch(self.groups, tuple(self.texts), self.state, self._columns)
 
     def _places(self, function: RewardFunction) -> Sequence[int]:
-        """Return what its calls are of: each group, or all of them together."""
+        """Return the place of each group with a call of its own, or one place for the whole step."""
         return range(len(self._prompts)) if function.by_group else [_WHOLE_STEP]
 
-    def _column(self, function: RewardFunction) -> Column:
-        """Wait for a function's calls and return the column that they make."""
+    def _output(self, function: RewardFunction) -> RewardOutput:
+        """Wait for a function's calls; after several timeouts and nothing else, give up the calls queued behind."""
         places = self._places(function)
-        outcomes = self._outcomes(function, places)
-        results = [settled(outcome, len(self._batch(place))) for place, outcome in zip(places, outcomes, strict=True)]
-        seconds = max((outcome.seconds for outcome in outcomes), default=0.0)
-        return column_of(function, self._weights[function.name], results, seconds)
-
-    def _outcomes(self, function: RewardFunction, places: Sequence[int]) -> list[Outcome]:
-        """Wait for a function's calls. Where they wait for each other and all take too long, no more are waited for."""
-        pending = [self._pending[function.name, place] for place in places]
-        outcomes: list[Outcome] = []
-        for call in pending:
-            timeouts = sum(isinstance(outcome.error, TimeoutError) for outcome in outcomes)
-            if not function.is_async and timeouts == len(outcomes) >= _ENOUGH_TIMEOUTS:
+        calls = [self._calls[function.name, place] for place in places]
+        outputs: list[RewardOutput] = []
+        for call in calls:
+            timeouts = sum(isinstance(output.error, TimeoutError) for output in outputs)
+            if not function.is_async and timeouts == len(outputs) >= _MAX_TIMEOUTS_IN_A_ROW:
                 break
-            outcomes.append(call.wait())
-        left = pending[len(outcomes) :]
-        hopeless = Outcome(None, TimeoutError("not waited for: the calls before it took too long"), 0.0)
-        outcomes += [call.wait() if call.is_done() else hopeless for call in left]
-        _cancel(left)
-        return outcomes
+            outputs.append(call.output())
+        waiting = calls[len(outputs) :]
+        error = TimeoutError("not waited for: the calls before it took too long")
+        outputs += [
+            call.output() if call.future.done() else RewardOutput.failed(error, len(self._batch(place).texts))
+            for call, place in zip(waiting, places[len(outputs) :], strict=True)
+        ]
+        _cancel(waiting)
+        return RewardOutput.concat(outputs, seconds=max((output.seconds for output in outputs), default=0.0))
 
 
-def _cancel(pending: Sequence[Pending]) -> None:
-    """Give calls up, the last first: where they stand in a queue, none is to begin because the one before it ended."""
-    for call in reversed(pending):
+def _cancel(calls: Sequence[Call]) -> None:
+    """Give up calls, the last first, so that the end of one does not start the next in its queue."""
+    for call in reversed(calls):
         call.cancel()

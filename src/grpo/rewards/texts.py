@@ -1,4 +1,4 @@
-"""Completions as reward functions get them → their texts."""
+"""Texts of completions in the form that reward functions are given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 def completion_texts(completions: Sequence[Completion]) -> list[str]:
-    """Return the text of each completion: the string itself, or what its last message says.
+    """Return the text of each completion: the string itself, or the content of its last message.
 
     Example:
         >>> completion_texts(["4", [{"role": "assistant", "content": "four"}]])

@@ -1,4 +1,4 @@
-"""How much a reward counts: a number, or one that moves in a straight line over the first steps of a run."""
+"""Weights of rewards: a number, or a schedule that moves in a straight line over the first steps of a run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 
 from grpo.errors import ConfigError
 
-__all__ = ["Weight", "WeightSchedule", "final_weight", "is_finite_number", "read_weight", "weight_at"]
+__all__ = ["Weight", "WeightSchedule", "final_weight", "read_weight", "weight_at"]
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSchedule:
-    """A weight that goes from `start` to `end` in a straight line.
+    """A weight that moves from `start` to `end` in a straight line.
 
     Attributes:
         start: in force before the first optimizer step.
@@ -47,18 +47,18 @@ def weight_at(weight: Weight, step: int) -> float:
 
 
 def final_weight(weight: Weight) -> float:
-    """Return the weight that a schedule ends with; a number is that already."""
+    """Return a number itself, and the last weight of a schedule."""
     return weight.end if isinstance(weight, WeightSchedule) else weight
 
 
 def read_weight(value: Any, name: str) -> Weight:
-    """Return the weight that `value` says: a finite number, or `{"from": 0.0, "to": 1.0, "steps": 100}`.
+    """Return the weight in a finite number or in `{"from": 0.0, "to": 1.0, "steps": 100}`.
 
     Args:
         name: of the reward, for messages.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: `value` is neither.
 
     Example:
         >>> read_weight({"from": 0, "to": 1, "steps": 100}, "correctness").at(50)
@@ -67,11 +67,11 @@ def read_weight(value: Any, name: str) -> Weight:
     if isinstance(value, WeightSchedule):
         return value
     if not isinstance(value, Mapping):
-        if not is_finite_number(value):
+        if not _is_finite(value):
             raise ConfigError(f"reward {name!r} has weight {value!r}: use a finite number")
         return float(value)
     steps = value.get("steps")
-    good = set(value) == {"from", "to", "steps"} and is_finite_number(value["from"]) and is_finite_number(value["to"])
+    good = set(value) == {"from", "to", "steps"} and _is_finite(value["from"]) and _is_finite(value["to"])
     if not good or isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ConfigError(
             f"reward {name!r} has weight {dict(value)!r}: a weight that changes is written "
@@ -80,6 +80,5 @@ def read_weight(value: Any, name: str) -> Weight:
     return WeightSchedule(float(value["from"]), float(value["to"]), steps)
 
 
-def is_finite_number(value: Any) -> bool:
-    """Return whether `value` is a number that is neither infinite, NaN nor a truth value."""
+def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Where prompts come from and what a right answer is.
+"""Data sets, chat templates, and verification of answers.
 
 read_rows → Task (train, evaluation, verifier) → render → PromptOrder
 """

@@ -1,7 +1,7 @@
-"""What a right answer is: the formats an answer may be asked for in, and when two answers are the same.
+"""Answer formats, and the comparison of an answer with its reference.
 
-Nothing here backtracks: tags are found with `str.find` and numbers with a pattern that reads each
-character a bounded number of times, so a completion of a megabyte costs milliseconds.
+No pattern here backtracks: tags are found with `str.find`, and numbers with a pattern that reads each character a
+bounded number of times, so a completion of a megabyte costs milliseconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+"
-# A minus belongs to the number unless something stands before it to subtract from: 3-7, (3)-7, x-7, 3 -7.
+# A minus is a sign unless it follows a number, a name or a bracket, from which it subtracts: 3-7, (3)-7, x-7, 3 -7.
 _NUMBER_IN_TEXT = re.compile(rf"((?:(?<![\w)\]])(?<![0-9)] )[-−–])?)[$€£]?({_UNSIGNED})")
 _NUMBER_ALONE = re.compile(rf"([-−–+]?)\s?[$€£]?([-−–+]?)\s?({_UNSIGNED})\s?[%$€£]?\.?")
 # Python refuses to convert more than 4,300 digits between text and int.
@@ -37,13 +37,13 @@ _MAX_DIGITS = 1000
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """The shape a completion is asked to have.
+    """A format that completions should have.
 
     Attributes:
-        name: what configuration calls it.
-        system_prompt: what asks for it; None when nothing has to be asked.
+        name: its name in a configuration.
+        system_prompt: the prompt that asks for the format; None if no prompt is needed.
         blocks: tag names in order, each `<name>…</name>` once.
-        answer_after: True when the answer is the text after the last block, False when it is in it.
+        answer_after: True if the answer is the text after the last block, False if it is inside that block.
     """
 
     name: str
@@ -53,14 +53,14 @@ class AnswerFormat:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Opening and closing tags in the order in which they are expected."""
+        """Opening and closing tags in their required order."""
         return tuple(tag for block in self.blocks for tag in (f"<{block}>", f"</{block}>"))
 
     def extract(self, text: str) -> str | None:
-        """Return the answer as the tags mark it, stripped; None when there is no such tag or nothing in it.
+        """Return the stripped answer that the tags mark; None if the tag is missing or the answer empty.
 
-        The last one counts where several are given, and a missing closing tag is forgiven. Without
-        blocks it is the last number of the text, as `last_number` reads it.
+        The last of several tags counts, and a missing closing tag is accepted. For a format without blocks it is the
+        last number of the text, as `last_number` reads it.
         """
         if not self.blocks:
             return last_number(text)
@@ -73,10 +73,10 @@ class AnswerFormat:
         return (answer.strip() or None) if tag else None
 
     def is_strict(self, text: str) -> bool:
-        """Return whether the text is these blocks in order and nothing else.
+        """Return whether the text consists of the blocks in order and nothing else.
 
-        Each tag stands exactly once, no block is empty, only white space surrounds them, and the text
-        after them is not empty where the answer belongs there. Line breaks are free.
+        Each tag occurs exactly once, no block is empty, and only white space surrounds the blocks, except for the
+        answer after them if the format has it there. Line breaks do not matter.
         """
         end = 0
         for block in self.blocks:
@@ -91,7 +91,7 @@ class AnswerFormat:
         return bool(text[end:].strip()) == self.answer_after
 
     def is_soft(self, text: str) -> bool:
-        """Return whether the blocks occur in order, whatever stands in, between and around them."""
+        """Return whether the tags occur in order, with any text in, between and around the blocks."""
         end = 0
         for tag in self.tags:
             start = text.find(tag, end)
@@ -120,10 +120,10 @@ FORMATS: Mapping[str, AnswerFormat] = MappingProxyType(
 
 
 def find_format(name: str) -> AnswerFormat:
-    """Return the format of that name.
+    """Return the format with that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such format.
     """
     if name not in FORMATS:
         raise ConfigError(f"no answer format named {name!r}: use one of {sorted(FORMATS)}")
@@ -133,11 +133,11 @@ def find_format(name: str) -> AnswerFormat:
 def verify(text: str, reference: str, *, answer_format: AnswerFormat) -> Verdict:
     """Return whether a completion gives the reference answer.
 
-    Strict: the text is in the format and the marked answer is the reference and nothing else ("5" or
-    "$5.00" for 5, not "5 apples"; without blocks, the last number of the text). Lenient: the last number
-    of the marked answer equals the reference, or of the whole text where no answer is marked. A reference
-    that is not a number must be the whole marked answer, or the last words of a text without one.
-    Of a reference in GSM8K's form, only its number counts.
+    Strict: the text is in the format and the marked answer equals the reference ("5" or "$5.00" for 5, not
+    "5 apples"; without blocks, the last number of the text counts). Lenient: the last number of the marked answer
+    equals the reference, or, if no answer is marked, the last number of the text. A reference that is not a number
+    must be the whole marked answer, or the last words of a text without one. If the reference is a GSM8K solution,
+    its number counts.
     """
     reference = plain_reference(reference)
     well_formed = answer_format.is_strict(text)
@@ -154,11 +154,11 @@ def verify(text: str, reference: str, *, answer_format: AnswerFormat) -> Verdict
 
 
 def same_answer(given: str | None, reference: str) -> bool:
-    """Return whether two answers mean the same.
+    """Return whether an answer equals the reference.
 
-    Numbers are compared by value ("$1,234.00" is "1234"), other text without regard to case and spacing.
-    Nothing is evaluated: "1/2" equals "1/2" but not "0.5". An absent or empty answer equals nothing.
-    Of a reference in GSM8K's form, only its number counts.
+    Numbers are compared by value ("$1,234.00" equals "1234"), other text without regard to case and spacing.
+    Expressions are not evaluated: "1/2" equals "1/2" but not "0.5". A missing or empty answer equals no reference.
+    If the reference is a GSM8K solution, its number counts.
     """
     reference = plain_reference(reference)
     if given is None or not given.strip():
@@ -170,11 +170,11 @@ def same_answer(given: str | None, reference: str) -> bool:
 
 
 def normalise_number(text: str) -> str | None:
-    """Return a text that is one number in plain digits, and None for any other text.
+    """Return a text that is one number in plain digits; None for any other text.
 
-    Dropped are spaces around it, a currency sign ($, €, £), a percent sign, a final full stop, commas
-    between thousands, leading zeros and zeros that end the decimals; the typographic minus becomes "-".
-    Fractions, exponents, units and decimal commas are not numbers here.
+    Removed are spaces around the number, a currency sign ($, €, £), a percent sign, a final full stop, commas between
+    thousands, leading zeros and trailing zeros of the decimals; a typographic minus becomes "-". Fractions,
+    exponents, units and decimal commas are not numbers here.
 
     Example:
         >>> [normalise_number(text) for text in ("$1,234.00", "18.", "50%", "−4", "1/2", "5 apples")]
@@ -187,9 +187,9 @@ def normalise_number(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """Return the last number in a text as `normalise_number` writes it, or None when there is none.
+    """Return the last number in a text as `normalise_number` writes it; None if there is none.
 
-    A hyphen after a number, a name or a bracket subtracts; elsewhere it is a sign.
+    A hyphen after a number, a name or a bracket is an operator; elsewhere it is a sign.
 
     Example:
         >>> [last_number(text) for text in ("3-7", "3 - 7 = -4", "about $1,250.50.", "none")]
@@ -202,10 +202,10 @@ def last_number(text: str) -> str | None:
 
 
 def last_integer(text: str) -> int | None:
-    """Return the last whole number in a text, or None when there is none.
+    """Return the last whole number in a text; None if there is none.
 
-    Numbers with decimals are passed over as a whole: the 5 of "3.5" is not an integer, "18.00" is one.
-    So are numbers of more than 1,000 digits.
+    Numbers with decimals are skipped ("3.5" holds no whole number, "18.00" is one), and so are numbers of more than
+    1,000 digits.
     """
     last = None
     for match in _NUMBER_IN_TEXT.finditer(text):
@@ -216,7 +216,7 @@ def last_integer(text: str) -> int | None:
 
 
 def gsm8k_reference(answer: str) -> str:
-    """Return the number after the `####` that ends a GSM8K solution.
+    """Return the number after the last `####` of a GSM8K solution.
 
     Raises:
         DataError: there is no `####`, or no number after it.
@@ -229,7 +229,7 @@ def gsm8k_reference(answer: str) -> str:
 
 
 def plain_reference(reference: str) -> str:
-    """Return the number of a reference that is a solution in GSM8K's form, and any other reference as it is.
+    """Return the number of a reference that is a GSM8K solution; any other reference as it is.
 
     Example:
         >>> plain_reference("4 + 3 = <<4+3=7>>7 #### 7"), plain_reference("seven")

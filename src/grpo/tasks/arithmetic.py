@@ -1,7 +1,7 @@
-"""Arithmetic problems that can be written without end: bare sums and one-step stories.
+"""Generated arithmetic problems: bare sums and one-step stories.
 
-The bare problems are asked as "What is 2 + 3? Answer with an integer." and there are few enough of
-them to list, so a training set and an evaluation set that share no problem are a split of that list.
+Bare sums are asked as "What is 2 + 3? Answer with an integer.". They are few enough to list, so training and
+evaluation sets without common problems are a split of that list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPERATORS = "+-*"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """`left operator right`, with operands that are not negative and an operator out of `+ - *`."""
+    """`left operator right`, with non-negative operands and one of the operators `+ - *`."""
 
     left: int
     operator: str
@@ -35,7 +35,7 @@ class Problem:
 
     @property
     def expression(self) -> str:
-        """`7 + 5`."""
+        """The problem as an expression, for example `7 + 5`."""
         return f"{self.left} {self.operator} {self.right}"
 
     @property
@@ -45,7 +45,7 @@ class Problem:
 
     @property
     def result(self) -> int:
-        """The right answer as a number."""
+        """The correct answer as a number."""
         match self.operator:
             case "+":
                 return self.left + self.right
@@ -56,28 +56,28 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """The right answer as data sets hold it."""
+        """The correct answer as text, as in the column `answer`."""
         return str(self.result)
 
 
 @dataclass(frozen=True, slots=True)
 class WordProblem:
-    """A one-step story; `problem` is the sum that it comes down to."""
+    """A one-step story; `problem` is the sum that answers it."""
 
     question: str
     problem: Problem
 
     @property
     def answer(self) -> str:
-        """The right answer as data sets hold it."""
+        """The correct answer as text, as in the column `answer`."""
         return self.problem.answer
 
 
 def all_problems(max_operand: int = 12, operators: str = "+-") -> list[Problem]:
-    """Return every problem with operands 0…`max_operand`, in a fixed order; `2 + 3` and `3 + 2` are two.
+    """Return every problem with operands 0…`max_operand`, in a fixed order; `2 + 3` and `3 + 2` are two problems.
 
     Raises:
-        DataError: an operator is not one of `+ - *`, or there is no operand.
+        DataError: an operator is not one of `+ - *`, there is none, or `max_operand` is negative.
     """
     unknown = sorted(set(operators) - set(OPERATORS))
     if unknown or not operators:
@@ -100,15 +100,15 @@ def split_problems(
     operators: str = "+-",
     seed: int = 0,
 ) -> tuple[list[Problem], list[Problem]]:
-    """Return (train, eval): distinct problems in random order, none of them in both.
+    """Return (train, eval): distinct problems in random order, without common problems.
 
-    The evaluation problems depend on `seed` and `eval_size` only, not on how many are trained on.
+    The evaluation problems depend only on `seed` and `eval_size`, not on `train_size`.
 
     Args:
-        train_size: number of training problems; None takes all that are left.
+        train_size: number of training problems; None: all that are left.
 
     Raises:
-        DataError: a size is negative, or there are fewer problems than the two sizes ask for.
+        DataError: a size is negative, or there are fewer problems than the sum of both sizes.
     """
     problems = all_problems(max_operand, operators)
     if eval_size < 0 or (train_size is not None and train_size < 0):
@@ -125,7 +125,7 @@ def split_problems(
 
 
 def reasoned_answer(problem: Problem) -> str:
-    """Return the right answer in the layout that `tiny` knows best.
+    """Return the correct answer in the most frequent layout of the texts that `tiny` was trained on.
 
     Example:
         >>> reasoned_answer(Problem(7, "+", 5))
@@ -172,7 +172,7 @@ STORIES = {
 
 
 def word_problem(rng: random.Random) -> WordProblem:
-    """Return a story with operands of at most 20 (at most 10 to multiply) whose answer is not negative."""
+    """Return a story with operands up to 20 (up to 10 for products) and a non-negative answer."""
     operator = rng.choice("++--*")
     if operator == "*":
         left, right = rng.randint(2, 10), rng.randint(2, 10)
@@ -193,7 +193,7 @@ def word_problem(rng: random.Random) -> WordProblem:
 
 
 def word_problems(count: int, seed: int = 0) -> list[WordProblem]:
-    """Return `count` stories, no two with the same question; a longer list starts with the shorter one."""
+    """Return `count` stories with different questions; a longer list starts with the shorter one."""
     rng = random.Random(seed)
     found: dict[str, WordProblem] = {}
     while len(found) < count:

@@ -1,4 +1,4 @@
-"""Prompts as the policy reads them: chat template applied, in tokens, none of them too long."""
+"""Prompts for one policy: rows with the chat template applied, in tokens, without those that are too long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Rendered", "render", "render_chat"]
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Prompts in the order of their rows, and how many rows were dropped because they were too long."""
+    """Prompts in the order of their rows, and the number of rows that were dropped because they were too long."""
 
     prompts: list[Prompt]
     dropped: int
@@ -32,22 +32,21 @@ def render(
 ) -> Rendered:
     """Return the rows as prompts for one policy.
 
-    With chat, a text becomes one user message; without, messages become one text, joined by blank
-    lines. Prompts longer than `max_prompt_length` are dropped and counted, never cut. `Prompt.raw` keeps
-    the row's own kind, so a reward function for texts gets texts whatever the policy reads: a text stays
-    as it was, messages get the system message in front.
+    With the chat template, a text becomes one user message; without it, messages become one text, joined by blank
+    lines. Prompts longer than `max_prompt_length` are dropped and counted, never cut. `Prompt.raw` has the type of
+    the row, so that a reward function for texts receives texts with any policy: a text is unchanged, and messages
+    start with the system message.
 
     Args:
         tokenizer: a `transformers` tokenizer.
-        system_prompt: put in front of every row that has no system message of its own.
-        chat: whether the chat template is applied; None does so when the rows are messages or the tokenizer
-            has a template.
-        max_prompt_length: in tokens, special tokens and template included; None: no limit.
+        system_prompt: put before every row that has no system message of its own.
+        chat: True: apply the chat template; None: apply it if the rows are messages or the tokenizer has a template.
+        max_prompt_length: in tokens, with special tokens and template; None: no limit.
         template_options: further variables of the chat template, for example `enable_thinking`.
 
     Raises:
         DataError: no row is left, or a prompt has no tokens.
-        ModelError: chat is asked for and there is no chat template, or the template refuses the messages.
+        ModelError: a chat template is needed and there is none, or the template refuses the messages.
     """
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if not has_template and (chat or (chat is None and any(not isinstance(row.prompt, str) for row in rows))):
@@ -72,7 +71,7 @@ def render(
             f"no prompt left of {len(rows)}: the shortest has {shortest} tokens and max_prompt_length is "
             f"{max_prompt_length}: raise it"
             if rows
-            else "no rows to make prompts of: the data set is empty"
+            else "the data set is empty: give at least one row"
         )
     return Rendered(prompts, dropped=len(rows) - len(prompts))
 
@@ -83,10 +82,10 @@ def render_chat(
     *,
     template_options: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return each conversation as the text at whose end the policy takes over.
+    """Return each conversation as the text that the policy continues.
 
-    A conversation that ends with an assistant message is continued inside that message. Where a template
-    refuses system messages (Gemma 2's does), the system text opens the first user message instead.
+    A conversation that ends with an assistant message is continued inside that message. If a template refuses system
+    messages (as Gemma 2's does), the system text is put at the start of the first user message.
 
     Raises:
         ModelError: the template refuses the messages.
@@ -149,7 +148,7 @@ def _is_prefilled(messages: Sequence[Message]) -> bool:
 
 
 def _tokenise(tokenizer: Any, texts: list[str], *, special_tokens: bool) -> list[tuple[int, ...]]:
-    """Return token ids; a chat template has written its special tokens already, plain text has not."""
+    """Return token ids; texts from a chat template already contain their special tokens, plain texts do not."""
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=special_tokens, return_attention_mask=False, verbose=False)

@@ -32,13 +32,13 @@ def gsm8k_task(
 
     Args:
         train_file: rows with `question` and `answer`, in a file or in memory (any source that `read_rows` takes);
-            None takes `train_split` of `dataset`.
-        eval_file: the same to evaluate on. None takes `eval_split` of `dataset`, and holds out `eval_size` train
-            rows when there is a `train_file` or no `eval_split`.
-        dataset: on the Hub, or a folder; `dataset_config` is its configuration.
+            None: `train_split` of `dataset`.
+        eval_file: the same for evaluation. None: `eval_split` of `dataset`; with a `train_file` or without an
+            `eval_split`, `eval_size` training rows are held out.
+        dataset: name on the Hub, or a folder; `dataset_config` is its configuration.
         prompt_column: the column with the question.
-        eval_size: evaluate on this many rows; None: on all there are.
-        system_prompt: asks for the format; the format's own when None.
+        eval_size: number of rows to evaluate on; None: all.
+        system_prompt: the prompt that asks for the format; None: the format's own.
         spares_train_rows: as in `rows_task`.
 
     Raises:

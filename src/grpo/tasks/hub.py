@@ -1,4 +1,4 @@
-"""Data sets by name from the Hub, or from a folder, through the `datasets` package."""
+"""Loading of data sets from the Hub or from a folder with the `datasets` package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PROBE_TIMEOUT_S = 5.0
 
 
 def load_hub(name: str, *, config_name: str | None, split: str) -> Any:
-    """Return a split of a Hub data set; without a network, the copy that an earlier download left.
+    """Return a split of a Hub data set; without a network, the copy of an earlier download.
 
     Raises:
-        DataError: no such data set, configuration or split, or neither a network nor a local copy.
+        DataError: there is no such data set, configuration or split, or neither a network nor a local copy.
     """
     if _hub_answers():
         return _load(name, config_name, split)
@@ -34,7 +34,7 @@ def load_hub(name: str, *, config_name: str | None, split: str) -> Any:
 
 
 def load_folder(folder: Path, *, config_name: str | None, split: str) -> Any:
-    """Return a split of a data set that lies in a folder, saved by `save_to_disk` or as data files.
+    """Return a split of a data set in a folder, saved by `save_to_disk` or as data files.
 
     Raises:
         DataError: the folder holds no data set, or not that split.
@@ -60,16 +60,16 @@ def _load(name: str, config_name: str | None, split: str) -> Any:
             f"no data set {name!r} on the Hub, or no access to it: check its name (owner/name), "
             f"log in for a private one, or give a local file"
         ) from error
-    except Exception as error:  # besides its own, whatever the installed HTTP client raises
+    except Exception as error:  # its own errors and those of the installed HTTP client
         raise DataError(
             f"data set {name!r} (configuration {config_name}, split {split}): {_first_line(error)}"
         ) from error
 
 
 def _hub_answers() -> bool:
-    """Return whether anything answers at the Hub's address.
+    """Return whether the Hub's address answers.
 
-    The Hub's own client retries for half a minute before it reports that there is no network.
+    Without this probe, the Hub's own client would retry for half a minute before it reports a missing network.
     """
     import datasets
     from huggingface_hub import constants, get_session
@@ -78,14 +78,14 @@ def _hub_answers() -> bool:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=_PROBE_TIMEOUT_S)
-    except Exception:  # which HTTP client the Hub's package uses, and so what it raises, depends on its version
+    except Exception:  # the HTTP client of the Hub's package, and so its errors, depend on the version
         return False
     return True
 
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Let `datasets` look at its cache only, without the progress bars that downloads deserve."""
+    """Restrict `datasets` to its cache, without the progress bars of downloads."""
     import datasets
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""The order in which prompts are trained on."""
+"""The order of training prompts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["PromptOrder"]
 
 
 class PromptOrder:
-    """Endless passes over prompts, each in its own random order; nothing is remembered between calls.
+    """Endless passes over prompts, each in its own random order, without state between calls.
 
-    What comes next depends on the seed and on how many prompts were taken before, so a resumed run
-    goes on with the prompt at which the first one stopped.
+    The next prompts depend only on the seed and on the number of prompts taken before, so a resumed run continues
+    with the prompt after the last one of the interrupted run.
     """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, *, shuffle: bool = True) -> None:
@@ -28,7 +28,7 @@ class PromptOrder:
         self.shuffle = shuffle
 
     def take(self, consumed: int, count: int) -> list[Prompt]:
-        """Return the `count` prompts that follow the first `consumed`; every prompt comes once an epoch."""
+        """Return the `count` prompts after the first `consumed`; each prompt occurs once in an epoch."""
         taken: list[Prompt] = []
         while len(taken) < count:
             epoch, start = divmod(consumed + len(taken), len(self.prompts))

@@ -1,4 +1,4 @@
-"""Finds the program in a completion, and verifies it by the tests of its row."""
+"""Extraction of the program in a completion, and its verification by the tests of its row."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _THOUGHTS = ("think", "reasoning")
 
 
 def extract_program(text: str) -> str:
-    """Return the program in a completion; an empty string when there is none.
+    """Return the program in a completion; an empty string if there is none.
 
-    Thoughts aside, it is the last block fenced as Python, else the last fenced block, else what stands in the last
-    `<answer>`, else the text. A missing closing mark is forgiven.
+    After thoughts are removed, it is the last block fenced as Python, else the last fenced block, else the content of
+    the last `<answer>`, else the text. A missing closing mark is accepted.
 
     Example:
         >>> extract_program("<reasoning>7 and 5</reasoning><answer>7 + 5</answer>")
@@ -43,7 +43,7 @@ def extract_program(text: str) -> str:
 
 
 def _without(text: str, opening: str, closing: str) -> str:
-    """Return the text without what stands between these tags; one that is only closed began with the text."""
+    """Return the text without these tags and their content; a closing tag alone ends a block from the start."""
     kept: list[str] = []
     end = 0
     while (stop := text.find(closing, end)) >= 0:
@@ -60,13 +60,13 @@ def _unlabelled(block: tuple[str, str, str]) -> str:
 
 
 def row_tests(tests: Any) -> tuple[str, ...]:
-    """Return the tests that a row has in its column, as pieces of source; none where it is empty."""
+    """Return the tests in a row's column as pieces of source; an empty tuple if the column is empty."""
     pieces = (tests,) if isinstance(tests, str) else tuple(str(piece) for piece in (() if tests is None else tests))
     return pieces if any(piece.strip() for piece in pieces) else ()
 
 
 def row_case(text: str, tests: Any, entry_point: Any) -> Case | None:
-    """Return the program in a completion with the tests of its row; None when the row has none."""
+    """Return the program in a completion with the tests of its row; None if the row has no tests."""
     pieces = row_tests(tests)
     name = entry_point.strip() if isinstance(entry_point, str) else ""
     return Case(extract_program(text), pieces, name or None) if pieces else None
@@ -74,18 +74,18 @@ def row_case(text: str, tests: Any, entry_point: Any) -> Case | None:
 
 @dataclass(frozen=True, slots=True)
 class ProgramVerifier:
-    """Runs the tests of a row, which decide, where other tasks compare answers.
+    """Verifies programs by the tests of their rows.
 
-    Strict: in the format, and every test passes. Lenient: every test passes.
+    Strict: the completion is in the format, and every test passes. Lenient: every test passes.
     """
 
     answer_format: AnswerFormat
     tester: Tester = field(default_factory=Tester)
 
     def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-        """Return one verdict a text, given the columns of its row: `tests`, and perhaps `entry_point`.
+        """Return a verdict for each text, from the columns `tests` and, if present, `entry_point` of its row.
 
-        Programs are tested side by side.
+        Programs are tested in parallel.
 
         Raises:
             SandboxError: the sandbox cannot be set up.
@@ -106,7 +106,7 @@ class ProgramVerifier:
         return verdicts
 
     def _require_sandbox(self, runs: Iterable[TestRun | Exception]) -> None:
-        """Raise if nothing can be tested here: one program must not end a run, but then there are no verdicts."""
+        """Raise the error of a sandbox that can test no program; an error of one program must not end the run."""
         errors = [run for run in runs if isinstance(run, Exception)]
         for error in errors:
             if isinstance(error, ConfigError):

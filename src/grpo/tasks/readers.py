@@ -1,4 +1,4 @@
-"""Records of a source, each with the place to name when something is wrong with it."""
+"""Records of a source, each with its place for error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grpo.tasks.hub import load_folder, load_hub
 __all__ = ["Record", "read_records"]
 
 Record: TypeAlias = tuple[str, Any]
-"""Where it stands ("questions.jsonl:12", "row 3") and the record as it stands there."""
+"""The place of a record ("questions.jsonl:12", "row 3") and the record as it was read."""
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -28,11 +28,11 @@ def read_records(source: object, *, split: str | None = None, config_name: str |
     Args:
         source: a path or a Hub name as text, a `Path`, a `datasets.Dataset` or `DatasetDict`, a sequence,
             a torch `Dataset` with a length, or a `pandas.DataFrame`.
-        split: of a data set that has several; "train" when not given. Files and sequences have none.
-        config_name: of a Hub data set that has several configurations.
+        split: split of a data set that has several; None: "train". Files and sequences have no splits.
+        config_name: configuration of a Hub data set that has several.
 
     Raises:
-        DataError: the source is missing, malformed or of another kind.
+        DataError: the source is missing, malformed or of an unsupported type.
     """
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
@@ -130,11 +130,11 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
             header = list(reader.fieldnames or ())
             repeated = sorted({name for name in header if header.count(name) > 1})
             if repeated:
-                raise DataError(f"{path}:1: column {repeated[0]!r} stands there twice: columns need different names")
+                raise DataError(f"{path}:1: column {repeated[0]!r} occurs twice: give the columns different names")
             for record in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in record or None in record.values():
-                    raise DataError(f"{where}: the row has not the {len(header)} fields of the header {header}")
+                    raise DataError(f"{where}: the row does not have the {len(header)} fields of the header {header}")
                 yield where, record
         except csv.Error as error:
             raise DataError(f"{path}:{reader.reader.line_num}: not valid CSV: {error}") from error
@@ -159,7 +159,7 @@ def _read_dataset(dataset: Any, split: str | None) -> Iterator[Record]:
             raise DataError(f"no split {split!r} in the data set: use one of {sorted(dataset)}")
         dataset = dataset[split]
     if not hasattr(dataset, "__len__"):
-        raise DataError("a streamed data set may have no end: take a part of it as a list, list(dataset.take(10000))")
+        raise DataError("a streamed data set may be endless: take a part of it as a list, list(dataset.take(10000))")
     records = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
     return _enumerate(records)
 

@@ -1,4 +1,4 @@
-"""Rows of a data set: a prompt and the columns that reward functions get by name."""
+"""Rows of a data set: a prompt, and columns that reward functions receive by name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Row:
     """One row of a data set.
 
     Attributes:
-        number: its place in the data set, from 0.
+        number: position in the data set, from 0.
         prompt: text, or chat messages.
-        columns: everything else by name; the reference answer, where there is one, is `answer`.
-        place: where it stands, for error messages: "questions.jsonl:12", "row 3".
+        columns: all other columns by name; the reference answer, if any, is `answer`.
+        place: the source for error messages: "questions.jsonl:12", "row 3".
     """
 
     number: int
@@ -34,7 +34,7 @@ class Row:
 
     @property
     def question(self) -> tuple[tuple[str, str], ...]:
-        """What is asked, as (role, text) without system messages: equal for rows that must not be in two sets."""
+        """The prompt as (role, text) without system messages; rows with equal ones must not be in two sets."""
         if isinstance(self.prompt, str):
             return (("user", " ".join(self.prompt.split())),)
         return tuple(
@@ -58,15 +58,15 @@ def read_rows(
     Args:
         source: a .jsonl, .json, .csv, .tsv or .parquet file, a folder or a Hub name (`datasets.load_dataset`),
             a `datasets.Dataset`, or a sequence of prompts (texts or lists of messages) or of dictionaries.
-        split: of a data set that has several; "train" when not given. Files and sequences have none.
-        config_name: of a Hub data set that has several configurations.
+        split: split of a data set that has several; None: "train". Files and sequences have no splits.
+        config_name: configuration of a Hub data set that has several.
         prompt_column: the column with the prompt: text, or a list of {"role", "content"}.
-        answer_column: the column with the reference answer, renamed to `answer`. The default may be
-            absent; any other must be there. An `answer` that is empty (null) in every row is left out.
-        column_names: other columns to rename, {name in the source: name that reward functions get}.
+        answer_column: the column with the reference answer, renamed to `answer`. The default column may be
+            missing, any other must exist. An `answer` that is null in every row is left out.
+        column_names: other columns to rename, {name in the source: name for reward functions}.
 
     Raises:
-        DataError: the source is missing, malformed, empty, or a row of it lacks a column or a prompt.
+        DataError: the source is missing, malformed or empty, or a row lacks a column or a prompt.
     """
     renamed = {**(column_names or {}), answer_column: "answer"}
     in_file = isinstance(source, (str, Path))
@@ -87,7 +87,7 @@ def read_rows(
     if not all(answered):
         missing = rows[answered.index(False)].place
         raise DataError(
-            f"{missing}: no {answer_column!r}, which other rows have: fill it in, or leave it out everywhere"
+            f"{missing}: no {answer_column!r}, which other rows have: fill it in, or leave it out of all rows"
         )
     return rows
 
@@ -111,13 +111,13 @@ def _row(number: int, where: str, record: Any, prompt_column: str, renamed: Mapp
 def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
     if isinstance(value, str):
         if not value.strip():
-            raise DataError(f"{where}: the prompt is empty")
+            raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")
         return value
     if not isinstance(value, Iterable) or isinstance(value, (Mapping, bytes)):
         raise DataError(f'{where}: the prompt is {_kind(value)}: use text or a list of {{"role", "content"}}')
     messages = tuple(_message(message, f"{where}, message {index}") for index, message in enumerate(value))
     if not messages or not messages[-1]["content"].strip():
-        raise DataError(f"{where}: the prompt is empty")
+        raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")
     if all(message["role"] in ("system", "developer") for message in messages):
         raise DataError(f"{where}: the prompt has a system message only: add a user message")
     return messages

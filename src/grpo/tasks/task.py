@@ -1,4 +1,4 @@
-"""Tasks: rows to train on, other rows to evaluate on, and what a right answer is."""
+"""Tasks: training rows, evaluation rows, and a verifier of answers."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["AnswerVerifier", "Task", "Verifier", "arithmetic_task", "rows_task"]
 
 
 class Verifier(Protocol):
-    """Says whether completions answer their prompts."""
+    """Verifies completions."""
 
     def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-        """Return one verdict a text, given the columns of its row."""
+        """Return a verdict for each text, from the columns of its row."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a run learns.
+    """The rows of a run and the verifier of their answers.
 
     Attributes:
         train: rows to train on.
-        evaluation: rows to evaluate on, none of which asks what a train row asks; may be empty.
-        verifier: says whether a completion is right; None when the rows have no answer that is text or a number.
-        removed: how many train rows were left out because evaluation rows ask the same.
-        eval_size_wanted: how many rows were to be held out, where there are too few for so many; else None.
+        evaluation: rows to evaluate on, none with the question of a training row; may be empty.
+        verifier: verifies completions; None if the rows have no answers that are text or numbers.
+        removed: number of training rows that were removed because evaluation rows have the same question.
+        eval_size_wanted: number of rows that should have been held out, if there are too few rows; else None.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class AnswerVerifier:
-    """Compares a completion with the column `answer`, as `answers.verify` does."""
+    """Compares completions with the column `answer` by `answers.verify`."""
 
     answer_format: AnswerFormat
 
     def verdicts(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-        """Return one verdict a text, given the columns of its row."""
+        """Return a verdict for each text, from the columns of its row."""
         return [self._verdict(text, columns) for text, columns in zip(texts, rows, strict=True)]
 
     def _verdict(self, text: str, columns: Mapping[str, Any]) -> Verdict:
@@ -79,7 +79,7 @@ def arithmetic_task(
         spares_train_rows: as in `rows_task`.
 
     Raises:
-        DataError: there are fewer problems than `train_size` (None: all that are left) and `eval_size` ask for.
+        DataError: there are fewer problems than the sum of `train_size` (None: all that are left) and `eval_size`.
     """
     held_out = eval_size
     if spares_train_rows:
@@ -110,18 +110,18 @@ def rows_task(
 ) -> Task:
     """Return a task made of rows.
 
-    Two rows ask the same when their prompts do, system messages and white space aside; where they stand
-    or what their other columns hold does not matter.
+    Two rows have the same question if their prompts are equal, system messages and white space aside; their position
+    and their other columns do not matter.
 
     Args:
-        evaluation: rows to evaluate on; train rows that ask the same are removed and counted. None holds
-            out `eval_size` of the train rows, chosen by `seed`, with every repetition of them.
-        eval_size: evaluate on this many rows, chosen by `seed`; None: on all of `evaluation`, and on none
-            when there is none. The train rows do not depend on it when `evaluation` is given.
-        spares_train_rows: hold out at most a fifth of the train rows, whatever `eval_size` says.
+        evaluation: rows to evaluate on; training rows with the same question are removed and counted. None:
+            `eval_size` training rows are held out, drawn by `seed`, and rows with the same question are removed.
+        eval_size: number of rows to evaluate on, drawn by `seed`; None: all of `evaluation`, or none without it.
+            The training rows do not depend on it if `evaluation` is given.
+        spares_train_rows: hold out a fifth of the training rows at most, even if `eval_size` is greater.
 
     Raises:
-        DataError: fewer rows than `eval_size` asks to hold out, or no row is left to train on.
+        DataError: there are fewer rows than `eval_size`, or no row is left to train on.
     """
     if eval_size is not None and eval_size < 0:
         raise DataError(f"eval_size {eval_size}: use 0 or more")
@@ -138,7 +138,9 @@ def rows_task(
         kept = _without(train, evaluation)
         removed = len(train) - len(kept)
     if not kept:
-        raise DataError(f"none of the {len(train)} train rows is left: all of them are used to evaluate")
+        raise DataError(
+            f"no training row of {len(train)} is left, because evaluation rows ask the same: give other rows"
+        )
     answered = all(_reference(row.columns.get("answer")) is not None for row in held_out or kept)
     verifier = AnswerVerifier(answer_format) if answered else None
     return Task(name, kept, held_out, answer_format, verifier, removed, wanted)
@@ -149,12 +151,12 @@ def _problem_rows(problems: Sequence[Problem]) -> list[Row]:
 
 
 def _most_to_hold_out(num_prompts: int) -> int:
-    """Return a fifth, but at least one where another is left to train on."""
+    """Return a fifth of the number, but at least 1 if another prompt is left to train on."""
     return max(num_prompts // 5, min(num_prompts - 1, 1))
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """Return the first of all rows that ask the same."""
+    """Return the first row of each question."""
     return list({row.question: row for row in reversed(rows)}.values())[::-1]
 
 
@@ -181,7 +183,7 @@ def _without(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
 
 
 def _reference(answer: Any) -> str | None:
-    """Return an answer column as text; None where it holds no text and no number."""
+    """Return an answer as text; None if it is neither a text nor a number."""
     if isinstance(answer, str):
         return answer if answer.strip() else None
     if isinstance(answer, float):

@@ -1,1 +1,1 @@
-"""How reward functions are called: in a thread, an event loop or processes of their own, with a limit of time."""
+"""Calls of reward functions in a thread, an event loop or processes of their own, with a time limit."""

@@ -1,4 +1,4 @@
-"""What runs in a process of a `ProcessPool`: one reward function, called for each request that comes in."""
+"""Program of a process in a `ProcessPool`: calls one reward function for each request."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from typing import Any
 import numpy as np
 
 from grpo.processes import adopt_orphans, kill_tree
-from grpo.rewards.calling.batch import CallResult, Recorder
-from grpo.rewards.readout import Failed, Reading, RemoteError, read_rewards
+from grpo.rewards.calling.call import run_call
+from grpo.rewards.failures import RemoteError
+from grpo.rewards.output import RewardOutput
 
 __all__ = ["serve"]
 
 
 def serve(descriptor: int) -> None:
-    """Answer requests until the other side is gone.
+    """Answer requests until the parent process ends.
 
-    The first request is the function, answered by None, or by a `RemoteError` when it cannot be had.
+    The first request is the function, answered by None, or by a `RemoteError` when it cannot be imported. Each
+    further request is a call, answered by its `RewardOutput`.
 
     Args:
-        descriptor: of the connection that requests come by.
+        descriptor: of the connection to the parent process.
     """
     os.set_inheritable(descriptor, False)
     adopt_orphans()
@@ -41,11 +43,11 @@ def serve(descriptor: int) -> None:
         return
     connection.send_bytes(pickle.dumps(None))
     while True:
-        connection.send_bytes(_reply(function, parameters, pickle.loads(requests.get())))
+        connection.send_bytes(_reply(function, parameters, *pickle.loads(requests.get())))
 
 
 def _listen(connection: Connection[Any, Any], requests: queue.SimpleQueue[bytes]) -> None:
-    """Take requests; when the other side is gone, end this process and all that it started, busy or not."""
+    """Queue requests; at the end of the parent process, kill this one and its descendants, busy or not."""
     try:
         while True:
             requests.put(connection.recv_bytes())
@@ -53,24 +55,22 @@ def _listen(connection: Connection[Any, Any], requests: queue.SimpleQueue[bytes]
         kill_tree(os.getpid())
 
 
-def _reply(function: Callable[..., Any], parameters: dict[str, Any], request: Any) -> bytes:
-    arguments, logs, num_tokens, seed = request
-    recorder = Recorder()
-    try:
-        _seed(seed)
-        given = arguments | {name: getattr(recorder, name) for name in logs}
-        readings = read_rewards(function(**given, **parameters), num_tokens)
-        return pickle.dumps(CallResult([_sendable(reading, function) for reading in readings], recorder))
-    except BaseException as error:  # `exit()` in a reward must not end the process
-        return pickle.dumps(RemoteError.of(error, function))
-
-
-def _sendable(reading: Reading, function: Callable[..., Any]) -> Reading:
-    return Failed(RemoteError.of(reading.error, function)) if isinstance(reading, Failed) else reading
-
-
-def _seed(seed: int) -> None:
+def _reply(  # noqa: PLR0917 - a request in its parts
+    function: Callable[..., Any],
+    parameters: dict[str, Any],
+    arguments: dict[str, Any],
+    logs: list[str],
+    num_tokens: list[int],
+    seed: int,
+) -> bytes:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
+    output = run_call(
+        lambda log: function(**arguments, **{name: getattr(log, name) for name in logs}, **parameters), num_tokens
+    )
+    try:
+        return pickle.dumps(output.with_errors(lambda error: RemoteError.of(error, function)))
+    except BaseException as error:  # a logged value that cannot be pickled
+        return pickle.dumps(RewardOutput.failed(RemoteError.of(error, function), len(num_tokens), output.seconds))

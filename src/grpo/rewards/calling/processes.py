@@ -1,19 +1,20 @@
-"""Processes of their own for reward functions that compute for long, so that threads of this one would wait for them.
+"""Processes for reward functions that compute for long, which in threads would block the run.
 
-They are new interpreters (nothing is forked), begin with the first call, stay for the run, and are killed with all
-that they started: after a call that takes too long, with the suite, and with the run however that ends.
+They are new interpreters (nothing is forked), start with the first call, stay for the run, and are killed with all
+their descendants: after a call that exceeds its time limit, with the suite, and with the run however it ends.
+docs/design.md has the reasons against pebble and loky.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pickle
 import queue
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from concurrent.futures import Future
@@ -24,11 +25,13 @@ from typing import Any
 
 from grpo.errors import ConfigError
 from grpo.processes import kill_tree
-from grpo.rewards.calling.batch import Recorder, RewardBatch
-from grpo.rewards.calling.threads import Outcome, Pending, wait_until
+from grpo.rewards.calling.batch import RewardBatch
+from grpo.rewards.calling.call import Call
+from grpo.rewards.calling.threads import DaemonThreads
+from grpo.rewards.failures import describe_error
 from grpo.rewards.function import RewardFunction
 from grpo.rewards.imports import FILE_MODULE_PREFIX, import_object
-from grpo.rewards.readout import in_one_line
+from grpo.rewards.output import CallLog, RewardOutput
 
 __all__ = ["ProcessPool"]
 
@@ -36,10 +39,10 @@ _START_S = 60.0
 """Seconds that a process may take to start and to import the function."""
 
 _LOGS = ("log_extra", "log_metric")
-"""Arguments that the process makes itself and sends the contents of."""
+"""Arguments that the process makes itself; their entries return with the output."""
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-"""Processes are what shares out the work, and the order of a set is the same in each of them."""
+"""One thread each, because processes share out the cores; and the order of a set is the same in each process."""
 
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; "
@@ -48,69 +51,98 @@ _PROGRAM = (
 
 
 class ProcessPool:
-    """Calls one reward function in several processes; which of them takes a call makes no difference to it."""
+    """Calls one reward function in several processes; an output does not depend on the process of its call."""
 
     def __init__(self, function: RewardFunction) -> None:
-        """Make ready; processes begin with the first call.
+        """Pickle the function.
 
         Raises:
             ConfigError: a new process could not import the function.
         """
         self._function = function
         self._setup = _packed(function)
-        self._calls: queue.SimpleQueue[Any] | None = None
-        self._end: Any = None
+        self._threads: DaemonThreads | None = None
+        self._processes = _Processes(self._setup)
 
-    def start(self, batch: RewardBatch, *, seed: int, timeout_s: float | None) -> Pending:
-        """Begin a call and return at once; it waits for a process that is free.
+    def start(self, batch: RewardBatch, *, seed: int, timeout_s: float | None) -> Call:
+        """Return the call, which waits for a free process.
 
-        Its outcome is a `CallResult`, or an error: a `RemoteError` for what the function raised, TimeoutError
-        for a call that took more than `timeout_s` in its process, ChildProcessError when that died.
+        Its output fails as a whole with a `RemoteError` for an exception of the function, TimeoutError for more
+        than `timeout_s` in its process, or ChildProcessError for the death of the process.
 
         Args:
-            seed: what Python's and NumPy's generators begin with in this call, and torch's if it is imported.
+            seed: of Python's and NumPy's global generators in this call, and of torch's if it is imported.
         """
-        future: Future[Outcome] = Future()
+        if self._threads is None:
+            self._threads = DaemonThreads(self._function.processes, name="grpo-rewards-pool")
+            self._processes = _Processes(self._setup)
+            weakref.finalize(self, self._processes.end)
+        count = len(batch.texts)
         try:
             request = self._request(batch, seed)
-        except Exception as error:  # a column holds what cannot be sent
-            future.set_result(Outcome(None, error, 0.0))
+        except Exception as error:  # a column holds an object that cannot be pickled
+            future: Future[RewardOutput] = Future()
+            future.set_result(RewardOutput.failed(error, count))
         else:
-            self._open().put((request, timeout_s, future))
-
-        def outcome() -> Outcome:
-            wait_until(future, None)
-            return future.result()
-
-        return Pending(outcome, future.cancel, future.done)
+            run = functools.partial(self._processes.run, request, count, timeout_s)
+            future = self._threads.start(run, count, None).future
+        return Call(future, future.cancel)
 
     def close(self) -> None:
-        """End all processes; a later call would begin new ones."""
-        if self._end is not None:
-            self._end()
-        self._calls = None
+        """End all processes; a later call starts new ones."""
+        self._threads = None
+        self._processes.end()
 
     def _request(self, batch: RewardBatch, seed: int) -> bytes:
-        available = batch.arguments(Recorder())
+        available = batch.arguments(CallLog())
         names = self._function.takes(available)
         logs = [name for name in names if name in _LOGS]
         arguments = {name: available[name]() for name in names if name not in logs}
-        return pickle.dumps((arguments, logs, batch.num_tokens, seed))
+        return pickle.dumps((arguments, logs, [len(ids) for ids in batch.token_ids], seed))
 
-    def _open(self) -> queue.SimpleQueue[Any]:
-        if self._calls is None:
-            self._calls = queue.SimpleQueue()
-            count, live = self._function.processes, set[subprocess.Popen[bytes]]()
-            for _ in range(count):
-                threading.Thread(
-                    target=_work, args=(self._calls, self._setup, live), name="grpo-rewards-pool", daemon=True
-                ).start()
-            self._end = weakref.finalize(self, _end_all, self._calls, count, live)
-        return self._calls
+
+class _Processes:
+    """The processes of a pool, each used by one thread at a time."""
+
+    def __init__(self, setup: bytes) -> None:
+        self._setup = setup
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._live: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    def run(self, request: bytes, count: int, timeout_s: float | None) -> RewardOutput:
+        """Return the output of a call of `count` completions in an idle process or a new one."""
+        process, began = None, time.perf_counter()
+        try:
+            process = self._take()
+            began = time.perf_counter()
+            output: RewardOutput = process.ask(request, timeout_s)
+        except BaseException as error:
+            if process is not None:
+                process.end()
+            return RewardOutput.failed(error, count, time.perf_counter() - began)
+        self._idle.put(process)
+        if self._ended:
+            self.end()
+        return output
+
+    def _take(self) -> _Process:
+        with contextlib.suppress(queue.Empty):
+            return self._idle.get_nowait()
+        return _Process(self._setup, self._live)
+
+    def end(self) -> None:
+        """Kill all processes; calls in them fail."""
+        self._ended = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().end()
+        for process in list(self._live):
+            _kill(process)
 
 
 class _Pickler(pickle.Pickler):
-    """Sends what a user's file defines by the file's path: its module has no name that another process knows."""
+    """Pickles a function of a user's file by the file's path, as no other process can import its module by name."""
 
     def reducer_override(self, obj: Any) -> Any:
         module = getattr(obj, "__module__", None)
@@ -127,19 +159,23 @@ def _packed(function: RewardFunction) -> bytes:
     buffer = io.BytesIO()
     try:
         _Pickler(buffer).dump((function.function, dict(function.parameters)))
-    except Exception as error:  # whatever the objects in it raise
+    except Exception as error:  # any object in it may raise anything
         raise ConfigError(
             f"reward {function.name!r} has processes={function.processes}, but cannot be sent to one "
-            f"({in_one_line(error)}): define it at the top of a module or of a file, as in 'file.py:function'"
+            f"({describe_error(error)}): define it at the top of a module or of a file, as in 'file.py:function'"
         ) from error
     return buffer.getvalue()
 
 
 class _Process:
-    """One process, and the connection to it."""
+    """One process and the connection to it."""
 
     def __init__(self, setup: bytes, live: set[subprocess.Popen[bytes]]) -> None:
-        """Start it and have it import the function; what that raises is raised here, as RemoteError."""
+        """Start it and import the function there.
+
+        Raises:
+            RemoteError: the import raised an exception.
+        """
         self._live = live
         self._connection, theirs = Pipe()
         with theirs:
@@ -160,6 +196,12 @@ class _Process:
             raise
 
     def ask(self, request: bytes, timeout_s: float | None) -> Any:
+        """Return the answer to a request.
+
+        Raises:
+            TimeoutError: there is none within `timeout_s`.
+            ChildProcessError: the process died.
+        """
         try:
             self._connection.send_bytes(request)
             if self._connection.poll(timeout_s):
@@ -169,7 +211,7 @@ class _Process:
         raise TimeoutError(f"no result within {timeout_s:g} s")
 
     def end(self) -> str:
-        """Kill the process and all that it started, and return how it ended (perhaps by itself, before)."""
+        """Kill the process with its descendants and describe its end, which may have come before."""
         self._live.discard(self._process)
         _kill(self._process)
         code = self._process.wait()
@@ -177,47 +219,10 @@ class _Process:
         return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
-def _work(calls: queue.SimpleQueue[Any], setup: bytes, live: set[subprocess.Popen[bytes]]) -> None:
-    """Serve calls with one process, begun anew after each that had to be killed, until there is None in their place."""
-    process: _Process | None = None
-    while (item := calls.get()) is not None:
-        request, timeout_s, future = item
-        if not future.set_running_or_notify_cancel():
-            continue
-        began = time.perf_counter()
-        try:
-            if process is None:
-                process = _Process(setup, live)
-                began = time.perf_counter()
-            reply = process.ask(request, timeout_s)
-        except BaseException as error:
-            if process is not None:
-                process.end()
-                process = None
-            reply = error
-        seconds = time.perf_counter() - began
-        failed = isinstance(reply, BaseException)
-        future.set_result(Outcome(None if failed else reply, reply if failed else None, seconds))
-        del item, request, future, reply
-    if process is not None:
-        process.end()
-
-
-def _end_all(calls: queue.SimpleQueue[Any], count: int, live: set[subprocess.Popen[bytes]]) -> None:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            _, _, future = calls.get_nowait()
-            future.cancel()
-    for _ in range(count):
-        calls.put(None)
-    for process in list(live):
-        _kill(process)
-
-
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    # One that was waited for has given its number back, perhaps to somebody else.
+    # The number of a process that was waited for may belong to another one by now.
     if process.returncode is None:
-        kill_tree(process.pid)  # it is the parent of all whose own parent has ended
+        kill_tree(process.pid)
 
 
 def _search_path() -> list[str]:

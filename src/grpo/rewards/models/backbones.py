@@ -1,7 +1,7 @@
-"""Models that rewards read with, each loaded once.
+"""Models behind rewards, each loaded once.
 
-Two rewards named by one directory get one module; several heads on one base read with one copy of its weights; and
-where the policy trains adapters, its base, which then never changes, is that copy.
+Two rewards with one directory share one module, and several heads on one base share one copy of its weights. Where the
+policy trains adapters, its base never changes and is that copy.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ _Key: TypeAlias = tuple[str, str, str | None, str, str]
 """Kind, name, revision, dtype, device."""
 
 _HEADS = ("score", "classifier")
-"""What PEFT takes for a classification head."""
+"""Names that PEFT takes for a classification head."""
 
 
 class Backbones:
-    """Hands out models by name, so that those of one name, revision, dtype and device are in memory once."""
+    """Models by name; those of one name, revision, dtype and device are in memory once."""
 
     def __init__(self) -> None:
         self._loaded: dict[_Key, nn.Module] = {}
         self._offered: dict[tuple[str, str | None], Callable[[], nn.Module]] = {}
 
     def offer(self, name: str, make: Callable[[], nn.Module], *, revision: str | None = None) -> None:
-        """Let language models of that name share the weights of the one that `make` returns.
+        """Offer a model whose weights all language models of that name share.
 
         Args:
             name: "tiny", a directory or a Hub id.
-            make: called at the first request for that name, if there is one. The weights must never change; adapters
-                on them may, and are left out.
+            make: called at the first request for that name. The weights must never change; adapters on them may
+                change, and are left out.
         """
         self._offered[_identity(name, revision)] = functools.cache(make)
 
@@ -52,11 +52,11 @@ class Backbones:
         dtype: torch.dtype | None = None,
         device: str | None = None,
     ) -> nn.Module:
-        """Return the causal LM of that name in evaluation mode: modules of its own, weights shared with all others.
+        """Return the causal LM of that name in evaluation mode: new modules around weights that all requests share.
 
         Args:
-            dtype: None: that of the one that is offered, else bfloat16 on a GPU and float32 on a CPU.
-            device: None: that of the one that is offered, else the GPU if there is one.
+            dtype: None: that of the offered model, else bfloat16 on a GPU and float32 on a CPU.
+            device: None: that of the offered model, else the GPU if there is one.
 
         Raises:
             ConfigError: there is no such device.
@@ -90,13 +90,13 @@ class Backbones:
         return shared_copy(self._loaded[key])
 
     def classifier(self, name: str, *, revision: str | None = None, device: str | None = None) -> nn.Module:
-        """Return the sequence classifier of that name in evaluation mode; asked for twice, it is the same object.
+        """Return the sequence classifier of that name in evaluation mode; a second request returns the same object.
 
-        A directory with an adapter and its head reads with the `language_model` that is its base, if it is one.
+        For a directory with an adapter and its head, the base is a `language_model` if it is a causal LM.
 
         Raises:
-            ConfigError: it has no trained head, or there is no such device.
-            ModelError: it cannot be loaded.
+            ConfigError: the classifier has no trained head, or there is no such device.
+            ModelError: the classifier cannot be loaded.
         """
         from grpo.policy.sources import is_hub_name
 
@@ -138,13 +138,13 @@ def find_device(name: str | None) -> torch.device:
     if (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {name!r} was asked for a reward, and PyTorch sees {torch.cuda.device_count()} GPUs: "
-            f"use 'cpu' or one that is there"
+            f"use 'cpu' or an available one"
         )
     return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
 
 def _identity(name: str, revision: str | None) -> tuple[str, str | None]:
-    """Return what two names of one model have in common: a directory however it is written, or id and revision."""
+    """Return an identity that all names of one model share: its resolved directory, or Hub id and revision."""
     from grpo.policy.sources import find_source
 
     path = Path(name).expanduser()
@@ -179,7 +179,7 @@ def _load_classifier(name: str, revision: str | None) -> nn.Module:
 
 
 def _causal_base(directory: Path) -> str | None:
-    """Return the base that the adapter in `directory` names if it is a causal LM; None: no adapter, another base."""
+    """Return the base of the adapter in `directory` if that is a causal LM, else None."""
     from transformers import AutoConfig
 
     from grpo.policy.sources import find_source
@@ -196,7 +196,7 @@ def _causal_base(directory: Path) -> str | None:
 
 
 def _with_head(language_model: Any, directory: Path) -> nn.Module:
-    """Return the classifier that the adapter and the head in `directory` make of a language model's layers."""
+    """Return a classifier: the layers of a language model with the adapter and the head in `directory`."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -216,10 +216,10 @@ def _with_head(language_model: Any, directory: Path) -> nn.Module:
 
 
 def _num_labels(directory: Path) -> int:
-    """Return how many rows the head that was saved with an adapter has.
+    """Return the number of rows of the head that was saved with an adapter.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no head.
     """
     from safetensors import safe_open
 

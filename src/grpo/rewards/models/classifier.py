@@ -13,7 +13,7 @@ from grpo.rewards.texts import Completion, completion_texts
 __all__ = ["SequenceClassifierReward"]
 
 _logger = logging.getLogger(__name__)
-# Tokenizers that know no limit say 10**30.
+# A tokenizer without a limit has 10**30.
 _NO_LIMIT = 10**9
 
 
@@ -48,14 +48,14 @@ class SequenceClassifierReward:
             tokenizer: name or object; by default the one saved with the model.
             label: index or name of the rewarded label; needed when the model has more than one.
             batch_size: texts in a forward pass.
-            max_length: tokens of a text that are read, at most what the model can; longer texts keep their end.
+            max_length: tokens of a text, at most the limit of the model; longer texts keep their end.
             device: by default a model object stays where it is; a loaded one goes to the GPU if there is one.
             revision: of a Hub id: branch, tag or commit.
-            backbones: where a model with a name comes from; None: it is loaded for this reward alone.
+            backbones: source of a model given by name; None: it is loaded for this reward alone.
 
         Raises:
-            ConfigError: the model is no trained sequence classifier, `label` is missing or unknown, a number makes
-                no sense, or there is no such device.
+            ConfigError: the model is no trained sequence classifier, `label` is missing or unknown, a number is
+                impossible, or there is no such device.
             ModelError: the model or its tokenizer cannot be loaded.
         """
         for option, value in (("batch_size", batch_size), ("max_length", max_length)):
@@ -69,7 +69,7 @@ class SequenceClassifierReward:
         else:
             self._model = _checked(model, device)
         self._model.eval()
-        # A revision is one of the model's own repository.
+        # A revision is valid in the model's own repository only.
         of_tokenizer = revision if tokenizer in (None, name) else None
         self._tokenizer = _tokenizer(name if tokenizer is None else tokenizer, self.__name__, of_tokenizer)
         self._label = _label_index(self._model.config, label, self.__name__)
@@ -97,8 +97,8 @@ class SequenceClassifierReward:
     def _token_ids(self, prompt: Any, completion: Completion) -> list[int]:
         if isinstance(prompt, str):
             text = prompt + completion_texts([completion])[0]
-            # Encoders read the class from a token that only the tokenizer adds; a decoder's end token
-            # or a second start token would move the position that is read.
+            # Encoders read the class from a token that only the tokenizer adds. In a decoder, an end token
+            # or a second start token would shift the position that is read.
             special = getattr(self._tokenizer, "cls_token_id", None) is not None
         else:
             if not self._tokenizer.chat_template:
@@ -196,9 +196,9 @@ def _limit(config: Any, tokenizer: Any, max_length: int | None) -> int:
 
 
 def _padding(config: Any, tokenizer: Any, name: str) -> int:
-    """Return the id to pad with: the model's, for decoders read the last token that is not that one.
+    """Return the padding id of the model: decoders read the last token that differs from it.
 
-    A model that names none is told the tokenizer's, or its end token's.
+    A model without one is given the tokenizer's, or that of its end token.
     """
     text_config = config.get_text_config()
     if text_config.pad_token_id is None:

@@ -1,4 +1,4 @@
-"""The reward of a headline: how likely a click on it is, by a scorer that was trained on clicks."""
+"""Reward of a headline: its probability of a click, by a reward model trained on clicks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CTRReward:
     """Scores the headline in a completion; called like any reward function.
 
     Attributes:
-        scorer: what says how likely a click is.
+        scorer: the reward model, which predicts the probability of a click.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class CTRReward:
 
         Args:
             scorer: the directory `best_model` that `grpo reward train ctr-headlines` wrote, or the run's that holds it.
-            model: what the scorer reads with, in place of the backbone that it names itself.
-            device: by default where the backbone is, if it is shared with the policy, else the GPU if there is one.
+            model: backbone in place of the one that the scorer names.
+            device: by default that of a backbone shared with the policy, else the GPU if there is one.
             batch_size: headlines in a forward pass.
-            backbones: where the backbone of a scorer with adapters comes from; None: it is loaded for this one alone.
+            backbones: source of the backbone of a scorer with adapters; None: it is loaded for this reward alone.
 
         Raises:
             ConfigError: `scorer` is missing or holds no scorer, or there is no such device.
-            CheckpointError: the scorer is damaged, or of another backbone.
+            CheckpointError: the scorer is damaged, or has another backbone.
             ModelError: the backbone cannot be loaded.
         """
         from grpo.reward_models import CTRScorer

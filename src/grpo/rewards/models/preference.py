@@ -1,4 +1,4 @@
-"""The reward of an answer: what a model of the better and the worse answer says, that was trained here."""
+"""Reward of an answer by a preference model that `grpo reward train` has trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PreferenceReward:
     """Scores prompt + completion; called like any reward function.
 
     Attributes:
-        classifier: the reward model, which any other program can load as well.
+        classifier: the reward model, in a format that other programs load as well.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class PreferenceReward:
             scorer: the directory that `grpo reward train finance-preferences` wrote, or `best_model` in it.
             device: by default the GPU if there is one.
             batch_size: texts in a forward pass.
-            max_length: tokens of a text that are read, at most what the model can; longer texts keep their end.
-            backbones: where the base of adapters comes from; None: it is loaded for this one alone.
+            max_length: tokens of a text, at most the limit of the model; longer texts keep their end.
+            backbones: source of the base model of adapters; None: it is loaded for this reward alone.
 
         Raises:
-            ConfigError: `scorer` is missing or there is none, or there is no such device.
-            ModelError: it cannot be loaded.
+            ConfigError: `scorer` is missing or holds no reward model, or there is no such device.
+            ModelError: the reward model cannot be loaded.
         """
         from grpo.reward_models.checkpoint import DESCRIPTION_FILE, best_model_of
 

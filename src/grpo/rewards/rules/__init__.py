@@ -1,1 +1,1 @@
-"""Rewards read off the text: its format, answer and length, and what this package's own data says of it."""
+"""Rewards computed from the text alone: format, answer, length, and the rules behind the generated data."""

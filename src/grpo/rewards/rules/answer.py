@@ -1,7 +1,7 @@
 """Rewards for the answer itself: `int`, `correctness`, `last_integer` and `accuracy`.
 
-`answer` is the data set's column of reference answers. Where a row has none, the completion gets None:
-not applicable.
+`answer` is the data set's column of reference answers. A row without one gives None: not
+applicable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rewards for keeping to a format: `<reasoning>…<answer>…`, or `<think>…` and then the answer."""
+"""Rewards for a format: `<reasoning>…<answer>…`, or `<think>…` followed by the answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def strict_format(
 def soft_format(
     completions: Sequence[Completion], *, format: str = "answer_tags", reward: float = 0.5
 ) -> list[float | None]:
-    """Return `reward` for each completion in which the format's tags occur in order, whatever is around them."""
+    """Return `reward` for each completion in which the format's tags occur in order, with any text around them."""
     tagged = _tagged(format)
     return [reward * tagged.is_soft(text) for text in completion_texts(completions)]
 
@@ -43,7 +43,7 @@ def xmlcount(
     With `answer_tags` that is 0.125 for each of four tags; each character after the last `</answer>`,
     white space at the ends aside, then costs `penalty_per_character`. With `think_tags` it is 0.25 for
     each of two, and the text after `</think>` is the answer and costs nothing. Never below 0: in the
-    common GSM8K recipe the penalty has no bound, so one rambling completion sets its group's deviation.
+    common GSM8K recipe the penalty has no bound, and one long completion dominates its group's standard deviation.
     """
     tagged = _tagged(format)
     return [_count(text, tagged, reward, penalty_per_character) for text in completion_texts(completions)]
@@ -68,7 +68,7 @@ def _tagged(name: str) -> AnswerFormat:
     """Return the format of that name.
 
     Raises:
-        ConfigError: there is none, or it has no tags.
+        ConfigError: there is no such format, or it has no tags.
     """
     found = find_format(name)
     if not found.blocks:

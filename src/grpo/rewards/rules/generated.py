@@ -1,6 +1,6 @@
-"""What this package's own data says of a completion: the rules that scorers have to find out from examples.
+"""Rules behind the package's generated data, as rewards.
 
-With weight 0 they only watch: whether a policy that a scorer trained got better by the rule, or only by the scorer.
+With weight 0 they only measure: a policy may improve by the rule itself, or only by the reward model that learned it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["clicks_by_rule", "criteria_by_rule"]
 
 
 def clicks_by_rule(completions: Sequence[Completion]) -> list[float]:
-    """Return the probability of a click on each completion's headline, by the rule in `tasks.clicks`; 0 without one."""
+    """Return the probability of a click on each completion's headline, by the rule in `demos.clicks`; 0 without one."""
     headlines = [headline_of(text) for text in completion_texts(completions)]
     return [click_probability(text) if text else 0.0 for text in headlines]
 
 
 def criteria_by_rule(prompts: Sequence[Any], completions: Sequence[Completion]) -> list[float]:
-    """Return the share of the criteria in `tasks.preferences` that each answer to a financial question meets."""
+    """Return the share of the criteria in `demos.preferences` that each answer to a financial question meets."""
     questions = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
     return [
         len(criteria_met(question, text)) / len(CRITERIA)

@@ -27,9 +27,9 @@ def reasoning_length(
     """Return a reward for the number of words in each completion's reasoning block.
 
     It rises in proportion from 0 to `reward` at `target` words, stays there up to `limit` (by default
-    4 × `target`), falls in proportion to 0 at 2 × `limit` and stays 0: endless text earns nothing. A
-    repeated run of three words counts once, so going round in circles earns nothing either. The block
-    must be opened once and closed once. Each Chinese, Japanese or Korean character is a word.
+    4 × `target`), falls in proportion to 0 at 2 × `limit` and stays 0, so endless text earns nothing. A
+    repeated run of three words counts once, so repetition earns nothing either. The block must be opened once and
+    closed once. Each Chinese, Japanese or Korean character is a word.
 
     Raises:
         ConfigError: the format has no reasoning block, or `limit` is below `target`.

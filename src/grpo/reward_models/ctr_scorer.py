@@ -1,4 +1,4 @@
-"""A trained CTR scorer in use."""
+"""A trained CTR scorer: probabilities that headlines are clicked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import torch
 from torch import nn
 
 from grpo.errors import ConfigError
-from grpo.policy import causal_lm
 from grpo.policy.files import load_tokenizer
-from grpo.policy.tokens import choose_pad_token
 from grpo.reward_models.backbone import (
     Backbone,
     backbone_sizes,
@@ -24,10 +22,8 @@ from grpo.reward_models.backbone import (
     share_backbone,
 )
 from grpo.reward_models.checkpoint import Description, find_scorer, load_weights, read_description
-from grpo.reward_models.ctr import click_token_ids, scorer_parameters
-from grpo.reward_models.heads import ClickHead
+from grpo.reward_models.clicks import ClickHead, click_token_ids, scorer_parameters
 from grpo.reward_models.loop import score_rows
-from grpo.reward_models.settings import in_configuration
 
 __all__ = ["CTRScorer"]
 
@@ -41,9 +37,9 @@ class CTRScorer:
         scorer.predict("The best robots of 2027")
 
     Attributes:
-        directory: where the scorer was loaded from.
-        backbone_name: what it was trained on.
-        metrics: of its held-out rows, as `scorer.json` has them.
+        directory: the directory that the scorer was loaded from.
+        backbone_name: the backbone that it was trained on.
+        metrics: evaluation on its held-out rows, as in `scorer.json`.
     """
 
     def __init__(
@@ -60,18 +56,18 @@ class CTRScorer:
 
         Args:
             model_path: the backbone: "tiny", a Hub id or a directory; None: the one that the scorer was trained on.
-            ckpt_path: what `train_ctr_scorer` wrote: `best_model`, or the directory above it.
+            ckpt_path: the directory `best_model` of a training, or the directory above it.
             device: "cpu", "cuda" or "auto".
-            backbone: a causal language model in memory whose weights are shared instead of loaded (`shared_copy`);
-                it must be frozen, and `device` and `dtype` are then its own.
+            backbone: a frozen causal language model in memory whose weights are shared instead of loaded
+                (`shared_copy`); `device` and `dtype` are then ignored.
             batch_size: texts in a forward pass.
             dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU, float32 on a CPU.
 
         Raises:
-            CheckpointError: there is no scorer, it is damaged, or it is of another backbone.
+            CheckpointError: there is no scorer, it is damaged, or it was trained on another backbone.
             ModelError: the backbone does not load, or cannot be shared.
-            ConfigError: device or dtype is not available, or all of the backbone's weights were trained and none
-                can be shared.
+            ConfigError: device or dtype is not available, or all weights of the backbone were trained, so that
+                none can be shared.
         """
         self.directory = find_scorer(ckpt_path)
         description = read_description(self.directory)
@@ -85,15 +81,15 @@ class CTRScorer:
         self._head = ClickHead(loaded.hidden_size, description.head_sizes).to(loaded.device).eval()
         load_weights(self.directory, scorer_parameters(loaded, self._head))
         self._backbone = loaded if backbone is not None else _merged(loaded)
-        self._max_length = loaded.readable(description.max_length)
+        self._max_length = loaded.max_tokens(description.max_length)
         self._logit_shift = description.logit_shift
         self._batch_size = max(1, batch_size)
 
     def predict(self, text: str) -> float:
-        """Return the probability in [0, 1] that `text` is clicked; 0 for a text of blanks only.
+        """Return the probability in [0, 1] that `text` is clicked; 0 for a blank text.
 
         Raises:
-            TypeError: it is no text.
+            TypeError: the argument is not a text.
             RunError: the scorer's output is not a number.
         """
         if not isinstance(text, str):
@@ -101,7 +97,7 @@ class CTRScorer:
         return self.predict_many([text])[0]
 
     def predict_many(self, texts: Sequence[str]) -> list[float]:
-        """Return the probability of each text; what else is asked in the same call does not matter.
+        """Return the probability of each text, which does not depend on the other texts of the call.
 
         Raises:
             RunError: the scorer's output is not a number.
@@ -109,7 +105,7 @@ class CTRScorer:
         written = [index for index, text in enumerate(texts) if text.strip()]
         rows = click_token_ids(self._backbone.tokenizer, [texts[index] for index in written], self._max_length)
         probabilities = [0.0] * len(texts)
-        scores = score_rows(self._backbone, self._head, rows, self._batch_size)
+        scores = score_rows(self._backbone, self._head, rows, batch_size=self._batch_size)
         logits = torch.tensor(scores, dtype=torch.float64) + self._logit_shift
         for index, probability in zip(written, logits.sigmoid().tolist(), strict=True):
             probabilities[index] = probability
@@ -119,10 +115,9 @@ class CTRScorer:
         revision = description.revision if name == description.backbone else None
         source = find_backbone(name, revision)
         if source.name != description.backbone:
-            _log.warning(
-                "the scorer in %s was trained on %s and is put on %s", self.directory, self.backbone_name, name
-            )
-        # Sizes first: adapters of another shape would fail to load with a less helpful word.
+            message = "the scorer in %s was trained on %s and is used on %s"
+            _log.warning(message, self.directory, self.backbone_name, name)
+        # Checked first, because adapters of another shape would fail to load with a less helpful message.
         description.require_backbone(backbone_sizes(read_config(source.directory)), source.name, self.directory)
         loaded = load_backbone(source, lora=description.lora_settings, dtype=dtype, device=device)
         return dataclasses.replace(loaded, tokenizer=load_tokenizer(self.directory, None))
@@ -131,23 +126,15 @@ class CTRScorer:
         if description.lora is None:
             raise ConfigError(
                 f"the scorer in {self.directory} has trained all weights of its backbone and can share none: "
-                f"train one with {in_configuration('lora_rank')} 16"
+                f"train one with scorer_lora_rank=16"
             )
-        model: Any = causal_lm(base)
-        name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
-        description.require_backbone(backbone_sizes(model.config), name, self.directory)
-        tokenizer = load_tokenizer(self.directory, None)
-        return share_backbone(
-            base,
-            name=name,
-            tokenizer=tokenizer,
-            pad_token_id=choose_pad_token(model, tokenizer, (0,)),
-            lora=description.lora_settings,
-        )
+        shared = share_backbone(base, tokenizer=load_tokenizer(self.directory, None), lora=description.lora_settings)
+        description.require_backbone(shared.sizes, shared.name, self.directory)
+        return shared
 
 
 def _merged(backbone: Backbone) -> Backbone:
-    """Return the backbone with its adapters in its weights, where that costs no precision."""
+    """Return the backbone with its adapters merged into the weights, if they are float32 and lose no precision."""
     model: Any = backbone.model
     if not hasattr(model, "peft_config") or next(model.parameters()).dtype != torch.float32:
         return backbone

@@ -74,10 +74,10 @@ def test_every_command_in_readme_and_docs_runs(
     elif words[:2] == ["reward", "check"]:
         # What a scorer of one epoch falls for says nothing about the command.
         words = [*words, "--rows", "4", "--groups", "0"]
-        assert main(words) in (0, 1), capsys.readouterr().err
+        assert main(words) in (0, 3), capsys.readouterr().err
         return
     elif words == ["doctor", "--sandbox"]:
-        assert main(words) in (0, 1)
+        assert main(words) in (0, 3)
         return
     elif words[0] == "eval":
         words = [*words, "eval_prompts=2"]

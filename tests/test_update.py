@@ -218,7 +218,7 @@ def test_a_step_that_runs_out_of_memory_is_the_step_of_a_smaller_budget_to_the_l
         lengths = fail_above(tiny_policy, longest // 3, patch)
         got, metrics = restored(tiny_policy, learner, groups)
     assert lengths[0] > longest // 3 >= lengths[-1]
-    budget = learner.lowered_budget
+    budget = learner.budget.lowered
     assert budget is not None
     assert budget < longest // 3
     assert len(caplog.records) == 2
@@ -286,7 +286,7 @@ def test_other_failures_of_the_forward_are_not_taken_for_a_lack_of_memory(
     monkeypatch.setattr(tiny_policy, "token_logprobs", broken)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         learner.update(packed, 1)
-    assert learner.lowered_budget is None
+    assert learner.budget.lowered is None
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Everything this package raises on purpose.
 
     GrpoError
-    ├── InputError(ValueError)          the user can mend it: one line, exit code 2
+    ├── InputError(ValueError)          the user can correct it: one line, exit code 2
     │   ├── ConfigError                 an option: unknown, of the wrong type, contradicting another
     │   ├── DataError                   a file or a data set: missing, malformed, empty, a column short
     │   ├── ModelError                  a model or tokenizer: not found, no chat template, no end token

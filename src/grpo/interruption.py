@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM become a polite request that the trainer answers at the end of a step."""
+"""SIGINT and SIGTERM as requests that the trainer reads at the end of a step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """While entered, the first signal sets `requested`; a second one does what it would have done without us.
+    """A context in which the first signal sets `requested`, and a second one has the effect it had outside.
 
-    Outside the main thread, where Python delivers no signals, it never interrupts.
+    Outside the main thread, where Python delivers no signals, `requested` stays False.
     """
 
     def __init__(self, announce: Callable[[str], None]) -> None:
@@ -41,7 +41,7 @@ class Interruption:
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number
         self._restore()
-        # The signal may have come in the middle of a write to the stream that this goes to, which refuses then.
+        # A signal in the middle of a write to the same stream makes the stream refuse another one.
         with contextlib.suppress(RuntimeError):
             self._announce(
                 f"{signal.Signals(number).name}: finishing this step and saving it; once more to leave at once, unsaved"

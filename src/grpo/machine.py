@@ -1,4 +1,4 @@
-"""What the machine has: cores that are free, memory that is and that was used."""
+"""Resources of this machine: idle cores, free memory and peaks of memory use."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _CPU_TIMES = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)
 """Places of `idle` and `iowait` among the times of a line of /proc/stat."""
 
-
 _MEMORY = Path("/proc/meminfo")
 _ALLOCATOR_SETTINGS = ((-3, 32 * 2**20), (-1, 2**30), (-8, 1))
-"""Of mallopt(3): M_MMAP_THRESHOLD, its greatest; M_TRIM_THRESHOLD; M_ARENA_MAX."""
+"""Options and values of mallopt(3): M_MMAP_THRESHOLD at its maximum, M_TRIM_THRESHOLD, M_ARENA_MAX."""
 
 _KEPT_KERNELS = 256
 
@@ -27,11 +26,11 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def idle_cores(sample_s: float = 0.2) -> int:
-    """Return how many of the cores this process may use are left idle by others, at least 1.
+    """Return the number of cores that this process may use and that others leave idle, at least 1.
 
-    It sleeps for `sample_s` seconds and looks who worked. A thread that has to share its core keeps all others
-    waiting at the end of every operation, so one thread too many costs more than one too few. Where the
-    system does not tell (other than Linux), all cores count as idle.
+    The load is measured over `sample_s` seconds. A thread that shares its core with another process delays all
+    other threads at the end of every operation, so one thread too many costs more than one too few. Where the
+    system does not report the load (other than Linux), all cores count as idle.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     before = _busy_seconds()
@@ -44,7 +43,7 @@ def idle_cores(sample_s: float = 0.2) -> int:
 
 
 def _busy_seconds() -> float | None:
-    """Return the seconds that all cores together have worked since the machine started; None if it is not told."""
+    """Return the seconds that all cores together have worked since the machine started; None where not reported."""
     try:
         fields = _CPU_TIMES.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
     except OSError:
@@ -56,7 +55,7 @@ def _busy_seconds() -> float | None:
 def peak_memory_mb(device: str) -> float:
     """Return the peak in MiB: allocated on the GPU when `device` is one, else resident in this process.
 
-    It is that since the process began; on a GPU, since `PeakMemory.restart`.
+    The peak covers the time since the process began; on a GPU, the time since `PeakMemory.restart`.
     """
     if device.startswith("cuda"):
         import torch
@@ -71,12 +70,12 @@ def peak_memory_mb(device: str) -> float:
 
 
 def keep_freed_memory() -> bool:
-    """Let memory that a step frees serve the next one; return whether the system's allocator took the settings.
+    """Keep memory that a step frees for the next step; return whether the system's allocator took the settings.
 
-    glibc gives large pieces back to the system at the end of each use, which clears them page by page when they
-    are asked for again, and keeps a heap for each thread, so that what one freed the others cannot have. Settings
-    that the user has made (MALLOC_…, another allocator) stay. ONEDNN_PRIMITIVE_CACHE_CAPACITY, where it is not set,
-    bounds the compiled kernels that oneDNN keeps.
+    By default, glibc returns large blocks to the system when they are freed, and the system clears them page by page
+    before the next use. It also has a heap for each thread, whose free memory other threads cannot use. Settings of
+    the user (MALLOC_…, another allocator) stay. ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set, is bounded too:
+    it limits the compiled kernels that oneDNN keeps.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_KERNELS))
     if any(name.startswith("MALLOC_") or name in {"LD_PRELOAD", "GLIBC_TUNABLES"} for name in os.environ):
@@ -91,10 +90,10 @@ def keep_freed_memory() -> bool:
 
 
 def free_memory_bytes(device: str) -> float | None:
-    """Return the memory that can still be had: of the GPU if `device` is one, else for this process on this machine.
+    """Return the free memory in bytes: of the GPU if `device` is one, else of this machine for this process.
 
-    That is what the system calls available, or what a container's limit (control groups, version 1 or 2) leaves,
-    whichever is less. None where the system does not tell (other than Linux).
+    For a process it is the smaller of the memory that the system calls available and the rest of a container's limit
+    (control groups, version 1 or 2). None where the system does not report it (other than Linux).
     """
     if device.startswith("cuda"):
         import torch
@@ -107,7 +106,7 @@ def free_memory_bytes(device: str) -> float | None:
 
 
 def _left_in_groups() -> list[float]:
-    """Return what each limited control group that this process is in leaves, in bytes."""
+    """Return the bytes that each limited control group of this process leaves free."""
     left = []
     for directory, limit, usage in _group_directories():
         with contextlib.suppress(OSError, ValueError):  # "max", or no such file: no limit
@@ -142,7 +141,7 @@ def _group_directories() -> list[tuple[Path, str, str]]:
 
 
 def _field(path: Path, *names: str) -> int | None:
-    """Return the number after the last of `names` that the file has at the start of a line; None if it has none."""
+    """Return the number after the last of `names` that begins a line of the file; None if none does."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:
@@ -154,10 +153,10 @@ def _field(path: Path, *names: str) -> int | None:
 
 
 class PeakMemory:
-    """The peak of memory use since the last `restart`, and of all time, in MiB; which memory, as in `peak_memory_mb`.
+    """Peaks of memory use in MiB, since the last `restart` and of all time; the memory is that of `peak_memory_mb`.
 
-    Only on a GPU does a peak begin anew. Linux could do so for a process too, but would then also tell whoever
-    watches it from outside (`time`, a job queue) less than it has used.
+    Only the peak of a GPU restarts. Linux could restart the peak of a process, but tools that measure the process from
+    outside (`time`, a job queue) would then report less than it has used.
     """
 
     def __init__(self, device: str) -> None:
@@ -165,7 +164,7 @@ class PeakMemory:
         self._before = 0.0
 
     def restart(self) -> None:
-        """Begin the peak anew, where that can be done."""
+        """Restart the peak where the device allows it."""
         self._before = self.of_all_time_mb()
         if self.device.startswith("cuda"):
             import torch
@@ -177,5 +176,5 @@ class PeakMemory:
         return peak_memory_mb(self.device)
 
     def of_all_time_mb(self) -> float:
-        """Return the peak since the process began, as far as it was not begun anew elsewhere."""
+        """Return the peak since the process began, unless other code has restarted it."""
         return max(self._before, self.since_restart_mb())

@@ -108,12 +108,12 @@ class PackedStep:
     Attributes:
         batches: the micro-batches, on the CPU.
         counts: what the token weights are made from; they do not depend on how the step is cut.
-        recut: returns the same step's micro-batches under another token budget.
+        recut: returns the same step's micro-batches under another token budget; None: no limit.
     """
 
     batches: Sequence[PackedBatch]
     counts: StepCounts
-    recut: Callable[[int], Sequence[PackedBatch]]
+    recut: Callable[[int | None], Sequence[PackedBatch]]
 
     @property
     def most_tokens(self) -> int:
@@ -125,7 +125,7 @@ class PackedStep:
         """Whether a row holds more than one completion."""
         return any(len(batch.rollout_index) > 1 for batch in self.batches)
 
-    def under(self, max_tokens: int) -> PackedStep:
+    def under(self, max_tokens: int | None) -> PackedStep:
         """Return the step under that budget."""
         return replace(self, batches=self.recut(max_tokens))
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, folders whose files are checked, and disks that are full."""
+"""Atomic writes, folders with checksums, and the errors of full or protected disks."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def _reason(error: OSError, path: Path) -> str:
-    said = error.strerror or str(error)
+    reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{said} ({readable_size(free_bytes(path))} free); free some space and resume the run"
-    return f"{said}; choose an output_dir that you may write to"
+        return f"{reason} ({readable_size(free_bytes(path))} free); free some space and resume the run"
+    return f"{reason}; choose an output_dir that you may write to"
 
 
 def readable_size(num_bytes: int | float) -> str:
-    """Return a size for people.
+    """Return a number of bytes with a unit.
 
     Example:
         >>> readable_size(999), readable_size(1_250_000)
@@ -92,7 +92,7 @@ def readable_size(num_bytes: int | float) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the bytes that may still be written where `path` is or will be."""
+    """Return the number of free bytes on the disk of `path`, which need not exist."""
     return shutil.disk_usage(_existing(path)).free
 
 
@@ -104,7 +104,7 @@ def _existing(path: Path) -> Path:
 
 
 def require_free_space(directory: Path, bytes_needed: int) -> None:
-    """Refuse to begin what cannot be finished in `directory` (which need not exist yet).
+    """Check that `bytes_needed` fit into `directory`, which need not exist yet.
 
     Raises:
         StorageError: less than `bytes_needed` are free, or the place may not be written.
@@ -121,10 +121,10 @@ def require_free_space(directory: Path, bytes_needed: int) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Make `path` hold `text`; a process killed at any moment leaves the old content or the new.
+    """Replace the content of `path` by `text`; a process killed at any moment leaves the old content or the new.
 
     Raises:
-        StorageError: it could not be written; the old content is still there.
+        StorageError: it could not be written; the old content stays.
     """
     partial = path.with_name(f".{path.name}.partial")
     with storage_errors(path):
@@ -155,11 +155,11 @@ def sync_directory(path: Path) -> None:
 
 
 class DamagedError(Exception):
-    """A folder is not what its manifest says; names the file, and what is wrong with it."""
+    """A folder differs from its manifest; the message names the file and the difference."""
 
 
 def write_manifest(folder: Path, description: Mapping[str, Any]) -> None:
-    """List the files of `folder` in its `manifest.json`, with sizes and checksums, and force all to the disk.
+    """List the files of `folder` in its `manifest.json`, with sizes and checksums; all is on the disk on return.
 
     Args:
         description: further entries of the manifest; JSON-able.
@@ -178,7 +178,7 @@ def write_manifest(folder: Path, description: Mapping[str, Any]) -> None:
 
 
 def describe_manifest(folder: Path, description: Mapping[str, Any]) -> None:
-    """Set entries of the description in the manifest of `folder`, whose files are as they were.
+    """Set entries of the description in the manifest of `folder`; its list of files stays.
 
     Raises:
         DamagedError: there is no manifest, or it cannot be read.
@@ -206,7 +206,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify_manifest(folder: Path) -> None:
-    """Compare the files of `folder` with its manifest, sizes first; files that it does not list are nobody's business.
+    """Compare the files of `folder` with its manifest, sizes first; files that it does not list are ignored.
 
     Raises:
         DamagedError: a file is missing or is not as listed.

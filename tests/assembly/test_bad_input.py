@@ -175,7 +175,7 @@ def test_a_damaged_model_is_refused(refused, rows):
 def test_a_directory_that_holds_something_is_left_alone(train, refused):
     run = train()
     said = refused("train", *WORDS, f"output_dir={run}")
-    assert "holds another run: go on with it by `grpo train --resume run`" in said
+    assert "holds another run: resume it by `grpo train --resume run`" in said
     write_lines("notes/mine.jsonl", [1])
     assert "notes is not empty (it has mine.jsonl)" in refused("train", *WORDS, "output_dir=notes")
     assert "is a file" in refused("train", *WORDS, "output_dir=notes/mine.jsonl")
@@ -245,7 +245,7 @@ def test_the_model_of_a_run_with_nothing_but_damage_is_refused_and_the_damage_na
     run = train("save_every=1")
     for folder in ("final_model", "checkpoint-1"):
         damage(run / folder / "model.safetensors")
-    for words in (["eval", run], ["generate", "What is 2 + 3?", "--model", run]):
+    for words in (["eval", run], ["generate", run, "What is 2 + 3?"]):
         said = refused(*words)
         for folder in ("final_model", "checkpoint-1"):
             assert f"{folder} is damaged: the checksum of model.safetensors is wrong" in said
@@ -315,7 +315,7 @@ def test_without_a_network_a_name_of_the_hub_is_refused_soon(refused, rows, monk
     said = refused("train", *WORDS, "model=Qwen/Qwen2.5-0.5B-Instruct-none", "train_file=rows.jsonl")
     assert "no model 'Qwen/Qwen2.5-0.5B-Instruct-none'" in said
     assert "the Hub cannot be reached" in said
-    assert "no model 'tony'" in (said := refused("generate", "hello", "--model", "tony"))
+    assert "no model 'tony'" in (said := refused("generate", "tony", "hello"))
     assert "(did you mean tiny?)" in said
     said = refused("train", *WORDS, "dataset=nobody/nothing-at-all")
     assert "data set 'nobody/nothing-at-all': the Hub cannot be reached" in said
@@ -336,10 +336,10 @@ def test_tracking_that_cannot_start_leaves_no_run_behind(refused, train, monkeyp
 
 def test_generate_and_eval_refuse_what_cannot_be(refused, rows, monkeypatch):
     assert "no file prompts.jsonl" in refused("generate", "--file", "prompts.jsonl")
-    assert "no option 'temprature': did you mean temperature" in refused("generate", "a", "temprature=1")
+    assert "no option 'temprature': did you mean temperature" in refused("generate", "tiny", "a", "temprature=1")
     assert "nothing_such" in refused("eval", "tiny", "nothing_such")
     assert "eval_file" in refused("eval", "tiny", "train_file=rows.jsonl")
-    assert "the prompt is empty" in refused("generate", " ")
+    assert "the prompt is empty" in refused("generate", "tiny", " ")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    assert 'no prompt: write grpo generate "Your question"' in refused("generate")
+    assert 'no prompt: write grpo generate runs/latest "Your question"' in refused("generate")
     assert "after -- if it begins like an option" in refused("generate", "x=3, what is x?")

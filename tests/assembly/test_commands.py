@@ -1,4 +1,4 @@
-"""The commands on real runs: what lies in a run directory, how it is used again, and how it goes on."""
+"""The commands on real runs: the files of a run directory, their use by other commands, and resume."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_generate_and_eval_take_a_run_its_final_model_and_its_checkpoints(train,
     run = train("learning_rate=1e-2", "save_every=1", *options)
     answers = {}
     for place in (run, run / "final_model", run / "checkpoint-1"):
-        shown = command("generate", "What is 2 + 3?", "--model", place, "max_new_tokens=12")
+        shown = command("generate", place, "What is 2 + 3?", "max_new_tokens=12")
         assert (shown.code, shown.err) == (0, ""), shown.err
         answers[shown.out] = place
         shown = command("eval", place, "eval_prompts=2", "eval_samples=1", "--json")
@@ -144,14 +144,14 @@ def test_eval_of_gsm8k_needs_no_training_rows(command):
 
 
 def test_generate_answers_with_the_embedded_model_where_nothing_was_trained(command):
-    shown = command("generate", "What is 2 + 3? Answer with an integer.", "temperature=0.1", "--json")
+    shown = command("generate", "temperature=0.1", "--json", "--", "What is 2 + 3? Answer with an integer.")
     assert (shown.code, shown.err) == (0, "")
     assert json.loads(shown.out)["completions"][0].strip()
 
 
 def test_generate_can_be_greedy(command):
     answers = [
-        command("generate", "What is 2 + 3?", "temperature=0", f"seed={seed}", "--num", "2", "--json").out
+        command("generate", "tiny", "What is 2 + 3?", "temperature=0", f"seed={seed}", "--num", "2", "--json").out
         for seed in (0, 1)
     ]
     assert answers[0] == answers[1]
@@ -171,7 +171,7 @@ def test_generate_reads_files_of_prompts_and_writes_json_lines(train, command):
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_its_length(refused):
-    said = refused("generate", "1 " * 400, "max_prompt_length=40")
+    said = refused("generate", "tiny", "1 " * 400, "max_prompt_length=40")
     assert "max_prompt_length" in said
     assert "40" in said
 
@@ -243,7 +243,7 @@ def test_the_default_recipe_starts_without_any_word(grpo_command, monkeypatch):
     assert main(["train", "--dry-run"]) == 0
     done = grpo_command("train", "steps=1", "eval_prompts=2", "prompts_per_step=2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "next\n  grpo generate --model runs/latest" in done.stdout
-    done = grpo_command("generate", "--model", "runs/latest", "What is 6 + 7? Answer with an integer.")
+    assert "next\n  grpo generate runs/latest" in done.stdout
+    done = grpo_command("generate", "runs/latest", "What is 6 + 7? Answer with an integer.")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()

@@ -145,7 +145,7 @@ def test_a_split_means_nothing_to_a_file(command):
     write_lines("rows.jsonl", sums(8))
     shown = command("train", *WORDS, "train_file=rows.jsonl", "eval_split=test", "output_dir=run")
     assert shown.code == 0
-    assert shown.err == "note: eval_split has no effect: there is no dataset\n"
+    assert shown.err == "note: eval_split has no effect: dataset is null\n"
 
 
 def test_train_size_limits_the_rows(train):

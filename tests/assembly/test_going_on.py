@@ -137,7 +137,7 @@ def test_what_changes_when_a_run_goes_on_is_in_the_header(train, command):
     assert shown.code == 0, shown.err
     (line,) = re.findall("^changed .*", shown.out, re.MULTILINE)
     assert line == (
-        "changed  functions strict_format, correctness → strict_format, correctness ×3, learning_rate 5e-4 → 1, "
+        "changed  rewards strict_format, correctness → strict_format, correctness ×3, learning_rate 5e-4 → 1, "
         "steps 2 → 3, log_completions true → false"
     )
     assert "\nchanged" not in command("train", "--resume", run).out

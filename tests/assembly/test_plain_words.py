@@ -86,7 +86,7 @@ def test_the_next_commands_are_written_as_they_can_be_called(command, monkeypatc
         monkeypatch.setattr(sys, "argv", [called, "train"])
         assert own_command() == ".venv/bin/grpo"
     shown = command("train", *WORDS, "output_dir=run")
-    assert 'next\n  .venv/bin/grpo generate --model run "What is ' in shown.out
+    assert 'next\n  .venv/bin/grpo generate run "What is ' in shown.out
     assert "\n  .venv/bin/grpo eval run\n" in shown.out
     # Without a script it is the module that is called.
     monkeypatch.setattr(sys, "argv", ["somewhere.py"])

@@ -95,7 +95,7 @@ def test_the_report_is_a_table_a_forecast_and_a_verdict(workplace):
     reference = next(line for line in lines if line.strip().startswith("reference"))
     assert reference.split() == ["reference", "2.5", "0.5", "2"]
     assert header.index("correctness") == reference.index("2", reference.index("0.5") + 3)
-    assert "asked 2 times" in text
+    assert "called 2 times" in text
     assert "sampled groups of 8" in text
     assert lines[-1].startswith("passed: no reward is broken, no junk earns as much as the right answer")
 

@@ -1,4 +1,4 @@
-"""What a user sees, on a terminal and in a file, and what the trackers get."""
+"""The output of a run on a terminal and in a file, and the records of the trackers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "TERM": "xterm-2
 
 
 def plain(text):
-    """Return what is left of a terminal's output without colours and movements."""
+    """Return a terminal's output without colours and movements."""
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "")
 
 
 def run_on_a_terminal(*words):
-    """Run `grpo` in a pseudo-terminal; return its exit code and all that it wrote."""
+    """Run `grpo` in a pseudo-terminal; return its exit code and its output."""
     pty = pytest.importorskip("pty")
     process, terminal = pty.fork()
     if process == 0:
@@ -45,7 +45,7 @@ OURS = re.compile(
     r"|  *before +after +change| ─+|  *(strict|lenient|greedy|format|reward)  |strict: right|greedy: strict"
     r"|\d+ steps? in |  *grpo (eval|generate) "
 )
-"""How the lines begin that a run writes where there is no terminal."""
+"""Beginnings of the lines that a run writes where there is no terminal."""
 
 
 def test_without_a_terminal_nothing_is_written_but_our_own_lines():
@@ -72,7 +72,7 @@ def test_on_a_terminal_the_display_ends_with_the_final_words():
     end = shown[shown.rindex("╰") :]
     assert "before" in end
     assert "model  run/final_model" in end
-    assert 'next\n  grpo generate --model run "What is ' in end
+    assert 'next\n  grpo generate run "What is ' in end
     assert "wandb" not in shown
     assert "Loading" not in shown
     assert "Traceback" not in shown

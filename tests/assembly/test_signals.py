@@ -1,4 +1,4 @@
-"""Signals to a real process: the step is finished, all is saved, and the run goes on as if nothing had been."""
+"""Signals to a real process: the step is finished, all is saved, and the resumed run equals an undisturbed one."""
 
 from __future__ import annotations
 

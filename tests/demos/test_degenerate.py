@@ -1,4 +1,4 @@
-"""Texts that are no headlines, and how many of them scorers see."""
+"""Degenerate texts: their kinds, and their share in the click rows."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def trained(clicks: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def small_backbone(tmp_path: Path) -> Callable[..., Path]:
-    """Return what writes a random model with `tiny`'s tokenizer and returns its directory."""
+    """Return a function that writes a random model with the tokenizer of `tiny` and returns its directory."""
 
     def make(family: str = "llama", **overrides: Any) -> Path:
         torch.manual_seed(0)

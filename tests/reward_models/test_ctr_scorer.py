@@ -1,4 +1,4 @@
-"""The CTR scorer: what it learns, what it keeps, what it predicts and what it refuses."""
+"""The CTR scorer: its training, its files, its predictions, and the errors of bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training leaves on the disk: all of it, or what was there before."""
+"""The output directory of a training: a whole new scorer, or the earlier one."""
 
 from __future__ import annotations
 

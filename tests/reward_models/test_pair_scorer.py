@@ -1,4 +1,4 @@
-"""The reward model of pairs: what it learns, and that others load what it saves."""
+"""The pair scorer: its training, and its files, which other programs load."""
 
 from __future__ import annotations
 

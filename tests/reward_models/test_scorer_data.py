@@ -1,4 +1,4 @@
-"""Rows for scorers: what is read, what is refused and with which words, and what is held out."""
+"""Rows of scorers: reading, error messages, and the split into training and held-out rows."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_pair_that_cannot_be_used_is_named_with_what_would_do(change, message)
         read_scorer_rows("pair", [{**PAIR, **change}])
 
 
-def test_a_pair_without_a_side_is_told_which_columns_there_are():
+def test_a_pair_without_a_side_is_refused_with_the_columns_that_there_are():
     with pytest.raises(DataError, match=r"no column 'rejected', there are \['chosen', 'prompt'\]"):
         read_scorer_rows("pair", [{"prompt": "q", "chosen": "a"}])
     with pytest.raises(DataError, match="is empty"):

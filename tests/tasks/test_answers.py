@@ -1,4 +1,4 @@
-"""What a right answer is, and what is not."""
+"""Verification of answers: correct ones, wrong ones, and formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts as the policy reads them."""
+"""Prompts with and without chat template, in tokens."""
 
 from __future__ import annotations
 

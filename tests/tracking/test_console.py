@@ -76,7 +76,7 @@ SUMMARY = {
 
 
 class Clock:
-    """A clock that goes on only when told to."""
+    """A clock that stands still until `advance`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -89,7 +89,7 @@ class Clock:
 
 
 def drive(console: Console, clock: Clock, steps: int = 60) -> None:
-    """A whole run, as a trainer tells it."""
+    """Drive a console through a whole run, as a trainer does."""
     with console:
         console.start(INFO)
         console.doing("evaluating")
@@ -256,7 +256,7 @@ def test_the_final_words_compare_and_say_what_to_type_next(live: bool) -> None:
         assert re.search(rf"\n *{row} *\n", text), label
     assert "60 steps in 1:23 · 4,012 completion tokens/s · 2.0 GiB at most" in text
     assert "model  runs/arithmetic-20261121-012100/final_model\n" in text
-    assert 'grpo generate --model runs/latest "What is 7 + 5? Answer with an integer."\n' in text
+    assert 'grpo generate runs/latest "What is 7 + 5? Answer with an integer."\n' in text
     assert "grpo eval runs/latest\n" in text
 
 
@@ -274,20 +274,21 @@ def test_the_command_to_copy_is_quoted_for_the_shell(prompt: str | None, shown: 
     with Console(file=file) as console:
         console.start(replace(INFO, example_prompt=prompt, run_path=Path("my out"), eval_rows=0))
         console.finish({**SUMMARY, "eval_before": None, "eval_after": None})
-    assert f"grpo generate --model 'my out' {shown}\n" in file.getvalue()
+    assert f"grpo generate 'my out' {shown}\n" in file.getvalue()
     assert "grpo eval" not in file.getvalue()
     assert "before" not in file.getvalue()
 
 
 def test_missing_and_unbounded_numbers_are_shown_as_missing() -> None:
-    file = io.StringIO()
-    with Console(file=file) as console:
+    file, clock = io.StringIO(), Clock()
+    with Console(file=file, clock=clock) as console:
         console.start(INFO)
+        clock.advance(1.0)
         console.step(1, {"step": 1, "reward": math.nan, "rewards/own/failed": 8.0, "kl": math.inf})
         console.evaluation(1, {"reward": 0.5, "completion_length": 3.0})
         console.finish({"steps": 1})
     row = next(line for line in file.getvalue().split("\n") if "1/60" in line)
-    assert row.split() == ["1/60", "–", "–", "–", "–", "–", "–", "–", "–", "0:00"]
+    assert row.split() == ["1/60", "–", "–", "–", "–", "–", "–", "–", "–", "0:59"]
     assert "eval at 1     reward 0.500" in file.getvalue()
 
 

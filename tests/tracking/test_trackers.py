@@ -24,7 +24,7 @@ SUMMARY = {"steps": 2, "seconds": 1.0, "eval_before": None, "eval_after": {"accu
 
 
 def follow(tracker: Tracker, first: int, last: int, *, finish: bool = True) -> None:
-    """What a trainer does with a tracker from step `first` to step `last`."""
+    """Call a tracker as a trainer does from step `first` to step `last`."""
     tracker.start({"seed": 1, "rewards": {"format": 1.0}}, step=first - 1)
     for step in range(first, last + 1):
         tracker.log(step, {**STEP, "step": step, "reward": step / 10})

@@ -1,4 +1,4 @@
-"""What a run needs to go on, on disk: `checkpoint-{step}/` and `final_model/`, whole or not there."""
+"""State of a run on disk, for resume: `checkpoint-{step}/` and `final_model/`, complete or absent."""
 
 from grpo.checkpoint.state import Progress, Stateful, TrainingState
 from grpo.checkpoint.store import (

@@ -1,7 +1,7 @@
-"""What a run needs to go on, on disk: `checkpoint-{step}/` and `final_model/`, whole or not there.
+"""State of a run on disk, for resume: `checkpoint-{step}/` and `final_model/`, complete or absent.
 
 A folder is written under a hidden name, listed in its `manifest.json` with sizes and checksums, and only then
-renamed; what a killed process leaves behind is a hidden folder that the next one removes.
+renamed. A killed process leaves a hidden folder, which the next process removes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TIMES = ".final_model.times.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose files are what its manifest says; the model's files lie in `path` as well."""
+    """A checkpoint whose files agree with its manifest; the model's files lie in `path` as well."""
 
     path: Path
     state: TrainingState
@@ -77,9 +77,9 @@ class CheckpointStore:
         return save_final(self.directory, state, save_model=save_model)
 
     def newest(self) -> Checkpoint | None:
-        """Return the newest good one of the checkpoints and the final model, None when none was ever saved.
+        """Return the newest of the undamaged checkpoints and the final model, None if none was ever saved.
 
-        What a killed process left behind is removed first.
+        Leftovers of a killed process are removed first.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
@@ -88,7 +88,7 @@ class CheckpointStore:
         return find_checkpoint(self.directory) if _candidates(self.directory) else None
 
     def reopen(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return `checkpoint` where it now is, in a run that is to go on: see `reopen`."""
+        """Return `checkpoint` at its place in a resumed run; see `reopen`."""
         return reopen(checkpoint)
 
 
@@ -138,10 +138,10 @@ def save_final(run_directory: Path, state: TrainingState, *, save_model: Callabl
 
 
 def reopen(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint of its step that a final model becomes when its run goes on; any other stays as it is.
+    """Return a final model as the checkpoint of its step, renamed for a resumed run; any other checkpoint as it is.
 
-    What it knows beyond its bytes goes into its manifest first. A process killed at any moment leaves it whole, under
-    one of the two names.
+    Its times, and whether it is the best, are written to its manifest first. A process killed at any moment leaves the
+    folder complete, under one of the two names.
     """
     if checkpoint.path.name != _FINAL:
         return checkpoint
@@ -163,9 +163,9 @@ def checkpoint_steps(run_directory: Path) -> list[int]:
 
 
 def find_checkpoint(run_directory: Path) -> Checkpoint:
-    """Return the newest of the checkpoints and the final model whose files are what its manifest says; reads only.
+    """Return the newest of the checkpoints and the final model whose files agree with its manifest; reads only.
 
-    Damaged ones are passed over, with a warning in the log that says what is wrong and which is used instead.
+    A damaged one is skipped, with a warning in the log that names the damage and the step used instead.
 
     Raises:
         CheckpointError: there is none, or all are damaged.
@@ -174,7 +174,7 @@ def find_checkpoint(run_directory: Path) -> Checkpoint:
 
 
 def find_model(run_directory: Path) -> Path:
-    """Return the folder of the run's newest good weights: `final_model`, or a checkpoint of a later step; reads only.
+    """Return the folder of the run's newest undamaged weights, `final_model` or a later checkpoint; reads only.
 
     Raises:
         CheckpointError: there is neither, or all are damaged.
@@ -191,7 +191,7 @@ def model_step(folder: Path) -> int | None:
 
 
 def clear_leftovers(run_directory: Path) -> None:
-    """Finish or undo what a killed process was writing. Only for the process that owns the run directory."""
+    """Complete or undo the writes of a killed process. Only for the process that owns the run directory."""
     for leftover in [*run_directory.glob(".*.previous"), *run_directory.glob(".*.partial")]:
         name = leftover.stem.removeprefix(".")
         if not leftover.is_dir() or not (name == _FINAL or name.startswith(_PREFIX)):
@@ -226,7 +226,7 @@ def _save(
 
 
 def _newest_good(run_directory: Path, read: Callable[[Path], T]) -> T:
-    """Return what `read` makes of the newest folder that is not damaged, also by its own judgement."""
+    """Return `read` of the newest folder that neither its manifest nor `read` finds damaged."""
     damages: list[str] = []
     for path in _candidates(run_directory):
         try:
@@ -249,7 +249,7 @@ def _candidates(run_directory: Path) -> list[Path]:
     final = run_directory / _FINAL
     if final.is_dir():
         step = model_step(final)
-        # Where it does not say, it is looked at first, so that its damage is told.
+        # Without a step it comes first, so that its damage is reported.
         found.append((sys.maxsize if step is None else step, final))
     return [path for _, path in sorted(found, reverse=True)]
 
@@ -269,7 +269,7 @@ def _with_times(state: TrainingState, path: Path) -> TrainingState:
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target`; an older `target` is set aside first, and comes back should we die in between."""
+    """Rename `partial` to `target`; `clear_leftovers` restores an older `target` after a kill."""
     previous = target.with_name(f".{target.name}.previous")
     if target.exists():
         target.rename(previous)

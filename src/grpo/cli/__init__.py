@@ -1,8 +1,8 @@
-"""The command `grpo`: parse, call, print. Nothing heavy is imported before a command is known."""
+"""The command `grpo`: parse, call, print. Heavy packages are imported inside the command that needs them."""
 
 from __future__ import annotations
 
-from grpo.cli.commands import COMMANDS, Command
+from grpo.cli.commands import app
 from grpo.cli.entry import main, script
 
-__all__ = ["COMMANDS", "Command", "main", "script"]
+__all__ = ["app", "main", "script"]

@@ -1,21 +1,21 @@
-"""What `grpo reward check` prints."""
+"""The report that `grpo reward check` prints."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
+from grpo.cli.printing import aligned
 from grpo.reward_check import Cell, CheckReport, Finding, RewardResult, SampleResult
 
 __all__ = ["report_text"]
 
-_WIDTH = 100
 _JUNK_PAYS = ("not-told-apart", "pays-in-some-rows")
 
 
 def report_text(report: CheckReport) -> str:
-    """Return the report as a user reads it: what each text earned, how steady and fast the rewards are, and
-    last what was found, with the verdict."""
+    """Return the report as text: rewards of each probe, steadiness and speed, and last the findings and the verdict."""
     parts = [_scores(report), _behaviour(report.rewards, report.repeats)]
     if report.samples is not None:
         parts.append(_forecast(report.samples))
@@ -37,62 +37,38 @@ def _scores(report: CheckReport) -> str:
         if report.reference_column is not None
         else "the rows have no right answers"
     )
-    head = f"What texts earn: mean (lowest … highest) over {report.rows} rows; {compared}"
-    marks = "✗: failed on so many texts; –: does not apply; total: weighted, as at the end of the run"
+    head = f"Reward of each probe: mean (lowest … highest) over {report.rows} rows; {compared}"
+    marks = "✗: number of texts on which it failed; –: does not apply; total: weighted, as at the end of the run"
     return "\n".join([head, *_table(lines), f"  {marks}"])
 
 
 def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
-    lines = [
-        [
-            "",
-            f"asked {repeats} times",
-            "other order",
-            "by itself",
-            "ms each",
-            "s a call: median, p95, longest",
-            "s a step",
-        ]
-    ]
+    steadiness = [f"called {repeats} times", "other order", "alone"]
+    lines = [["", *steadiness, "ms each", "s a call: median, p95, longest", "s a step"]]
     for reward in rewards:
         calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
         changes = (reward.repeat_change, reward.order_change, reward.batch_change)
         size = max(1.0, abs(reward.highest or 0.0), abs(reward.lowest or 0.0))
         changed = [_change(change, size) for change in changes]
         lines.append([reward.name, *changed, f"{reward.completion_ms:.2g}", calls, f"{reward.step_s:.2g}"])
-    return "\n".join(["How steady and how fast the rewards are", *_table(lines)])
+    return "\n".join(["Steadiness and speed of the rewards", *_table(lines)])
 
 
 def _forecast(samples: SampleResult) -> str:
     low, high = samples.interval
     return (
         f"Forecast: rewards differ in {sum(samples.spread)} of {len(samples.spread)} sampled groups of "
-        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step will teach something "
+        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step will train something "
         f"(95% interval {low:.0%} to {high:.0%})"
     )
 
 
 def _finding(finding: Finding) -> str:
-    head = f"{finding.severity.upper()} {finding.code}: {finding.message}"
-    return "\n".join(
-        [
-            *textwrap.wrap(head, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False),
-            *_wrapped("What it means: ", finding.meaning),
-            *_wrapped("What to do:    ", finding.advice),
-        ]
-    )
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    indent = " " * (2 + len(label))
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=f"  {label}",
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    fill = partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
+    parts = [fill(f"{finding.severity.upper()} {finding.code}: {finding.message}", subsequent_indent="  ")]
+    for label, text in (("  Meaning: ", finding.meaning), ("  Advice:  ", finding.advice)):
+        parts.append(fill(text, initial_indent=label, subsequent_indent=" " * len(label)))
+    return "\n".join(parts)
 
 
 def _verdict(report: CheckReport) -> str:
@@ -118,14 +94,11 @@ def _cell(cell: Cell) -> str:
 
 
 def _change(change: float | None, size: float) -> str:
-    """Return a change of a reward that has values of this size; what float32 rounds away is none."""
+    """Return the change of a reward whose values have this size; what float32 may round away counts as none."""
     if change is None:
         return "–"
     return "same" if change <= 1e-6 * size else f"±{change:.2g}"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
+    return [f"  {line}" for line in aligned(lines)]

@@ -1,119 +1,143 @@
-"""What each command does with the words after it. Heavy modules are imported once a command runs."""
+"""The commands: each parses, calls the assembly room and prints. Heavy modules are imported once a command runs."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from grpo.cli import doctor, reward
-from grpo.cli.printing import evaluation_table, show_remarks, write_answers
-from grpo.cli.words import at_most_one, split, take_switch, take_value, whole_number
+import typer
+
+from grpo.cli import reward
+from grpo.cli.arguments import BAD_VERDICT, Args, Arguments, AsJson, Command, read_arguments, take_model
+from grpo.cli.printing import aligned, evaluation_table, show_remarks, write_answers
 from grpo.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from grpo.assembly.answers import Weights
     from grpo.config import GRPOConfig
 
-__all__ = ["COMMANDS", "Command"]
+__all__ = ["app"]
 
-COMMON_SWITCHES = ("--help", "--debug")
+_CONFIG_ENDINGS = (".yaml", ".yml")
 
-CONFIG_ENDINGS = (".yaml", ".yml")
+Model = Annotated[
+    str | None, typer.Option(metavar="RUN|DIR|ID", help="The model, where the first argument is not to name it.")
+]
+
+app = typer.Typer(
+    # Markup would import rich for the help, which takes longer than all the rest of it.
+    rich_markup_mode=None,
+    epilog="grpo train by itself trains a small model that is part of the package: nothing to download.",
+)
+app.add_typer(reward.app, name="reward", help="Train, check or ask a reward.")
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What one word after `grpo` does.
+@app.callback()
+def _grpo(
+    # main() takes both before Typer sees them, wherever they stand: here they are listed and completed.
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Reinforcement fine-tuning of language models."""
 
-    Attributes:
-        summary: one line for `grpo --help`.
-        usage: what `grpo COMMAND --help` prints first.
-        switches: what it takes besides options, to suggest when one of them is mistyped.
-        run: called with the words after the command; prints its results and returns the exit code.
-        lists_options: True when the help goes on with every option of a configuration.
+
+@app.command(cls=Command, options_metavar="[RECIPE|FILE]")
+def train(
+    ctx: typer.Context,
+    args: Args = None,
+    *,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Continue a run where it stopped.")] = None,
+    ablate: Annotated[
+        str | None, typer.Option(metavar="rewards", help="Train with all rewards, then without each, and compare.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
+) -> int:
+    """Train a model with GRPO.
+
+    The run follows a recipe (`grpo recipes` lists them) or a YAML file; without either, the recipe `arithmetic`, or
+    the defaults when the options name a model or data of your own. A resumed run may get other options:
+    grpo train --resume runs/latest steps=200.
+
+    Every option below is written key=value, --key value or, in a file, key: value. In [brackets]: the default.
     """
-
-    summary: str
-    usage: str
-    switches: tuple[str, ...]
-    run: Callable[[list[str]], int]
-    lists_options: bool = False
-
-
-def _train(words: list[str]) -> int:
-    run = take_value(words, "--resume")
-    dry_run = take_switch(words, "--dry-run")
-    ablated = take_value(words, "--ablate")
-    if ablated not in (None, "rewards"):
-        raise ConfigError(f"--ablate {ablated}: only rewards can be left out in turn, write --ablate rewards")
-    plain, overrides = split(words, COMMANDS["train"].switches)
-    if run is not None:
-        if plain:
-            raise ConfigError(f"--resume {run} takes its recipe from the run: leave out {plain[0]!r}")
-        if dry_run:
-            raise ConfigError("--dry-run shows what a new run would do: leave it out with --resume")
-        if ablated is not None:
-            raise ConfigError("--ablate begins runs of its own: leave it out with --resume")
-        if overrides:
-            from grpo.config import load_run_config
-
-            show_remarks(load_run_config(run, overrides))
-        from grpo import assembly
-
-        return _exit_code(assembly.resume(run, overrides).signal_number)
+    if ablate not in (None, "rewards"):
+        raise ConfigError(f"--ablate {ablate}: only rewards can be left out in turn, write --ablate rewards")
+    arguments = read_arguments(ctx, args)
+    if resume is not None:
+        return _resume(resume, arguments, dry_run=dry_run, ablate=ablate is not None)
 
     from grpo.config import load_config
 
-    config = load_config(at_most_one(plain, "recipe or file"), overrides)
+    config = load_config(arguments.at_most_one("recipe or file"), arguments.overrides)
     show_remarks(config)
     if dry_run:
         print(config.to_yaml(), end="")
         return 0
-    if ablated is not None:
+    if ablate is not None:
         return _ablate(config)
     from grpo import assembly
 
     return _exit_code(assembly.train(config).signal_number)
 
 
+def _resume(run: str, arguments: Arguments, *, dry_run: bool, ablate: bool) -> int:
+    if source := [*arguments.positionals, *arguments.literals]:
+        raise ConfigError(f"--resume {run} takes its recipe from the run: leave out {source[0]!r}")
+    if dry_run:
+        raise ConfigError("--dry-run shows what a new run would do: leave it out with --resume")
+    if ablate:
+        raise ConfigError("--ablate begins runs of its own: leave it out with --resume")
+    if arguments.overrides:
+        from grpo.config import load_run_config
+
+        show_remarks(load_run_config(run, arguments.overrides))
+    from grpo import assembly
+
+    return _exit_code(assembly.resume(run, arguments.overrides).signal_number)
+
+
 def _ablate(config: GRPOConfig) -> int:
     from grpo.assembly.ablation import ablate_rewards
     from grpo.cli.ablation_text import ablation_table
 
-    ablation = ablate_rewards(
-        config, on_run=lambda left_out, path: print(f"\n=== {_ablated(left_out)}: {path}", flush=True)
-    )
+    def announce(left_out: str | None, path: Path) -> None:
+        rewards = "all rewards" if left_out is None else f"without {left_out}"
+        print(f"\n=== {rewards}: {path}", flush=True)
+
+    ablation = ablate_rewards(config, on_run=announce)
     print("\n" + ablation_table(ablation))
     return _exit_code(ablation.signal_number)
 
 
-def _ablated(left_out: str | None) -> str:
-    return "all rewards" if left_out is None else f"without {left_out}"
-
-
 def _exit_code(signal_number: int | None) -> int:
-    """Return what a shell expects of a process that a signal ended, though ours saved its work first."""
+    """Return the code that a shell expects of a process ended by a signal, though the run saved its work first."""
     return 0 if signal_number is None else 128 + signal_number
 
 
-def _eval(words: list[str]) -> int:
-    as_json = take_switch(words, "--json")
-    named = take_value(words, "--model")
-    plain, overrides = split(words, COMMANDS["eval"].switches)
-    names_model = plain and not plain[0].endswith(CONFIG_ENDINGS)
-    model = named if named is not None else plain.pop(0) if names_model else None
+@app.command("eval", cls=Command, options_metavar="[MODEL] [RECIPE|FILE]")
+def evaluate(ctx: typer.Context, args: Args = None, *, model: Model = None, as_json: AsJson = False) -> int:
+    """Measure a model's accuracy on held-out rows.
 
+    MODEL is a run, a directory, a Hub id or tiny; by default runs/latest. The rows are those of the recipe or YAML
+    file, by default those of the run.
+
+    Options are those of `grpo train --help`, such as eval_samples=16 temperature=0.7.
+    """
+    from grpo import recipes
     from grpo.config import load_model_config
 
-    config = load_model_config(model, at_most_one(plain, "recipe or file"), overrides)
+    arguments = read_arguments(ctx, args)
+    if not next(iter(arguments.positionals), "").endswith(_CONFIG_ENDINGS):
+        model, arguments = take_model(model, arguments, "grpo eval runs/latest")
+    if model in recipes.names() and not Path(model).exists():
+        raise ConfigError(f"{model!r} is a recipe: name the model first, as in grpo eval runs/latest {model}")
+    config = load_model_config(model, arguments.at_most_one("recipe or file"), arguments.overrides)
     from grpo import assembly
 
     found, weights = assembly.find_weights(config)
-    _remark_on_weights(config, weights)
+    _note_unfinished(config, weights)
     metrics = assembly.evaluate(found)
     if as_json:
         print(json.dumps(dict(metrics), ensure_ascii=False))
@@ -123,8 +147,8 @@ def _eval(words: list[str]) -> int:
     return 0
 
 
-def _remark_on_weights(config: GRPOConfig, weights: Weights | None) -> None:
-    """Say which weights a run's are, unless they are those of its end or were asked for."""
+def _note_unfinished(config: GRPOConfig, weights: Weights | None) -> None:
+    """Print the step of a run's weights, unless the run is finished or the user chose the step."""
     if weights is not None and not weights.is_final and not weights.was_chosen:
         print(
             f"note: {config.policy.model} is not finished: these are its weights after step {weights.step}",
@@ -133,35 +157,49 @@ def _remark_on_weights(config: GRPOConfig, weights: Weights | None) -> None:
 
 
 _NO_PROMPT = (
-    'no prompt: write grpo generate "Your question" (after -- if it begins like an option, as x=3 does), '
+    'no prompt: write grpo generate runs/latest "Your question" (after -- if it begins like an option, as x=3 does), '
     "or name a --file of prompts"
 )
 
 
-def _generate(words: list[str]) -> int:
-    model = take_value(words, "--model")
-    file = take_value(words, "--file")
-    output = take_value(words, "--output")
-    number = whole_number("--num", take_value(words, "--num") or "1")
-    as_json = take_switch(words, "--json")
-    prompts, overrides = split(words, COMMANDS["generate"].switches)
+@app.command(cls=Command, options_metavar="[MODEL] [PROMPT …]")
+def generate(
+    ctx: typer.Context,
+    args: Args = None,
+    *,
+    model: Model = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Prompts from JSONL, CSV or Parquet with a column `prompt`.")
+    ] = None,
+    num: Annotated[int, typer.Option(metavar="N", min=1, help="Completions for each prompt.")] = 1,
+    output: Annotated[str | None, typer.Option(metavar="FILE", help="Write JSON lines there.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Answer prompts with a trained model.
+
+    MODEL is a run, a directory, a Hub id or tiny; by default runs/latest if there is one, else tiny. Without a prompt,
+    the text on standard input is one. With --model, and after --, every argument is a prompt:
+    grpo generate runs/latest "What is 7 + 5?" -- "x=3, what is x?"
+
+    Options are those of `grpo train --help`, such as temperature=0.7 max_new_tokens=64 seed=1.
+    """
+    model, arguments = take_model(model, read_arguments(ctx, args), "grpo generate runs/latest")
+    prompts = [*arguments.positionals, *arguments.literals]
     if not prompts and file is None:
-        if sys.stdin.isatty():
-            raise ConfigError(_NO_PROMPT)
-        prompts = [sys.stdin.read().strip()]
-        if not prompts[0]:
-            raise ConfigError(_NO_PROMPT)
+        prompts = [] if sys.stdin.isatty() else [sys.stdin.read().strip()]
+        if not any(prompts):
+            raise ConfigError(_NO_PROMPT if model is None else f"{_NO_PROMPT}; {model!r} was read as the model")
 
     from grpo.config import load_model_config
 
-    named = load_model_config(model, None, overrides, needs_task=False)
+    named = load_model_config(model, None, arguments.overrides, needs_task=False)
     from grpo import assembly
 
     config, weights = assembly.find_weights(named)
-    _remark_on_weights(named, weights)
-    answers = assembly.generate(config, prompts, prompts_file=file, num_completions=number)
+    _note_unfinished(named, weights)
+    answers = assembly.generate(config, prompts, prompts_file=file, num_completions=num)
     if output is None:
-        write_answers(answers, sys.stdout, as_json=as_json, alone=number == 1 and len(prompts) == 1 and file is None)
+        write_answers(answers, sys.stdout, as_json=as_json, alone=num == 1 and len(prompts) == 1 and file is None)
         return 0
     try:
         with Path(output).open("w", encoding="utf-8") as stream:
@@ -171,78 +209,35 @@ def _generate(words: list[str]) -> int:
     return 0
 
 
-def _recipes(words: list[str]) -> int:
-    from grpo import recipes
+@app.command()
+def doctor(
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Required: try the sandbox of the reward unit_tests.")
+    ] = False,
+) -> int:
+    """Try on this machine the protections around programs that a reward runs; exit code 3 if one does not hold."""
+    if not sandbox:
+        raise ConfigError("grpo doctor needs --sandbox, the only part that it tries: see grpo doctor --help")
 
-    name = at_most_one(words, "recipe")
+    from grpo.sandbox import protections
+
+    found = protections()
+    rows = [("yes" if protection.in_force else "NO", protection.name, protection.how) for protection in found]
+    print("\n".join(aligned(rows)))
+    return 0 if all(protection.in_force for protection in found) else BAD_VERDICT
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="The recipe to print; without it, all are listed.")] = None,
+) -> int:
+    """List recipes, or print one: a good start for a file of your own."""
+    from grpo import recipes as shipped
+
     if name is None:
-        width = max(map(len, recipes.names()))
-        print("\n".join(f"{name:<{width}}  {recipes.summary(name)}" for name in recipes.names()))
-    elif name in recipes.names():
-        print(recipes.text(name), end="")
+        print("\n".join(aligned([(recipe, shipped.summary(recipe)) for recipe in shipped.names()])))
+    elif name in shipped.names():
+        print(shipped.text(name), end="")
     else:
-        raise ConfigError(f"no recipe {name!r}: use one of {', '.join(recipes.names())}")
+        raise ConfigError(f"no recipe {name!r}: use one of {', '.join(shipped.names())}")
     return 0
-
-
-COMMANDS: Mapping[str, Command] = {
-    "train": Command(
-        "train a model with GRPO",
-        "grpo train [RECIPE|FILE] [key=value …|--key value …]\n"
-        "grpo train --resume RUN [key=value …|--key value …]\n\n"
-        "Trains by a recipe (`grpo recipes` lists them) or a YAML file; without either, by the recipe `arithmetic`,\n"
-        "or from the defaults when a model or data of your own are given.\n\n"
-        "  --resume RUN   go on with a run where it stopped, e.g. grpo train --resume runs/latest steps=200\n"
-        "  --ablate rewards  run with all rewards, then without each in turn, and compare\n"
-        "  --dry-run      print the configuration and stop\n"
-        "  --debug        show the traceback of an error\n\n"
-        "Every option is written key=value, --key value or, in a file, key: value. In [brackets]: the default.",
-        ("--resume", "--dry-run", "--ablate", *COMMON_SWITCHES),
-        _train,
-        lists_options=True,
-    ),
-    "eval": Command(
-        "measure a model's accuracy on held-out rows",
-        "grpo eval [RUN|MODEL] [RECIPE|FILE] [key=value …|--key value …]\n\n"
-        "Evaluates a run's model, or any other, on rows that are not trained on: those of the recipe or file,\n"
-        "else those of the run. Without a model: runs/latest; what ends in .yaml is a FILE.\n\n"
-        "  --json   print one JSON object\n"
-        "  --debug  show the traceback of an error\n\n"
-        "Options are those of `grpo train --help`, e.g. eval_samples=16 temperature=0.7.",
-        ("--model", "--json", *COMMON_SWITCHES),
-        _eval,
-    ),
-    "generate": Command(
-        "answer prompts with a trained model",
-        "grpo generate [PROMPT …] [--model RUN|DIR|ID] [key=value …|--key value …]\n\n"
-        "Answers each prompt; without any, the text on standard input. Words after -- are prompts in any case.\n\n"
-        "  --model RUN|DIR|ID  default: runs/latest if there is one, else tiny\n"
-        "  --file FILE         prompts from a file (JSONL, CSV or Parquet with a column `prompt`)\n"
-        "  --num N             completions for each prompt (default 1)\n"
-        "  --output FILE       write JSON lines there\n"
-        "  --json              print JSON lines\n"
-        "  --debug             show the traceback of an error\n\n"
-        "Options are those of `grpo train --help`, e.g. temperature=0.7 top_p=0.9 max_new_tokens=64 seed=1.",
-        ("--model", "--file", "--num", "--output", "--json", *COMMON_SWITCHES),
-        _generate,
-    ),
-    "reward": Command(
-        "train, check or ask a reward",
-        reward.USAGE,
-        reward.SWITCHES,
-        reward.run,
-    ),
-    "doctor": Command(
-        "say what holds on this machine",
-        doctor.USAGE,
-        doctor.SWITCHES,
-        doctor.run,
-    ),
-    "recipes": Command(
-        "list recipes, or print one",
-        "grpo recipes [NAME]\n\nPrints the recipe NAME, which makes a good start for a file of your own; "
-        "without a name, lists them all.",
-        COMMON_SWITCHES,
-        _recipes,
-    ),
-}

@@ -1,11 +1,10 @@
-"""From the words of a command line to an exit code.
+"""From the arguments of a command line to an exit code.
 
-0 done, 1 failed while running, 2 bad input, 130 interrupted.
+0 done, 1 failed while running, 2 bad input, 3 done with a bad verdict, 130 interrupted.
 """
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import sys
@@ -15,25 +14,34 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from grpo.cli.commands import COMMANDS
-from grpo.cli.printing import help_text, overview
-from grpo.cli.words import take_switch
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+import grpo
+from grpo.cli.commands import app
 from grpo.errors import ConfigError, GrpoError, InputError
 
 __all__ = ["main", "script"]
 
+_NAME = "grpo"
 _INTERRUPTED = 130
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""The root of Typer's errors in a command line. Typer exports this one heir of it alone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = take_switch(words, "--debug")
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    end = args.index("--") if "--" in args else len(args)
+    debug = "--debug" in args[:end]
+    # As an option of Typer, -h would be found in every prompt that begins with a dash and has an h.
+    flags = ["--help" if arg == "-h" else arg for arg in args[:end] if arg != "--debug"]
     try:
         with _stage(debug):
-            code = _dispatch(words)
+            code = _run(flags, args[end:])
         sys.stdout.flush()
     except KeyboardInterrupt:
         _complain("interrupted", debug)
@@ -66,6 +74,34 @@ def script() -> NoReturn:
     sys.exit(code)
 
 
+def _run(flags: list[str], literals: list[str]) -> int:
+    """Return the exit code of the command that the arguments name: `flags`, and `literals` from `--` on.
+
+    Raises:
+        ConfigError: Typer refuses the arguments.
+    """
+    command = get_command(app)
+    if f"_{_NAME.upper()}_COMPLETE" in os.environ:
+        command.main(prog_name=_NAME)  # answers the shell and exits
+    if "--version" in flags:
+        print(f"grpo {grpo.__version__}")
+        return 0
+    if not flags or flags[0] == "help":
+        flags = [*flags[1:], "--help"]
+    try:
+        with command.make_context(_NAME, [*flags, *literals]) as ctx:
+            return int(command.invoke(ctx))
+    except typer.Exit as end:
+        return end.exit_code
+    except _USAGE_ERROR as error:
+        message = str(error.format_message())
+        group = command if error.ctx is None else error.ctx.command
+        # The message ends in a full stop unless it suggests a name.
+        if isinstance(group, TyperGroup) and message.endswith("."):
+            message = f"{message[:-1]}: use one of {', '.join(group.commands)}"
+        raise ConfigError(message) from error
+
+
 @contextmanager
 def _stage(debug: bool) -> Iterator[None]:
     """Hold other packages' chatter back, show our own warnings, and find modules where `python` would."""
@@ -89,29 +125,6 @@ def _stage(debug: bool) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = previous
-
-
-def _dispatch(words: list[str]) -> int:
-    if take_switch(words, "--version"):
-        import grpo
-
-        print(f"grpo {grpo.__version__}")
-        return 0
-    wants_help = take_switch(words, "--help", "-h")
-    if not words or words == ["help"]:
-        print(overview({name: command.summary for name, command in COMMANDS.items()}))
-        return 0
-    if words[0] == "help":
-        words, wants_help = words[1:], True
-    name, rest = words[0], words[1:]
-    if name not in COMMANDS:
-        close = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version", "--debug"], n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(COMMANDS)}"
-        raise ConfigError(f"no command {name!r}: {hint}")
-    if not wants_help:
-        return COMMANDS[name].run(rest)
-    print(help_text(COMMANDS[name].usage, lists_options=COMMANDS[name].lists_options))
-    return 0
 
 
 def _complain(message: str, debug: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from grpo.reward_models.backbone import find_backbone, load_backbone
+from grpo.reward_models.backbone import Backbone, find_backbone, load_backbone
 from grpo.reward_models.clicks import ClickTraining
 from grpo.reward_models.data import ScorerKind, read_scorer_rows, split_rows
 from grpo.reward_models.loop import Training, fit
@@ -71,16 +71,7 @@ def train_scorer(
     attainable_auc = None
     if attainable is not None:
         attainable_auc = attainable([row["text"] for row in held_out], [row["label"] for row in held_out])
-    backbone = load_backbone(
-        find_backbone(model, settings.revision),
-        lora=settings.lora,
-        dtype=settings.dtype,
-        device=settings.device,
-        tokenizer=settings.tokenizer,
-        revision=settings.revision,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        seed=settings.seed,
-    )
+    backbone = _load_backbone(model, settings)
     output = ScorerOutput(output_dir, beside)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(settings.seed, "scorer"))
@@ -94,8 +85,8 @@ def train_scorer(
                 epochs=epochs,
                 best_epoch=best,
                 best_model=output.best_model,
-                num_train=len(training.train_examples),
-                num_eval=len(training.eval_examples),
+                num_train=len(train),
+                num_eval=len(held_out),
                 stopped_early=len(epochs) < settings.epochs,
                 seconds=time.perf_counter() - began,
                 reliability=_draw(epochs[best - 1], output),
@@ -106,6 +97,19 @@ def train_scorer(
             output.abandon()
             raise
     return report
+
+
+def _load_backbone(model: str | Path, settings: ScorerSettings) -> Backbone:
+    return load_backbone(
+        find_backbone(model, settings.revision),
+        lora=settings.lora,
+        dtype=settings.dtype,
+        device=settings.device,
+        tokenizer=settings.tokenizer,
+        revision=settings.revision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=settings.seed,
+    )
 
 
 def _draw(epoch: EpochReport, output: ScorerOutput) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a watcher sees of a run: its directory, the terminal (see `console`), TensorBoard, Weights & Biases."""
+"""Records of a run for its observers: run directory, terminal (`console`), TensorBoard, Weights & Biases."""
 
 from grpo.tracking.completions import completion_lines
 from grpo.tracking.journal import Journal

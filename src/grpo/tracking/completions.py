@@ -23,7 +23,7 @@ def completion_lines(
     `advantage`, `length` (tokens that the policy sampled, end tokens included), `finish_reason`; `messages` (the turns
     after the prompt) and `environment` (its info) of an episode with several turns; `failures` (by reward name,
     the exception) when there are any; `columns` (the row's other columns) when there are any;
-    and what reward functions logged of it, where that does not have one of these names.
+    and the entries that reward functions logged for it, unless they have one of these names.
 
     Args:
         advantages: [P, G] float, of each completion; G is the size of the largest group.

@@ -16,19 +16,17 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from grpo.tracking.formatting import count, decimal, duration, is_finite, learning_rate, percent
-from grpo.tracking.metrics import reward_means
-from grpo.tracking.panels import RunInfo, Snapshot, banner_rows, dashboard, evaluation_text, outcome
+from grpo.tracking.formatting import duration, number
+from grpo.tracking.panels import VITAL_SIGNS, RunInfo, RunState, banner, dashboard, evaluation_text, outcome
 
 __all__ = ["Console", "RunInfo"]
 
 _LINES_PER_HEADER = 25
-_PACED_STEPS = 20
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 class _Screen(RichConsole):
-    """Goes quiet when its reader leaves (`grpo train | head`), where rich would end the program in mid-step."""
+    """A rich console that drops output once its reader has left (`grpo train | head`); rich would end the program."""
 
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
@@ -36,14 +34,14 @@ class _Screen(RichConsole):
 
 
 class Console:
-    """Tells the user how a run goes. A context manager: leaving it gives the terminal back.
+    """The screen of a run. A context manager: leaving it gives the terminal back.
 
     Args:
         log_every: without a terminal, steps from one line to the next; 0 for none.
-        file: where to write; None for standard output.
+        file: the stream to write to; None for standard output.
         width: in characters; None for the terminal's.
-        live: False for plain lines on a terminal, too; None looks whether `file` is a terminal.
-        clock: seconds that never go back.
+        live: False for plain lines on a terminal, too; None for a live display where `file` is a terminal.
+        clock: seconds that never decrease.
     """
 
     def __init__(
@@ -67,25 +65,15 @@ class Console:
         self._log_every = log_every
         self._clock = clock
         self._live: Live | None = None
-        self._info: RunInfo | None = None
-        self._started = 0.0
-        self._ticks: list[float] = []
-        self._step = 0
-        self._metrics: Mapping[str, Any] = {}
-        self._failures = 0.0
-        self._history: dict[str, list[float]] = {}
-        self._evaluations: list[tuple[int, Mapping[str, Any]]] = []
-        self._doing = ""
+        self._run: RunState | None = None
         self._columns: list[str] = []
         self._lines = 0
 
     def start(self, info: RunInfo) -> None:
-        """Say what is about to happen, and begin the display."""
-        self._info, self._step = info, info.first_step
-        self._started = self._clock()
-        self._ticks = [self._started]
-        for label, text in banner_rows(info):
-            self._print(Text(f"{label:9}", style="bold").append(text, style="not bold"))
+        """Print the banner, and begin the display."""
+        self._run = RunState(info, self._clock)
+        for line in banner(info):
+            self._print(line)
         self._rich.print()
         if self._is_live:
             self._live = Live(
@@ -94,32 +82,23 @@ class Console:
             self._live.start(refresh=True)
 
     def doing(self, activity: str) -> None:
-        """Show in the live display what goes on until the next step or evaluation, as "evaluating"."""
-        self._doing = activity
+        """Show `activity`, such as "evaluating", in the live display until the next step or evaluation."""
+        self._state().activity(activity)
         self._refresh()
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Show what step number `step` measured."""
-        self._ticks = [*self._ticks, self._clock()][-_PACED_STEPS - 1 :]
-        self._step, self._metrics, self._doing = step, metrics, ""
-        failed = metrics.get("rewards/failed_completions")
-        self._failures += failed if is_finite(failed) else 0
-        for name, value in {"reward": metrics.get("reward"), **reward_means(metrics)}.items():
-            values = self._history.setdefault(name, [])
-            if is_finite(value):
-                values.append(float(value))
-        if self._live is not None:
-            self._refresh()
-        elif self._log_every > 0 and (step % self._log_every == 0 or step == self._steps()):
+        """Show the metrics of step number `step`."""
+        run = self._state()
+        run.add_step(step, metrics)
+        self._refresh()
+        if self._live is None and self._log_every > 0 and (step % self._log_every == 0 or step == run.info.steps):
             self._print_line()
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Show an evaluation after `step` completed steps."""
-        self._evaluations = [*self._evaluations[:1], (step, metrics)]
-        self._doing = ""
-        if self._live is not None:
-            self._refresh()
-        else:
+        self._state().add_evaluation(step, metrics)
+        self._refresh()
+        if self._live is None:
             self._print(evaluation_text(step, metrics, wide=True))
             self._lines = 0
 
@@ -132,10 +111,9 @@ class Console:
         self._say(Text(f"warning: {text}", style="yellow"))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """End the display and print the final words; `summary` is that of `summary.json`."""
-        assert self._info is not None, "start() comes first"
+        """End the display and print the outcome; `summary` is that of `summary.json`."""
         self.close()
-        for part in outcome(self._info, summary):
+        for part in outcome(self._state().info, summary):
             self._print(part)
 
     def close(self) -> None:
@@ -157,76 +135,46 @@ class Console:
     ) -> None:
         self.close()
 
-    def _steps(self) -> int:
-        return self._info.steps if self._info is not None else 0
-
-    def _left_s(self) -> float | None:
-        if len(self._ticks) < 2:
-            return None
-        pace = (self._ticks[-1] - self._ticks[0]) / (len(self._ticks) - 1)
-        return max(0.0, pace * (self._steps() - self._step) - (self._clock() - self._ticks[-1]))
+    def _state(self) -> RunState:
+        assert self._run is not None, "start() comes first"
+        return self._run
 
     def _render(self) -> RenderableType:
-        assert self._info is not None
-        return dashboard(
-            Snapshot(
-                info=self._info,
-                step=self._step,
-                metrics=self._metrics,
-                failures=self._failures,
-                history=self._history,
-                evaluations=self._evaluations,
-                elapsed_s=self._clock() - self._started,
-                left_s=self._left_s(),
-                doing=self._doing,
-                width=self._rich.width,
-                ascii_only=self._rich.options.ascii_only,
-            )
-        )
+        return dashboard(self._state(), width=self._rich.width, ascii_only=self._rich.options.ascii_only)
 
     def _refresh(self) -> None:
         if self._live is not None:
             self._live.refresh()
 
     def _print_line(self) -> None:
-        cells = self._cells()
-        columns = list(cells)
-        if columns != self._columns or self._lines % _LINES_PER_HEADER == 0:
-            self._columns, self._lines = columns, 0
-            self._print(Text("  ".join(name.rjust(width) for name, (width, _) in cells.items())))
+        values = self._values()
+        widths = [max(len(name), 7 if name == "left" else 6) for name in values]
+        widths[0] = len(values["step"])
+        if list(values) != self._columns or self._lines % _LINES_PER_HEADER == 0:
+            self._columns, self._lines = list(values), 0
+            self._print(Text("  ".join(map(str.rjust, values, widths))))
         self._lines += 1
-        self._print(Text("  ".join(value.rjust(width) for width, value in cells.values())))
+        self._print(Text("  ".join(map(str.rjust, values.values(), widths))))
 
-    def _cells(self) -> dict[str, tuple[int, str]]:
-        """Return the columns of a plain line: heading, width and value."""
-        metrics = self._metrics
-        total = str(self._steps())
-        values = {"step": f"{self._step:>{len(total)}}/{total}", "reward": decimal(metrics.get("reward"))}
-        means = reward_means(metrics)
-        values |= {name: decimal(means.get(name)) for name in self._history if name != "reward"}
-        # A step in which nothing was trained has no KL; the column stays.
-        if "kl" in metrics or "kl" in self._columns:
-            values["kl"] = decimal(metrics.get("kl"), 4)
-        values |= {
-            "length": decimal(metrics.get("completion_length"), 1),
-            "zero-var": percent(metrics.get("zero_variance_groups")),
-            "failed": count(metrics.get("rewards/failed_completions")),
-            "lr": learning_rate(metrics.get("learning_rate")),
-            "tokens/s": count(metrics.get("tokens_per_s")),
-            "left": duration(self._left_s()),
-        }
-        least = {"reward": 6, "kl": 6, "lr": 6, "left": 7}
-        return {
-            name: (max(len(name), least.get(name, 6), len(value) if name == "step" else 0), value)
-            for name, value in values.items()
-        }
+    def _values(self) -> dict[str, str]:
+        """Return a step's numbers for a plain line, by their headings."""
+        run = self._state()
+        total = str(run.info.steps)
+        means = run.rewards()
+        values = {"step": f"{run.task.completed:>{len(total)}}/{total}".rjust(6)}
+        values |= {name: number(means.get(name)) for name in run.history}
+        for _, heading, name, form in VITAL_SIGNS:
+            # A step in which nothing was trained has no KL; the column stays.
+            if heading is not None and (name != "kl" or name in run.metrics or heading in self._columns):
+                values[heading] = form(run.metrics.get(name))
+        return {**values, "left": duration(run.task.time_remaining)}
 
     def _print(self, content: RenderableType) -> None:
-        """Print on as many characters as it takes: lines of a log, and commands to copy, are not broken."""
+        """Print text without line breaks, whatever its width: lines of a log and commands to copy stay whole."""
         self._rich.print(content, soft_wrap=isinstance(content, Text))
 
     def _say(self, message: Text) -> None:
-        """Print a message on one line of a log, or between words on several of a terminal."""
+        """Print a message: on one line of a log, or on a terminal with line breaks between words."""
         self._rich.print(message, soft_wrap=not self._is_live)
 
 

@@ -1,91 +1,73 @@
-"""Numbers as people read them."""
+"""Numbers as people read them; a dash stands for a number that is missing or not finite."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, TypeGuard
 
+from rich.filesize import pick_unit_and_suffix
+
 __all__ = [
-    "count",
-    "decimal",
+    "EVALUATION_MEASURES",
     "duration",
+    "in_units",
     "interval",
     "is_finite",
-    "learning_rate",
-    "mean_of",
     "memory",
-    "millions",
-    "percent",
+    "number",
     "sparkline",
     "trend",
 ]
 
+EVALUATION_MEASURES = (
+    ("strict", "accuracy", "right and in the format asked for"),
+    ("lenient", "accuracy_lenient", "right in any format"),
+    ("greedy", "accuracy_greedy", "strict, at temperature 0"),
+    ("format", "format_rate", "in the format, right or not"),
+    ("reward", "reward", "mean"),
+)
+"""Label, name among the metrics and meaning of each measure of an evaluation."""
+
 _BARS = "▁▂▃▄▅▆▇█"
-_MISSING = "–"
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Return whether `value` is a number one can draw."""
+    """Return whether `value` is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def decimal(value: Any, digits: int = 3) -> str:
-    """Return `value` with `digits` decimals; a dash when there is none.
+def number(value: Any, spec: str = ".3f") -> str:
+    """Return `value` by a format specification; in powers of ten where that would round it to zero.
 
     Example:
-        >>> decimal(0.12345), decimal(float("nan")), decimal(0.00004, 4)
-        ('0.123', '–', '4e-05')
+        >>> number(0.12345), number(float("nan")), number(0.00004, ".4f"), number(3e-4, ".1e"), number(0.621, ".0%")
+        ('0.123', '–', '4e-5', '3.0e-4', '62%')
     """
     if not is_finite(value):
-        return _MISSING
-    if 0 < abs(value) < 10**-digits:
-        return f"{value:.0e}"
-    return f"{value:.{digits}f}"
+        return "–"
+    text = format(value, spec if value else spec.replace("e", "f"))
+    if value and not set(text) & set("123456789"):
+        text = f"{value:.0e}"
+    return text.replace("e-0", "e-")
 
 
-def percent(value: Any) -> str:
-    """Return a share as a percentage."""
-    return f"{value:.0%}" if is_finite(value) else _MISSING
+def memory(mebibytes: Any) -> str:
+    """Return an amount of memory, given in MiB."""
+    return in_units(mebibytes, ["MiB", "GiB", "TiB"], 1024) if is_finite(mebibytes) else number(mebibytes)
 
 
-def count(value: Any) -> str:
-    """Return a whole number with commas."""
-    return f"{value:,.0f}" if is_finite(value) else _MISSING
-
-
-def learning_rate(value: Any) -> str:
-    """Return a learning rate in powers of ten.
+def in_units(amount: float, units: list[str], base: int) -> str:
+    """Return `amount` in the largest of `units`, each `base` times the one before, that leaves at least 1.
 
     Example:
-        >>> learning_rate(0.0003)
-        '3.0e-4'
+        >>> [in_units(amount, ["", "k", "M", "B"], 1000) for amount in (1_140_000, 7_600_000_000, 722_000)]
+        ['1.1 M', '7.6 B', '722 k']
     """
-    if not is_finite(value):
-        return _MISSING
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}" if value else "0"
-
-
-def memory(megabytes: Any) -> str:
-    """Return a peak of memory, given in MiB."""
-    if not is_finite(megabytes):
-        return _MISSING
-    return f"{megabytes / 1024:.1f} GiB" if megabytes >= 1024 else f"{megabytes:.0f} MiB"
-
-
-def millions(parameters: int) -> str:
-    """Return a number of parameters.
-
-    Example:
-        >>> millions(1_140_000), millions(7_600_000_000), millions(722_000)
-        ('1.1 M', '7.6 B', '722 k')
-    """
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if parameters >= size:
-            return f"{parameters / size:.{1 if parameters < 100 * size else 0}f} {unit}"
-    return str(parameters)
+    size, unit = pick_unit_and_suffix(int(amount), units, base)
+    return f"{amount / size:.{1 if size > 1 and amount < 100 * size else 0}f} {unit}".rstrip()
 
 
 def duration(seconds: Any) -> str:
@@ -96,7 +78,7 @@ def duration(seconds: Any) -> str:
         ('0:07', '1:23', '1:23:45')
     """
     if not is_finite(seconds):
-        return _MISSING
+        return number(seconds)
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -109,16 +91,10 @@ def interval(metrics: Mapping[str, Any], name: str) -> str:
         >>> interval({"accuracy": 0.5, "accuracy_ci95": [0.43, 0.57]}, "accuracy")
         '0.50 [0.43, 0.57]'
     """
-    bounds = metrics.get(f"{name}_ci95")
-    value = metrics.get(name)
-    if not is_finite(value) or not bounds or not all(is_finite(bound) for bound in bounds):
-        return decimal(value, 2)
+    value, bounds = metrics.get(name), metrics.get(f"{name}_ci95")
+    if not is_finite(value) or not bounds or not all(map(is_finite, bounds)):
+        return number(value, ".2f")
     return f"{value:.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Return the mean; NaN of nothing."""
-    return sum(values) / len(values) if values else math.nan
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -128,11 +104,11 @@ def sparkline(values: Sequence[float], width: int) -> str:
         >>> sparkline([0, 1, 2, 3], 4), sparkline([5, 5], 4), sparkline(range(100), 5)
         ('▁▃▆█', '▄▄', '▁▃▅▆█')
     """
-    size = min(width, len(values))
-    edges = [place * len(values) // size for place in range(size + 1)] if size else [0]
-    means = [mean_of(values[start:end]) for start, end in itertools.pairwise(edges)]
-    if not means:
+    if not values:
         return ""
+    size = min(width, len(values))
+    edges = [place * len(values) // size for place in range(size + 1)]
+    means = [fmean(values[start:end]) for start, end in itertools.pairwise(edges)]
     low, high = min(means), max(means)
     if high - low <= 1e-6 * max(abs(high), abs(low)):
         return _BARS[3] * len(means)
@@ -140,13 +116,14 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def trend(values: Sequence[float]) -> int:
-    """Return 1 where the last fifth of `values` (3 to 20 of them) lies above as many before it, -1 below, 0 alike."""
+    """Return the sign of the change from the second-last to the last fifth of `values` (3 to 20 of them each).
+
+    A change of at most 3% of the range of `values` is 0.
+    """
     size = min(20, max(3, len(values) // 5))
     if len(values) < 2 * size:
         return 0
-    late, early = values[-size:], values[-2 * size : -size]
-    change = mean_of(late) - mean_of(early)
-    spread = max(values) - min(values)
-    if abs(change) <= 0.03 * spread:
+    change = fmean(values[-size:]) - fmean(values[-2 * size : -size])
+    if abs(change) <= 0.03 * (max(values) - min(values)):
         return 0
     return 1 if change > 0 else -1

@@ -1,4 +1,4 @@
-"""The "log" line of the story: one place that tells everybody who watches a run."""
+"""The "log" line of the story: one place that passes measurements to files, screen and trackers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from grpo.tracking.completions import completion_lines
 from grpo.tracking.run_directory import RunDirectory
-from grpo.tracking.spread import SpreadWatch
 from grpo.tracking.tracker import Tracker
+from grpo.tracking.zero_variance import ZeroVarianceMonitor
 from grpo.types import ScoredGroup
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """Writes a run's files and tells the screen and the trackers. The files are written first: they are the record."""
+    """The record of a run. Its files are written first, then the screen and the trackers are informed."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Journal:
         self.trackers = trackers
         self.log_every = log_every
         self.log_completions = log_completions
-        self._spread = SpreadWatch()
+        self._zero_variance = ZeroVarianceMonitor()
         for earlier in run.metrics():
-            self._spread.after_step(earlier)
+            self._zero_variance.after_step(earlier)
 
     def step(
         self,
@@ -52,8 +52,8 @@ class Journal:
             self.run.append_completions(completion_lines(step, groups, advantages))
         self.run.append_metrics(metrics)
         self.console.step(step, metrics)
-        if (warning := self._spread.after_step(metrics)) is not None:
-            self.warn(f"{warning}: `grpo reward check` shows what they pay for")
+        if (warning := self._zero_variance.after_step(metrics)) is not None:
+            self.warn(f"{warning}: `grpo reward check` shows which texts they pay for")
         if self.log_every > 0 and step % self.log_every == 0:
             for tracker in self.trackers:
                 tracker.log(step, metrics)
@@ -66,25 +66,25 @@ class Journal:
             tracker.log_evaluation(step, metrics)
 
     def doing(self, activity: str) -> None:
-        """Tell who sits before the screen what goes on until the next step or evaluation."""
+        """Show `activity` on the screen until the next step or evaluation."""
         self.console.doing(activity)
 
     def note(self, text: str) -> None:
-        """Tell who sits before the screen."""
+        """Show a message on the screen."""
         self.console.note(text)
 
     def warn(self, text: str) -> None:
-        """Tell who sits before the screen that something needs attention."""
+        """Show a warning on the screen."""
         self.console.warn(text)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the outcome."""
+        """Record the summary and end the display."""
         self.run.write_summary(summary)
         self._end(summary)
         self.console.finish(summary)
 
     def interrupted(self, summary: Mapping[str, Any], text: str) -> None:
-        """End without an outcome, which the run will have once it has gone on; `text` says how it does."""
+        """End without a summary, which a resumed run will write; `text` names the command that resumes it."""
         self._end(summary)
         self.note(text)
 
@@ -92,5 +92,5 @@ class Journal:
         for tracker in self.trackers:
             tracker.finish(summary)
         self.console.close()
-        if (conclusion := self._spread.conclusion()) is not None:
+        if (conclusion := self._zero_variance.conclusion()) is not None:
             self.warn(conclusion)

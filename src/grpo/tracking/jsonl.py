@@ -1,4 +1,4 @@
-"""Logs of one JSON object a line that can be cut back to a step."""
+"""Logs with one JSON object a line, which can be cut back to a step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STEP_FIRST = re.compile(rb'\{"step": (\d+)[,}]')
 
 
 def encode(value: Any, *, indent: int | None = None) -> bytes:
-    """Return `value` as strict JSON in UTF-8: NaN and infinities as null, what JSON has no form for as text.
+    """Return `value` as strict JSON in UTF-8: NaN and infinities as null, values without a JSON form as text.
 
     Example:
         >>> encode({"kl": float("nan"), "text": "½"}).decode()
         '{"kl": null, "text": "½"}'
     """
     text = json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
-    # A lone surrogate has no UTF-8; what this handler writes for it is its JSON escape.
+    # A lone surrogate has no UTF-8 form; this handler writes its JSON escape.
     return text.encode("utf-8", errors="backslashreplace")
 
 
@@ -62,10 +62,10 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def rewind_lines(path: Path, step: int) -> None:
-    """Cut `path` after the last whole line whose `step` is at most `step`; a file that is not there stays so.
+    """Cut `path` after the last whole line whose `step` is at most `step`; a missing file is no error.
 
-    Lines are in rising order of steps, so what lies behind is of later steps, or was being written when
-    its process was killed.
+    Lines are in rising order of steps, so the lines behind it are of later steps, or incomplete because their
+    process was killed.
 
     Raises:
         StorageError: the file may not be written.
@@ -85,7 +85,7 @@ def rewind_lines(path: Path, step: int) -> None:
 
 
 def _step_of(line: bytes) -> int | None:
-    """Return the step of a whole line, None of anything else."""
+    """Return the step of a whole line, None for anything else."""
     if not line.endswith(b"}\n"):
         return None
     if found := _STEP_FIRST.match(line):

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["answer_counts", "flatten_evaluation", "flatten_step", "reward_means"]
 
 _TAKEN = frozenset({"reward", "step", "kl", "length", "zero-var", "failed", "lr", "left"})
-"""What the screen calls other things."""
+"""Names that the screen uses for other numbers."""
 
 
 def flatten_step(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -56,8 +56,8 @@ def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
 def reward_means(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the mean of each reward in a step by its name, None where it gave no number.
 
-    A function whose name stands for something else on the screen (`reward` is the total, `length` that of
-    completions) is shown as `length()`.
+    A function is shown as `length()` if the screen uses its name for another number: `reward` is the total,
+    `length` that of completions.
 
     Example:
         >>> reward_means({"rewards/format/mean": 0.5, "rewards/format/failed": 0, "rewards/own/failed": 8})

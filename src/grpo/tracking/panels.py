@@ -1,58 +1,63 @@
-"""What the terminal shows of a run, as rich renderables: pure functions of what has been measured."""
+"""Renderables for the terminal of a run: pure functions of its measurements."""
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from grpo.tracking.formatting import (
-    count,
-    decimal,
+    EVALUATION_MEASURES,
     duration,
+    in_units,
     interval,
     is_finite,
-    learning_rate,
     memory,
-    millions,
-    percent,
+    number,
     sparkline,
     trend,
 )
 from grpo.tracking.metrics import reward_means
 
-__all__ = ["RunInfo", "Snapshot", "banner_rows", "dashboard", "evaluation_text", "outcome"]
+__all__ = ["VITAL_SIGNS", "RunInfo", "RunState", "banner", "dashboard", "evaluation_text", "outcome"]
 
-_NARROW = 110
 _ARROWS = {1: ("▲", "+", "green"), 0: (" ", " ", ""), -1: ("▼", "-", "red")}
-_OUTCOMES = (
-    ("strict", "accuracy"),
-    ("lenient", "accuracy_lenient"),
-    ("greedy", "accuracy_greedy"),
-    ("format", "format_rate"),
-    ("reward", "reward"),
+
+VITAL_SIGNS: tuple[tuple[str | None, str | None, str, Callable[[Any], str]], ...] = (
+    ("KL", "kl", "kl", partial(number, spec=".4f")),
+    ("length", "length", "completion_length", partial(number, spec=".1f")),
+    ("cut off", None, "truncated_share", partial(number, spec=".0%")),
+    ("zero variance", "zero-var", "zero_variance_groups", partial(number, spec=".0%")),
+    ("failed so far", None, "failed_so_far", partial(number, spec=",.0f")),
+    (None, "failed", "rewards/failed_completions", partial(number, spec=",.0f")),
+    ("learning rate", "lr", "learning_rate", partial(number, spec=".1e")),
+    ("tokens/s", "tokens/s", "tokens_per_s", partial(number, spec=",.0f")),
+    ("peak memory", None, "peak_memory_mb", memory),
 )
+"""Label in the live display, heading in plain lines, name among the metrics and form of each number of a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What is known of a run before it begins.
+    """Facts about a run that are known before it begins.
 
     Attributes:
         first_step: steps that an earlier process completed; 0 in a new run.
         rewards: their names, with weights other than 1.
-        changed: options that this process goes on with in place of others, each as "steps 150 → 160".
-        example_prompt: what to ask the trained model for a start; None for a placeholder.
-        command: what `grpo` is called where the user is.
+        changed: options that a resumed run has in place of others, each as "steps 150 → 160".
+        example_prompt: a first question for the trained model; None for a placeholder.
+        command: the name that calls `grpo` in the user's shell.
     """
 
     model: str
@@ -74,205 +79,202 @@ class RunInfo:
     command: str = "grpo"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A run as it stands.
+class _Times(ProgressColumn):
+    """The present work when that is not a step, the time since the start and an estimate of the time to the end."""
+
+    def render(self, task: Task) -> Text:
+        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
+        return Text(f"{task.description and f'{task.description}, '}{duration(task.elapsed)} gone{left}")
+
+
+class RunState:
+    """Measurements of a run so far.
 
     Attributes:
-        failures: completions with a failed reward since this process began.
+        metrics: those of the latest step, and `failed_so_far`, completions with a failed reward in this process.
         history: of the reward and of each reward, one finite number a step, oldest first.
-        evaluations: the first and the latest (one if they are the same), each with the step it came after.
-        left_s: seconds that the rest may take; None while unknown.
-        doing: what goes on at the moment, when it is not a step.
+        evaluations: the first and the latest (one if they are the same), each with the number of steps before it.
     """
 
-    info: RunInfo
-    step: int
-    metrics: Mapping[str, Any]
-    failures: float
-    history: Mapping[str, Sequence[float]]
-    evaluations: Sequence[tuple[int, Mapping[str, Any]]]
-    elapsed_s: float
-    left_s: float | None
-    doing: str
-    width: int
-    ascii_only: bool
+    def __init__(self, info: RunInfo, clock: Callable[[], float]) -> None:
+        self.info = info
+        self.metrics: dict[str, Any] = {}
+        self.history: dict[str, list[float]] = {}
+        self.evaluations: list[tuple[int, Mapping[str, Any]]] = []
+        columns = (TextColumn("step {task.completed}/{task.total}", style="bold"), BarColumn(None), _Times())
+        # Pace is that of all steps: a window in seconds would hold no two steps where steps are long.
+        self.progress = Progress(*columns, get_time=clock, speed_estimate_period=math.inf, expand=True)
+        self.progress.advance(self.progress.add_task("", total=info.steps, completed=info.first_step), 0)
+        self.task = self.progress.tasks[0]
+
+    def add_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take in the metrics of a step."""
+        failed = metrics.get("rewards/failed_completions")
+        failed_so_far = self.metrics.get("failed_so_far", 0) + (failed if is_finite(failed) else 0)
+        self.metrics = {**metrics, "failed_so_far": failed_so_far}
+        self.progress.advance(self.task.id, step - self.task.completed)
+        self.activity("")
+        for name, value in self.rewards().items():
+            self.history.setdefault(name, []).extend([float(value)] if is_finite(value) else [])
+
+    def add_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take in the metrics of an evaluation after `step` completed steps."""
+        self.evaluations = [*self.evaluations[:1], (step, metrics)]
+        self.activity("")
+
+    def activity(self, activity: str) -> None:
+        """Set the work until the next step or evaluation."""
+        self.progress.update(self.task.id, description=activity)
+
+    def rewards(self) -> dict[str, float | None]:
+        """Return the mean of the total and of each reward in the latest step."""
+        return {"reward": self.metrics.get("reward"), **reward_means(self.metrics)}
 
 
-def banner_rows(info: RunInfo) -> Iterator[tuple[str, str]]:
-    """Yield what the banner says, as label and text."""
-    share = "all trained"
-    if info.trained_parameters < info.total_parameters:
-        share = f"{millions(info.trained_parameters)} trained"
-    yield "model", f"{info.model} · {millions(info.total_parameters)} parameters, {share} · {info.device}"
-    held_out = f", {info.eval_rows:,} held out" if info.eval_rows else ", none held out"
-    yield "task", f"{info.task} · {info.train_rows:,} rows to train on{held_out}"
-    if info.rewards:
-        yield "rewards", ", ".join(info.rewards)
-    yield "method", f"{info.method} · {info.prompts_per_step} prompts × {info.group_size} completions a step"
-    resumed = f", {info.first_step:,} done before" if info.first_step else ""
-    yield "steps", f"{info.steps:,}{resumed}"
-    if info.changed:
-        yield "changed", ", ".join(info.changed)
-    yield "run", str(info.run_path)
+def banner(info: RunInfo) -> Iterator[Text]:
+    """Yield the lines that introduce a run."""
+    size, trained = (in_units(n, ["", "k", "M", "B"], 1000) for n in (info.total_parameters, info.trained_parameters))
+    share = "all" if info.trained_parameters == info.total_parameters else trained
+    held_out = f"{info.eval_rows:,}" if info.eval_rows else "none"
+    rows = {
+        "model": f"{info.model} · {size} parameters, {share} trained · {info.device}",
+        "task": f"{info.task} · {info.train_rows:,} rows to train on, {held_out} held out",
+        "rewards": ", ".join(info.rewards),
+        "method": f"{info.method} · {info.prompts_per_step} prompts × {info.group_size} completions a step",
+        "steps": f"{info.steps:,}" + (f", {info.first_step:,} done before" if info.first_step else ""),
+        "changed": ", ".join(info.changed),
+        "run": str(info.run_path),
+    }
+    for label, text in rows.items():
+        if text:
+            yield _labelled(label, 9, text)
 
 
-def dashboard(snapshot: Snapshot) -> RenderableType:
-    """Return the live display: progress, rewards with their course, vital signs, the latest evaluation."""
-    inner = min(snapshot.width, 120) - 4
-    grid = Table.grid(padding=(0, 3, 0, 0), expand=False)
-    grid.add_column(vertical="top")
-    grid.add_column(vertical="top")
-    grid.add_row(_rewards(snapshot, inner - 32), _vital_signs(snapshot))
-    parts: list[RenderableType] = [_progress(snapshot)]
-    if snapshot.metrics:
-        parts += [Text(), grid]
-    if snapshot.evaluations:
-        wide = snapshot.width >= _NARROW
-        parts += [Text(), *(evaluation_text(step, metrics, wide=wide) for step, metrics in snapshot.evaluations)]
-    return Panel(
-        Group(*parts),
-        title=Text(f" {snapshot.info.run_path.name} "),
-        title_align="left",
-        box=box.ROUNDED,
-        border_style="dim",
-        width=inner + 4,
-    )
+def dashboard(state: RunState, *, width: int, ascii_only: bool) -> RenderableType:
+    """Return the live display: progress, rewards with their course, vital signs, the first and latest evaluation."""
+    inner = min(width, 120) - 4
+    parts: list[RenderableType] = [state.progress.get_renderable()]
+    if state.metrics:
+        numbers = Table.grid(padding=(0, 3, 0, 0))
+        numbers.add_row(_rewards(state, inner - 32, ascii_only=ascii_only), _vital_signs(state.metrics))
+        parts += [Text(), numbers]
+    if state.evaluations:
+        parts += [Text(), *(evaluation_text(*evaluation, wide=width >= 110) for evaluation in state.evaluations)]
+    title = Text(f" {state.info.run_path.name} ")
+    return Panel(Group(*parts), title=title, title_align="left", border_style="dim", width=inner + 4)
 
 
-def _progress(snapshot: Snapshot) -> RenderableType:
-    row = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    row.add_column(no_wrap=True)
-    row.add_column(ratio=1)
-    row.add_column(no_wrap=True, justify="right")
-    steps = snapshot.info.steps
-    times = f"{duration(snapshot.elapsed_s)} gone"
-    if snapshot.left_s is not None:
-        times += f", {duration(snapshot.left_s)} left"
-    if snapshot.doing:
-        times = f"{snapshot.doing}, {times}"
-    row.add_row(
-        Text(f"step {snapshot.step}/{steps}", style="bold"),
-        ProgressBar(total=max(1, steps), completed=snapshot.step),
-        Text(times),
-    )
-    return row
-
-
-def _rewards(snapshot: Snapshot, width: int) -> Table:
+def _rewards(state: RunState, width: int, *, ascii_only: bool) -> Table:
     """Return one row for the total and one for each reward, in `width` characters."""
-    table = Table.grid(padding=(0, 1, 0, 0))
-    means = {"reward": snapshot.metrics.get("reward"), **reward_means(snapshot.metrics)}
-    label_width = min(max(map(len, snapshot.history), default=0) + 1, 18)
-    table.add_column(width=label_width, no_wrap=True)
-    table.add_column(width=7, justify="right")
-    table.add_column(width=1)
-    course = max(4, min(40, width - label_width - 15))
-    table.add_column(width=0 if snapshot.ascii_only else course)
-    for name, values in snapshot.history.items():
-        fine, plain, style = _ARROWS[trend(values)]
-        whole = name == "reward"
+    label_width = min(max(map(len, state.history)) + 1, 18)
+    course = 0 if ascii_only else max(4, min(40, width - label_width - 15))
+    label = Column(width=label_width, no_wrap=True)
+    table = Table.grid(
+        label, Column(width=7, justify="right"), Column(width=1), Column(width=course), padding=(0, 1, 0, 0)
+    )
+    means = state.rewards()
+    for name, values in state.history.items():
+        arrow, ascii_arrow, colour = _ARROWS[trend(values)]
+        total = name == "reward"
         table.add_row(
-            Text(name if whole else f" {name}", style="bold" if whole else "", overflow="ellipsis"),
-            Text(decimal(means.get(name)), style="bold" if whole else ""),
-            Text(plain if snapshot.ascii_only else fine, style=style),
-            "" if snapshot.ascii_only else Text(sparkline(values, course), style="cyan" if whole else "dim"),
+            Text(name if total else f" {name}", overflow="ellipsis"),
+            number(means.get(name)),
+            Text(ascii_arrow if ascii_only else arrow, style=colour),
+            Text(sparkline(values, course) if course else "", style="cyan" if total else "dim"),
+            style="bold" if total else "",
         )
     return table
 
 
-def _vital_signs(snapshot: Snapshot) -> Table:
-    metrics = snapshot.metrics
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=16, no_wrap=True)
-    table.add_column(width=11, justify="right", no_wrap=True)
-    bad = "bold red" if snapshot.failures else ""
-    rows = [
-        *([("KL", decimal(metrics["kl"], 4), "")] if "kl" in metrics else []),
-        ("length", f"{decimal(metrics.get('completion_length'), 1)} tokens", ""),
-        ("cut off", percent(metrics.get("truncated_share")), ""),
-        ("zero variance", percent(metrics.get("zero_variance_groups")), ""),
-        ("failed so far", count(snapshot.failures), bad),
-        ("learning rate", learning_rate(metrics.get("learning_rate")), ""),
-        ("tokens/s", count(metrics.get("tokens_per_s")), ""),
-        ("peak memory", memory(metrics.get("peak_memory_mb")), ""),
-    ]
-    for label, value, style in rows:
-        table.add_row(Text(label, style=style or "dim"), Text(value, style=style))
+def _vital_signs(metrics: Mapping[str, Any]) -> Table:
+    table = Table.grid(
+        Column(width=16, no_wrap=True), Column(width=11, justify="right", no_wrap=True), padding=(0, 1, 0, 0)
+    )
+    for label, _, name, form in VITAL_SIGNS:
+        if label is not None and (name != "kl" or name in metrics):
+            failures = name == "failed_so_far" and metrics[name] > 0
+            value = form(metrics.get(name)) + (" tokens" if label == "length" else "")
+            table.add_row(Text(label, style="" if failures else "dim"), value, style="bold red" if failures else "")
     return table
 
 
 def evaluation_text(step: int, metrics: Mapping[str, Any], *, wide: bool) -> Text:
     """Return the evaluation after `step` on one line of at most 76 characters, or with more when `wide`."""
-    parts: list[str] = []
-    if "accuracy" in metrics:
+    verified = "accuracy" in metrics
+    format_rate = f"format {number(metrics.get('format_rate'), '.0%')}"
+    parts = []
+    if verified:
         parts += [f"strict {interval(metrics, 'accuracy')}", f"lenient {interval(metrics, 'accuracy_lenient')}"]
-        if wide:
-            parts += [f"greedy {decimal(metrics.get('accuracy_greedy'), 2)}"]
-            parts += [f"format {percent(metrics.get('format_rate'))}"]
-    if wide or not parts:
-        parts += [f"reward {decimal(metrics.get('reward'))}"]
-    if "accuracy" not in metrics and "format_rate" in metrics:
-        parts += [f"format {percent(metrics['format_rate'])}"]
-    return Text(f"{f'eval at {step}':<14}", style="bold").append("  ".join(parts), style="not bold")
+    if verified and wide:
+        parts += [f"greedy {number(metrics.get('accuracy_greedy'), '.2f')}", format_rate]
+    if wide or not verified:
+        parts += [f"reward {number(metrics.get('reward'))}"]
+    if not verified and "format_rate" in metrics:
+        parts += [format_rate]
+    return _labelled(f"eval at {step}", 14, "  ".join(parts))
+
+
+def _labelled(label: str, width: int, text: str) -> Text:
+    return Text(f"{label:<{width}}", style="bold").append(text, style="not bold")
 
 
 def outcome(info: RunInfo, summary: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield the final words: before → after, how long it took, where the model lies, what to type next."""
+    """Yield the end of the output: before → after, time, speed and memory, the model's place, commands to type next."""
     before, after = summary.get("eval_before") or {}, summary.get("eval_after") or {}
     if before or after:
         yield _before_and_after(before, after)
     unit = "step" if summary.get("steps") == 1 else "steps"
     yield Text(
-        f"{count(summary.get('steps'))} {unit} in {duration(summary.get('seconds'))} · "
-        f"{count(summary.get('completion_tokens_per_s'))} completion tokens/s · "
+        f"{number(summary.get('steps'), ',.0f')} {unit} in {duration(summary.get('seconds'))} · "
+        f"{number(summary.get('completion_tokens_per_s'), ',.0f')} completion tokens/s · "
         f"{memory(summary.get('peak_memory_mb'))} at most"
     )
     for name, amounts in (summary.get("reward_totals") or {}).items():
-        yield Text(
-            f"{name}  " + ", ".join(f"{_amount(number)} {what.replace('_', ' ')}" for what, number in amounts.items())
-        )
+        shown = [number(amount, ",.0f" if amount == int(amount) else ".4f") for amount in amounts.values()]
+        units = [unit.replace("_", " ") for unit in amounts]
+        yield Text(f"{name}  " + ", ".join(map(" ".join, zip(shown, units, strict=True))))
     if summary.get("final_model"):
         yield Text(f"model  {summary['final_model']}")
     run = info.run_path.parent / "latest" if info.run_path.parent.name == "runs" else info.run_path
     place = shlex.quote(str(run))
-    yield Text(f"next\n  {info.command} generate --model {place} {_quoted(info.example_prompt)}")
+    yield Text(f"next\n  {info.command} generate {place} {_quoted(info.example_prompt)}")
     if info.eval_rows:
         yield Text(f"  {info.command} eval {place}")
 
 
-def _amount(number: float) -> str:
-    return count(number) if number == int(number) else decimal(number, 4)
-
-
 def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "before", "after", "change"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading == "change" else "left")
-    verified = "accuracy" in {**before, **after}
-    for label, name in _OUTCOMES:
+    change = Column("change", no_wrap=True, justify="right")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in ("", "before", "after")), change, box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for label, name, _ in EVALUATION_MEASURES:
         _add_change(table, label, before, after, name)
-    # Where there are right answers, these say how good the policy is; elsewhere only the rewards do.
+    if "accuracy" in {**before, **after}:
+        legend = (
+            "strict: right and in the format asked for; lenient: right in any format;\ngreedy: strict at temperature 0"
+        )
+        return Group(table, Text(legend, style="dim"), Text())
+    # Without right answers, only the rewards measure the policy.
     before_each, after_each = before.get("rewards") or {}, after.get("rewards") or {}
-    if not verified and len(names := {**before_each, **after_each}) > 1:
-        for name in names:
-            _add_change(table, f" {name}", before_each, after_each, name)
-    legend = "strict: right and in the format asked for; lenient: right in any format;\ngreedy: strict at temperature 0"
-    return Group(table, Text(legend, style="dim"), Text()) if verified else table
+    names = {**before_each, **after_each}
+    for name in names if len(names) > 1 else ():
+        _add_change(table, f" {name}", before_each, after_each, name)
+    return table
 
 
 def _add_change(table: Table, label: str, before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> None:
-    """Add a row for a measure, unless it was never taken."""
-    if before.get(name) is None and after.get(name) is None:
+    """Add a row for a measure, unless both evaluations lack it."""
+    old, new = before.get(name), after.get(name)
+    if old is None and new is None:
         return
-    change = Text("")
-    if is_finite(before.get(name)) and is_finite(after.get(name)):
-        gain = after[name] - before[name]
-        change = Text(f"{gain:+.2f}", style="green" if gain > 0 else "red" if gain < 0 else "")
+    gain = new - old if is_finite(old) and is_finite(new) else None
+    style = "green" if gain and gain > 0 else "red" if gain else ""
+    change = Text("" if gain is None else f"{gain:+.2f}", style=style)
     table.add_row(label, interval(before, name), Text(interval(after, name), style="bold"), change)
 
 
 def _quoted(prompt: str | None) -> str:
+    """Return the prompt for a command to copy, or a placeholder for one that does not fit a line."""
     if prompt is None or len(prompt) > 100 or "\n" in prompt:
         return '"Your question"'
     return shlex.quote(prompt) if set(prompt) & set('"$`\\!') else f'"{prompt}"'

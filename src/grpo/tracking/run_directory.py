@@ -1,10 +1,10 @@
-"""The folder of a run: the interface between training and whatever watches it.
+"""The directory of a run: the interface between training and its observers.
 
 config.yaml         as resolved
 metrics.jsonl       one object a step
 completions.jsonl   one object a completion
 eval.jsonl          one object an evaluation
-summary.json        the outcome of a run that is done; of one that went on after that, summary-{steps}.json
+summary.json        the outcome of a finished run; summary-{steps}.json once that run was resumed
 checkpoint-{step}/, final_model/    written by `grpo.checkpoint`
 """
 
@@ -38,7 +38,7 @@ _SUMMARY_KEYS = ("eval_before", "eval_after", "steps", "seconds", "completion_to
 
 
 class RunDirectory:
-    """The folder of a run that this process writes. It is locked until `close`; also a context manager."""
+    """The directory of a run that this process writes, locked until `close`; also a context manager."""
 
     def __init__(
         self, path: Path, lock: int | None, *, made: Sequence[Path] = (), latest_before: str | None = None
@@ -53,7 +53,7 @@ class RunDirectory:
         """Return a new, empty run directory.
 
         Args:
-            path: where; None for `runs/{name}-{date}-{time}`.
+            path: its place; None for `runs/{name}-{date}-{time}`.
 
         Raises:
             CheckpointError: `path` holds another run or other files; nothing is written.
@@ -76,10 +76,10 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
-        """Return the run directory at `path` (or the one that `runs/latest` means), to go on with its run.
+        """Return the run directory at `path` (or the one that `runs/latest` names), to resume its run.
 
         Raises:
-            CheckpointError: no run is there, or another process is at work on it.
+            CheckpointError: no run is there, or another process has locked it.
         """
         directory = find_run(path)
         run = cls(directory, _acquire(directory))
@@ -90,16 +90,16 @@ class RunDirectory:
         """Write `config.yaml`.
 
         Raises:
-            StorageError: like every verb here, when the disk is full or may not be written.
+            StorageError: as in every method that writes, the disk is full or may not be written.
         """
         write_atomically(self.path / _CONFIG, text)
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Append what a step measured; `metrics` has its `step`."""
+        """Append the metrics of a step; they include its `step`."""
         append_lines(self.path / _METRICS, [metrics])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return what the steps so far have recorded."""
+        """Return the metrics of all recorded steps."""
         file = self.path / _METRICS
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         return [json.loads(line) for line in lines]
@@ -109,12 +109,12 @@ class RunDirectory:
         append_lines(self.path / _COMPLETIONS, lines)
 
     def append_eval(self, metrics: Mapping[str, Any]) -> None:
-        """Append an evaluation; `metrics` has its `step`."""
+        """Append the metrics of an evaluation; they include its `step`."""
         append_lines(self.path / _EVALUATIONS, [metrics])
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`: `eval_before` and `eval_after` (metrics of an evaluation, or None), `steps`,
-        `seconds`, `completion_tokens_per_s`, `peak_memory_mb` and whatever else `summary` has.
+        `seconds`, `completion_tokens_per_s`, `peak_memory_mb` and all other entries of `summary`.
 
         Raises:
             ValueError: one of these is not in `summary`.
@@ -124,7 +124,7 @@ class RunDirectory:
         write_atomically(self.path / _SUMMARY, encode(summary, indent=2).decode() + "\n")
 
     def set_summary_aside(self) -> None:
-        """Rename `summary.json` to `summary-{steps}.json` if it is there: the run goes on, and will have another."""
+        """Rename `summary.json` to `summary-{steps}.json` if it exists: a resumed run writes another."""
         summary = self.path / _SUMMARY
         with storage_errors(summary), contextlib.suppress(FileNotFoundError):
             try:
@@ -134,12 +134,12 @@ class RunDirectory:
             summary.replace(self.path / f"summary-{steps}.json")
 
     def rewind(self, step: int) -> None:
-        """Drop from the logs what later steps than `step` wrote; -1 drops all, evaluation before training included."""
+        """Remove the lines of steps after `step` from the logs; -1 removes all, evaluation before training included."""
         for name in (_METRICS, _COMPLETIONS, _EVALUATIONS):
             rewind_lines(self.path / name, step)
 
     def discard(self) -> None:
-        """Remove a run that could not begin: the directory, all in it, and what `runs/latest` says of it."""
+        """Remove a run that could not begin: the directory, its content, and the link `runs/latest` to it."""
         self.close()
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
@@ -152,10 +152,10 @@ class RunDirectory:
                 if self._latest_before is not None:
                     _point_latest_to(self.path.parent / self._latest_before)
             for directory in self._made:
-                directory.rmdir()  # others may have put something there meanwhile: then it stays
+                directory.rmdir()  # fails, as it should, if others have put something there
 
     def close(self) -> None:
-        """Let other processes have the directory."""
+        """Unlock the directory."""
         if self._lock is not None:
             _release(self._lock)
             self._lock = None
@@ -170,7 +170,7 @@ class RunDirectory:
 
 
 def find_run(path: Path | str) -> Path:
-    """Return the run directory that `path` means, links and the text form of `runs/latest` followed; reads only.
+    """Return the run directory that `path` names, by way of links and the text form of `runs/latest`; reads only.
 
     Raises:
         CheckpointError: there is no run.
@@ -215,7 +215,7 @@ def require_empty(directory: Path) -> None:
         names = sorted(entry.name for entry in directory.iterdir() if entry.name != _LOCK)
     if _CONFIG in names:
         raise CheckpointError(
-            f"output_dir {directory} holds another run: go on with it by `grpo train --resume {directory}`, "
+            f"output_dir {directory} holds another run: resume it by `grpo train --resume {directory}`, "
             f"or choose another output_dir"
         )
     if names:
@@ -225,10 +225,10 @@ def require_empty(directory: Path) -> None:
 
 
 def _acquire(directory: Path) -> int | None:
-    """Return an open, locked file that dies with the process; None where there are no such locks.
+    """Return the descriptor of a locked file; the lock ends with the process. None where no such locks exist.
 
     Raises:
-        CheckpointError: another process has it.
+        CheckpointError: another process holds the lock.
     """
     try:
         import fcntl
@@ -262,7 +262,7 @@ def _release(descriptor: int) -> None:
 
 
 def _latest_of(directory: Path) -> str | None:
-    """Return the name of the run that `latest` beside `directory` means, None when there is no such thing."""
+    """Return the name of the run that `latest` beside `directory` names; None if there is no `latest`."""
     latest = directory.absolute().parent / _LATEST
     if latest.is_symlink():
         return str(latest.readlink())
@@ -270,7 +270,7 @@ def _latest_of(directory: Path) -> str | None:
 
 
 def _point_latest_to(directory: Path) -> None:
-    """Make `runs/latest` mean `directory`, when it lies in a folder named `runs`; a real folder of that name stays."""
+    """Make `runs/latest` name `directory` if that lies in a folder `runs`; a real folder `latest` stays."""
     runs = directory.absolute().parent
     latest = runs / _LATEST
     if runs.name != _RUNS or (latest.is_dir() and not latest.is_symlink()):

@@ -20,15 +20,17 @@ __all__ = ["TensorBoardTracker"]
 
 
 class TensorBoardTracker:
-    """Writes `train/…`, `rewards/…` and `eval/…` as scalars, and the answers of each evaluation as a
-    histogram (where they are numbers) and as a table of the most frequent ones."""
+    """Tracker that writes `train/…`, `rewards/…` and `eval/…` as scalars.
+
+    The answers of each evaluation are a table of their frequencies and, as far as they are numbers, a histogram.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "tensorboard"
         self._writer: SummaryWriter | None = None
 
     def start(self, config: Mapping[str, Any], *, step: int = 0) -> None:
-        """Begin, or go on after `step` completed steps; later points of an earlier process are hidden.
+        """Begin, or continue after `step` completed steps; later points of an earlier process are hidden.
 
         Raises:
             ConfigError: TensorBoard is not installed.
@@ -44,7 +46,7 @@ class TensorBoardTracker:
         self._writer.add_text("config", _code(config), step)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record what step number `step` measured."""
+        """Record the metrics of step number `step`."""
         self._scalars(step, flatten_step(metrics))
 
     def log_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -65,7 +67,7 @@ class TensorBoardTracker:
         writer.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the outcome and wait until all is written."""
+        """Record the summary and wait until all is written."""
         writer = self._open()
         writer.add_text("summary", _code(summary), int(summary.get("steps", 0)))
         writer.close()

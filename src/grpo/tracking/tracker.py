@@ -1,4 +1,4 @@
-"""The seam between a run and whatever draws its curves."""
+"""The protocol of trackers, which draw the curves of a run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ __all__ = ["Tracker"]
 
 
 class Tracker(Protocol):
-    """Receives what a run measures. Metrics have the names of `metrics.jsonl` and `eval.jsonl`."""
+    """A receiver of a run's metrics, under the names of `metrics.jsonl` and `eval.jsonl`."""
 
     def start(self, config: Mapping[str, Any], *, step: int = 0) -> None:
-        """Begin, or go on after `step` completed steps; what was logged for later steps is void.
+        """Begin, or continue after `step` completed steps; points logged for later steps are void.
 
         Raises:
             ConfigError: the package behind the tracker is missing or not set up.
         """
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record what step number `step` measured."""
+        """Record the metrics of step number `step`."""
 
     def log_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record an evaluation after `step` completed steps."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the outcome and wait until all is written."""
+        """Record the summary and wait until all is written."""

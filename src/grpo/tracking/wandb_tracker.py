@@ -1,4 +1,4 @@
-"""Curves for Weights & Biases; a resumed run goes on under the id that its directory keeps."""
+"""Curves for Weights & Biases; a resumed run continues under the id in its directory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _RUN_ID = "wandb_run_id.txt"
 
 
 class WandbTracker:
-    """Logs `train/…`, `rewards/…` and `eval/…` over `step`, and a table of the answers of each evaluation.
+    """Tracker that logs `train/…`, `rewards/…` and `eval/…` over `step`, and a table of each evaluation's answers.
 
     Args:
         directory: the run directory; W&B keeps its own files in `wandb/` of it.
-        name: of the run as shown; None for the directory's name.
+        name: the run's name on the site; None for the directory's name.
         mode: None leaves it to the environment (`WANDB_MODE`).
     """
 
@@ -43,10 +43,10 @@ class WandbTracker:
         self._run: Run | None = None
 
     def start(self, config: Mapping[str, Any], *, step: int = 0) -> None:
-        """Begin, or go on with the run that this directory began; points logged again are the same points.
+        """Begin a run, or continue the one that this directory began; points logged again replace the earlier ones.
 
         Raises:
-            ConfigError: the package is missing, or nobody is logged in.
+            ConfigError: the package is missing, or no user is logged in.
         """
         try:
             import wandb
@@ -61,7 +61,7 @@ class WandbTracker:
                 dir=str(self.directory.absolute()),
                 config=dict(config),
                 mode=self.mode,
-                # What is on the terminal is a live display: as a log it would be noise, and theirs would break it.
+                # Our live display would be noise in a log of the terminal, and their output would break the display.
                 settings=wandb.Settings(console="off", silent=True),
             )
         except wandb.Error as error:
@@ -74,7 +74,7 @@ class WandbTracker:
         self._run.config.update({"resumed_after_step": step}, allow_val_change=True)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record what step number `step` measured."""
+        """Record the metrics of step number `step`."""
         self._open().log({"step": step, **flatten_step(metrics)})
 
     def log_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ class WandbTracker:
         self._open().log(row)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the outcome and wait until all is written."""
+        """Record the summary and wait until all is written."""
         run = self._open()
         run.summary.update({name: value for name, value in summary.items() if value is not None})
         run.finish()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from grpo.policy import Policy
 from grpo.seeding import derive_seed, seed_everything
 from grpo.types import ScoredGroup
 from grpo.update.advantages import StepAdvantages, step_advantages
+from grpo.update.budget import MicroBatchBudget
 from grpo.update.memory import is_out_of_memory
 from grpo.update.old_logprobs import OldLogprobs
 from grpo.update.sampler_mismatch import check_sampler_mismatch, sampler_mismatch
@@ -27,7 +27,7 @@ from grpo.update.totals import Totals
 
 __all__ = ["Learner"]
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _AGREEMENT = 0.1
 """Largest mismatch, as a share of its limit, at which the sampler's log-probabilities may replace the trainer's."""
@@ -40,8 +40,7 @@ class Learner:
     step, and all processes run the same number of micro-batches.
 
     Attributes:
-        tokens_per_micro_batch: budget of a micro-batch; None: no limit.
-        lowered_budget: the budget after memory ran out, for the rest of the run; None: it never did.
+        budget: the most tokens that a micro-batch should have.
         mismatch_limit: greatest mean distance a token of the engine's log-probabilities that counts as rounding.
         sampler_is_exact: the engine computes in the policy's own arithmetic, so its log-probabilities may
             replace the policy's where those would cost a forward pass.
@@ -84,14 +83,13 @@ class Learner:
         self.max_grad_norm = max_grad_norm
         self.skip_zero_variance_groups = skip_zero_variance_groups
         self.truncated = truncated
-        self.tokens_per_micro_batch = tokens_per_micro_batch
-        self.lowered_budget: int | None = None
         self.min_micro_batches = min_micro_batches
         self.mismatch_limit = mismatch_limit
         self.seed = seed
         self.sampler_is_exact = sampler_is_exact
         self.sampler_correction = sampler_correction
         self.processes = processes or Processes()
+        self.budget = MicroBatchBudget(tokens_per_micro_batch, self.processes)
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> StepAdvantages:
         """Return the advantages of a step's completions and of their tokens."""
@@ -117,7 +115,7 @@ class Learner:
             )
 
         counts = self.processes.sum(count_step(groups, loss_mask=loss_mask))
-        return self._of_equal_number(PackedStep(cut(self.lowered_budget or self.tokens_per_micro_batch), counts, cut))
+        return self._of_equal_number(PackedStep(cut(self.budget.tokens), counts, cut))
 
     def _of_equal_number(self, packed: PackedStep) -> PackedStep:
         """Return the step with as many micro-batches as the process that has most, so that all call the same passes."""
@@ -148,7 +146,7 @@ class Learner:
         while (epoch := len(totals.grad_norms)) < self.epochs_per_step:
             attempt = self._attempt(packed, step, epoch, old, totals.copy())
             if attempt is None:
-                before, packed = packed, self._of_equal_number(packed.under(self.lowered_budget or 1))
+                before, packed = packed, self._of_equal_number(packed.under(self.budget.tokens))
                 old = old and old.regroup(before, packed)
                 continue
             old, totals = attempt
@@ -165,52 +163,63 @@ class Learner:
     def _attempt(
         self, packed: PackedStep, step: int, epoch: int, old: OldLogprobs | None, totals: Totals
     ) -> tuple[OldLogprobs, Totals] | None:
-        """Run an epoch; return its old log-probabilities, and the totals with what it added.
+        """Add the gradients of an epoch; return its old log-probabilities, and the totals with the epoch's figures.
 
-        Return None, without gradients and with a lower budget, if memory ran out on any process.
+        Return None, without gradients and with a lower budget, if memory ran out on any process. Processes exchange
+        something only between passes that may run out of memory, never within them.
         """
-        result = None
-        try:
-            result = self._epoch(packed, step, epoch, old, totals), totals
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Only here, where the exception no longer holds the frames in which activations lie.
-        ran_out = result is None
-        tokens = min(packed.most_tokens, self.lowered_budget or packed.most_tokens)
-        too_many = [each for each in self.processes.gather(tokens if ran_out else None) if each is not None]
-        if not too_many:
-            return result
-        self.optimizer.zero_grad(set_to_none=True)
-        if ran_out and not packed.can_be_cut:
-            raise RunError(
-                f"out of memory in the update with a single completion in a micro-batch ({packed.most_tokens} tokens): "
-                f"lower max_completion_length or max_prompt_length, or set gradient_checkpointing=true or a lora_rank"
-            )
-        self._lower_budget(min(too_many))
-        return None
-
-    def _lower_budget(self, tokens: int) -> None:
-        """Halve the budget, of which `tokens` were too many, for the rest of the run."""
-        gc.collect()
-        if self.policy.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.lowered_budget = max(1, tokens // 2)
-        _log.warning(
-            "out of memory in the update: micro-batches are cut from %d to %d tokens from here on, and nothing is lost",
-            tokens,
-            self.lowered_budget,
-        )
-
-    def _epoch(self, packed: PackedStep, step: int, epoch: int, old: OldLogprobs | None, totals: Totals) -> OldLogprobs:
-        """Add the gradients of all micro-batches; return the old log-probabilities, made here in the first epoch."""
-        first = old is None
         num_compared = len(packed.batches)
+        known = old or self._within_memory(packed, lambda: self._known_beforehand(packed.batches, totals))
+        if known is None:
+            return None
+        if old is None and self._sampler_agrees(packed.batches, known):
+            known.policy.extend(batch.sampling_logprobs.to(self.policy.device) for batch in packed.batches[1:])
+            num_compared = 1
+        done = self._within_memory(packed, lambda: self._epoch(packed, step, epoch, known, totals))
+        if done is None:
+            return None
         if old is None:
-            old = OldLogprobs([], self._references(packed.batches, totals))
-            if self.policy.has_dropout:
-                num_compared = self._old_without_dropout(packed.batches, old.policy)
+            totals.mismatch = check_sampler_mismatch(
+                packed.batches[:num_compared],
+                done.policy[:num_compared],
+                limit=self.mismatch_limit,
+                processes=self.processes,
+            )
+        return done, totals
+
+    def _within_memory(self, packed: PackedStep, run: Callable[[], T]) -> T | None:
+        """Return the result of `run`; None, without gradients and with a lower budget, if memory ran out anywhere."""
+        result = self.budget.attempt(packed, run)
+        if result is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            if self.policy.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return result
+
+    def _known_beforehand(self, batches: Sequence[PackedBatch], totals: Totals) -> OldLogprobs:
+        """Return the log-probabilities that the first epoch begins with.
+
+        They are the reference's and, where dropout makes the epoch's own unusable and the sampler's may replace them,
+        the policy's of the first micro-batch.
+        """
+        old = OldLogprobs([], self._references(batches, totals))
+        if self.policy.has_dropout and self.sampler_is_exact and len(batches) > 1:
+            old.policy.append(self._without_dropout(batches[0]))
+        return old
+
+    def _sampler_agrees(self, batches: Sequence[PackedBatch], old: OldLogprobs) -> bool:
+        """Return whether the sampler's log-probabilities may replace the policy's: they differ by rounding only."""
+        if not old.policy:
+            return False
+        distance = sampler_mismatch(batches[:1], old.policy, processes=self.processes)
+        return distance <= _AGREEMENT * self.mismatch_limit
+
+    def _epoch(self, packed: PackedStep, step: int, epoch: int, old: OldLogprobs, totals: Totals) -> OldLogprobs:
+        """Add the gradients of all micro-batches; return `old`, which has the policy's log-probabilities now."""
         for index, batch in enumerate(packed.batches):
+            if index == len(old.policy) and self.policy.has_dropout:
+                old.policy.append(self._without_dropout(batch))
             place = index * self.processes.world_size + self.processes.rank
             seed_everything(derive_seed(self.seed, "dropout", step, epoch, place))
             known = old.policy[index] if index < len(old.policy) else None
@@ -218,13 +227,6 @@ class Learner:
             logprobs = self._backward(batch.to(self.policy.device), packed.counts, known, reference, totals)
             if known is None:
                 old.policy.append(logprobs)
-        if first:
-            totals.mismatch = check_sampler_mismatch(
-                packed.batches[:num_compared],
-                old.policy[:num_compared],
-                limit=self.mismatch_limit,
-                processes=self.processes,
-            )
         return old
 
     def _references(self, batches: Sequence[PackedBatch], totals: Totals) -> list[Tensor] | None:
@@ -238,19 +240,8 @@ class Learner:
         return references
 
     @torch.no_grad()
-    def _old_without_dropout(self, batches: Sequence[PackedBatch], old: list[Tensor]) -> int:
-        """Fill `old`; return for how many of the first micro-batches the policy computed it.
-
-        Where the sampler agrees on the first one up to rounding, its log-probabilities serve for the others.
-        """
-        for batch in batches:
-            if len(old) == 1 and self.sampler_is_exact:
-                distance = sampler_mismatch(batches[:1], old, processes=self.processes)
-                if distance <= _AGREEMENT * self.mismatch_limit:
-                    old.extend(later.sampling_logprobs.to(self.policy.device) for later in batches[1:])
-                    return 1
-            old.append(self.policy.token_logprobs(batch, temperature=self.temperature).logprobs)
-        return len(batches)
+    def _without_dropout(self, batch: PackedBatch) -> Tensor:
+        return self.policy.token_logprobs(batch, temperature=self.temperature).logprobs
 
     def _backward(
         self, batch: PackedBatch, counts: StepCounts, old: Tensor | None, reference: Tensor | None, totals: Totals
@@ -289,18 +280,13 @@ class Learner:
         return detached
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer, and the budget that a lack of memory has lowered."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "tokens_per_micro_batch": self.tokens_per_micro_batch,
-            "lowered_budget": self.lowered_budget,
-        }
+        """Return the states of the optimizer and of the budget."""
+        return {"optimizer": self.optimizer.state_dict(), **self.budget.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state that `state_dict` returned; a lowered budget only if the budget itself is the same."""
+        """Take over a state that `state_dict` returned."""
         self.optimizer.load_state_dict(dict(state["optimizer"]))
-        same = state.get("tokens_per_micro_batch", self.tokens_per_micro_batch) == self.tokens_per_micro_batch
-        self.lowered_budget = state["lowered_budget"] if same else None
+        self.budget.load_state_dict(state)
 
     def _optimizer_step(self) -> float:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -1,17 +1,17 @@
-"""Whether rewards tell completions apart at all: where they never do, a run takes its steps and learns nothing."""
+"""Warnings about steps in which no group has completions of different rewards: such steps train nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["SpreadWatch"]
+__all__ = ["ZeroVarianceMonitor"]
 
 _PATIENCE = 5
 
 
-class SpreadWatch:
-    """Counts the steps in which no group had completions of different rewards."""
+class ZeroVarianceMonitor:
+    """A counter of the steps in which no group had completions of different rewards."""
 
     def __init__(self) -> None:
         self._steps = 0
@@ -21,7 +21,7 @@ class SpreadWatch:
         self._trained = False
 
     def after_step(self, metrics: Mapping[str, Any]) -> str | None:
-        """Return a warning after as many steps in a row without spread as one should know of; once only."""
+        """Return a warning, once, after five successive steps without a difference in reward; None otherwise."""
         self._steps += 1
         self._in_a_row = self._in_a_row + 1 if _without_gradient(metrics) else 0
         self._without += self._in_a_row > 0
@@ -33,7 +33,7 @@ class SpreadWatch:
         return f"no group differed in reward in the last {_PATIENCE} steps, so the rewards train nothing"
 
     def conclusion(self) -> str | None:
-        """Return what the run came to, where that is nothing or where there was a warning; None otherwise."""
+        """Return the count and its effect, if no step had a difference or a warning was given; None otherwise."""
         if not self._without or (self._without < self._steps and not self._warned):
             return None
         result = "those trained nothing" if self._without < self._steps else "nothing was trained"

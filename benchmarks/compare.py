@@ -1,14 +1,14 @@
-"""Run workloads alternately under this project and under a peer, and print how they compare.
+"""Run workloads alternately under this project and under a peer, and print both sets of figures with their ratios.
 
     python benchmarks/compare.py DIR [DIR …] [--peer trl_step.py] [--rounds 5] [--steps 4] [--device cpu|cuda]
         [--dtype float32|bfloat16] [--peer-python PYTHON] [--json FILE] [key=value …]
 
-DIR is a workload as `step.py` reads it (`shapes.py DIR --workload small` writes one). The peer's timer takes the same
-arguments as `step.py` and prints the same keys; that of TRL is `trl_step.py`. Every run is a process of its own, in
-the order ours, peer, ours, peer, …, with the machine's matrix-product rate (`gemm.py`) measured at the head of each
-round. Ratios are medians of the rounds' own ratios, with the least and the greatest. Options key=value go to ours
-alone; its seed is the round's number, so that completion lengths differ from round to round. `--json` keeps all
-answers.
+DIR is a workload for `step.py` (`shapes.py DIR --workload small` writes one). The peer's timer takes the arguments of
+`step.py` and prints the same keys; the timer of TRL is `trl_step.py`. Every run is a process of its own, in the order
+ours, peer, ours, peer, …; each round begins with a measurement of the machine's matrix-product rate (`gemm.py`). A
+ratio is computed in each round; the tables show its median, minimum and maximum over the rounds. Options key=value go
+to ours alone. The seed is the number of the round, so that completion lengths differ from round to round. `--json`
+saves the answers of all runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Round = dict[str, dict[str, Any]]
 
 
 def run_round(workload: Path, arguments: argparse.Namespace, options: Sequence[str]) -> Round:
-    """Run ours, then the peer."""
+    """Return the answers of one round: the matrix-product rate, ours, then the peer."""
     where = ["--device", arguments.device, "--dtype", arguments.dtype]
     timed = [workload, str(arguments.steps), *where]
     return {
@@ -90,30 +90,22 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def comparison_table(figures: dict[str, dict[str, Any]]) -> str:
-    """Return two rows a workload, ours with the ratios."""
+    """Return a table of figures with two rows for each workload, and a table of ratios."""
     rows = []
     for name, of in figures.items():
         for side in ("ours", "peer"):
             found = of[side]
-            rows.append(
-                [
-                    name,
-                    side,
-                    f"{found['step_s']:.3f}",
-                    f"{found['completion_tokens_per_s']:,.0f}",
-                    f"{found['mean_length']:.1f}",
-                    f"{found['peak_memory_mb']:,.0f}",
-                    *(
-                        spread(of[key]) if side == "ours" else ""
-                        for key in ("step_ratio", "rate_ratio", "memory_ratio")
-                    ),
-                ]
-            )
-    return markdown_table(("workload", "", "s a step", "tokens/s", "mean length", "peak MiB", *RATIOS.values()), rows)
+            rows.append([
+                name, side, f"{found['step_s']:.3f}", f"{found['completion_tokens_per_s']:,.0f}",
+                f"{found['mean_length']:.1f}", f"{found['peak_memory_mb']:,.0f}",
+            ])  # fmt: skip
+    ratio_rows = [[name, *(spread(of[key]) for key in RATIOS)] for name, of in figures.items()]
+    table = markdown_table(("workload", "", "s a step", "tokens/s", "mean length", "peak MiB"), rows)
+    return f"{table}\n\n{markdown_table(('workload', *RATIOS.values()), ratio_rows)}"
 
 
 def phase_table(figures: dict[str, dict[str, Any]]) -> str:
-    """Return our seconds by phase; the rest of a step is the weights' way to the engine, and logging."""
+    """Return our seconds by phase; the rest of a step is the weight update of the engine, and logging."""
     rows = []
     for name, of in figures.items():
         known = of["phases_s"]
@@ -123,7 +115,7 @@ def phase_table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def limit_table(figures: dict[str, dict[str, Any]]) -> str:
-    """Return our useful operations a second as a share of each library's matrix-product rate, whole and by phase."""
+    """Return our useful operations a second as a share of each library's matrix-product rate: step and phases."""
     phases = [phase for phase in PHASES if phase != "score"]
     rows = []
     for name, of in figures.items():

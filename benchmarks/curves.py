@@ -1,9 +1,9 @@
-"""Plot metrics of a run over its steps, in one picture.
+"""Plot metrics of a run by step in one picture.
 
     python benchmarks/curves.py RUN METRIC [METRIC …] --out FILE.svg [--window 5] [--ceiling 0.86]
 
-METRIC is a key of `metrics.jsonl`, for a reward also its name alone. Lines are means over `--window` steps. The
-ceiling, where one is given, is a dashed line. Needs matplotlib (`pip install -e '.[bench]'`).
+METRIC is a key of `metrics.jsonl`; for the mean of a reward, its name is enough. Lines are means over `--window` steps.
+`--ceiling` adds a dashed line. Needs matplotlib (`pip install -e '.[bench]'`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def series(lines: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
-    """Return a metric's values, NaN where a step has none; the name of a reward stands for its mean."""
+    """Return the values of a metric, NaN for a step without one; a reward's name is short for its mean."""
     there = {name for line in lines for name in line}
     key = metric if metric in there else f"rewards/{metric}/mean"
     if key not in there:
@@ -26,7 +26,7 @@ def series(lines: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """Return the mean of each value and those before it, `window` at most; NaN counts for nothing.
+    """Return trailing means over at most `window` values; NaN values are skipped.
 
     Example:
         >>> smoothed([1.0, 3.0, 5.0], 2)

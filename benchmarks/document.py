@@ -2,13 +2,14 @@
 
     python benchmarks/document.py [PAGE]
 
-In the page (docs/performance.md) a table stands between two comments: the first names a record that another script
-wrote beside the page, and which of its tables is meant; the second is `<!-- end -->`:
+A table of the page (docs/performance.md) is enclosed by two comments. The first names a record, which another script
+wrote beside the page, and one of its tables:
 
     <!-- figures: performance/compare.json comparison -->
     <!-- end -->
 
-Each table is followed by the date and the machine of its record. A table without a record stays as it is.
+The script replaces the text between them by the table, with the date and the machine of the record below it. Without a
+record the text stays as it is.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ PLACE = re.compile(r"(<!-- figures: (\S+) (\w+) -->\n).*?(<!-- end -->)", flags=
 
 
 def filled(page: str, folder: Path) -> str:
-    """Return the page with each table as its record in `folder` has it."""
+    """Return the page with each table replaced by that of its record in `folder`."""
 
     def table(match: re.Match[str]) -> str:
         record_file = folder / match[2]
@@ -54,12 +55,12 @@ def filled(page: str, folder: Path) -> str:
 
 
 def records_of(page: str) -> set[str]:
-    """Return the names of the records whose tables a page wants."""
+    """Return the names of the records that a page refers to."""
     return {match[2] for match in PLACE.finditer(page)}
 
 
 def described(origin: dict[str, Any]) -> str:
-    """Return the line that says when and on what a record was measured."""
+    """Return the line with the date, machine and versions of a record."""
     versions = ", ".join(f"{name} {origin[name]}" for name in ("torch", "transformers", "trl") if name in origin)
     return f"*{origin['date']}, {origin['processor']}, {origin['cores']} cores, {versions}.*"
 
@@ -70,7 +71,7 @@ def main() -> None:
     page.write_text(filled(text, page.parent))
     for record in sorted(records_of(text)):
         if not (page.parent / record).exists():
-            print(f"{record} is not there: its tables stay as they are", file=sys.stderr)
+            print(f"{record} does not exist: its tables stay unchanged", file=sys.stderr)
 
 
 if __name__ == "__main__":

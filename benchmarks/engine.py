@@ -1,13 +1,13 @@
-"""Measure tokens a second of the native engine beside others, on the same model, prompts and lengths.
+"""Measure tokens a second of the native engine and of other engines, on the same model, prompts and lengths.
 
     python benchmarks/engine.py [--vllm-python PYTHON] [--model DIR] [--prompts 4] [--completions 8] [--prompt 150]
         [--tokens 64] [--hidden 512 --layers 8 …] [--rounds 5] [--device cpu|cuda] [--dtype float32] [--json FILE]
 
-Engines: the native one, `generate()`, transformers' continuous batching, and vLLM when the Python of an environment
-that has it is given. Without --model the model is a random Qwen3 (39 M parameters by default). End tokens are ignored:
-each completion has exactly --tokens tokens. Each engine is loaded once in a process of its own; then they take turns,
-with new prompts each round (two rounds of warm-up are not counted). A batch's time is from the call to the last token,
-reading the prompts included. Weights stay as they are. Prints medians over rounds, with the least and the greatest.
+Engines: the native one, `generate()`, transformers' continuous batching, and vLLM if --vllm-python names the Python of
+an environment that has it. Without --model the model is a random Qwen3 (39 M parameters by default). End tokens are
+ignored, so each completion has exactly --tokens tokens. Each engine is loaded once in a process of its own. The engines
+then alternate, with new prompts each round; two rounds of warm-up are not counted. The time of a batch is from the call
+to the last token, prefill included; weights do not change. Prints median, minimum and maximum over the rounds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OTHERS = ("generate()", "continuous batching")
 
 
 class Child:
-    """An engine in a process group of its own, stopped while it is not asked: some engines poll when idle."""
+    """An engine in a process group of its own, stopped between its batches because some engines poll when idle."""
 
     def __init__(self, python: str, name: str, model: Path, settings: dict[str, Any], log: IO[str]) -> None:
         self.name = name
@@ -51,7 +51,7 @@ class Child:
         self._signal(signal.SIGSTOP)
 
     def run(self, batch: dict[str, Any]) -> float:
-        """Return tokens a second; 0 and `error` set when the engine failed."""
+        """Return tokens a second. If the engine fails, return 0 and set `error`."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
         print(json.dumps(batch), file=self._process.stdin, flush=True)
@@ -64,7 +64,7 @@ class Child:
         return 0.0 if self.error else answer["tokens"] / answer["seconds"]
 
     def close(self) -> None:
-        """End the process and what it started."""
+        """End the process and its children."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
         self._process.stdin.close()
@@ -75,7 +75,7 @@ class Child:
             self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        # The group is gone when the engine failed.
+        # The group no longer exists if the engine failed.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
@@ -99,7 +99,7 @@ def take_turns(children: Sequence[Child], batches: Sequence[dict[str, Any]]) -> 
 
 
 def engine_table(rates: dict[str, list[float]], failed: dict[str, str]) -> str:
-    """Return what is printed; an engine that failed has its reason in the place of figures."""
+    """Return the printed table; for an engine that failed, the reason replaces the figures."""
     ours = rates["native"]
     rows = []
     for name, found in rates.items():

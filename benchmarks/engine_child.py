@@ -1,11 +1,11 @@
-"""One engine in a process of its own, asked for batches by `engine.py` over its standard input.
+"""Run one engine in a process of its own; `engine.py` sends it batches on standard input.
 
     python benchmarks/engine_child.py ENGINE MODEL_DIR SETTINGS
 
-ENGINE is a key of ENGINES. The first line of the answer is `{"ready": true}`. Then each line of input is a batch,
-`{"prompts": [[token, …], …], "completions": G, "seed": s}`, answered by a line `{"seconds": …, "tokens": …}`; what
-cannot work is answered by `{"error": …}`. Only the standard library is imported at the top, because each engine may
-live in another environment.
+ENGINE is a key of ENGINES. The first line of output is `{"ready": true}`. Each line of input is a batch,
+`{"prompts": [[token, …], …], "completions": G, "seed": s}`; the answer is a line `{"seconds": …, "tokens": …}`, or
+`{"error": …}` after a failure. Only the standard library is imported at the top, because each engine may be installed
+in an environment of its own.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 Batch = Callable[[list[list[int]], int, int], int]
-"""Prompts, completions of each, seed → tokens that were sampled."""
+"""Prompts, completions for each prompt, seed → number of sampled tokens."""
 
 
 def native(model_dir: str, settings: dict[str, Any]) -> Batch:
-    """Return the native engine on the model as training has it."""
+    """Return the native engine on the model, loaded as in training."""
     import torch
 
     from grpo.engines import sample
@@ -49,7 +49,7 @@ def native(model_dir: str, settings: dict[str, Any]) -> Batch:
 
 
 def hugging_face(model_dir: str, settings: dict[str, Any]) -> Batch:
-    """Return `model.generate()` over one batch with each prompt repeated."""
+    """Return `model.generate()` on one batch, in which each prompt is repeated."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -71,7 +71,7 @@ def hugging_face(model_dir: str, settings: dict[str, Any]) -> Batch:
 
 
 def continuous_batching(model_dir: str, settings: dict[str, Any]) -> Batch:
-    """Return transformers' continuous batching, its session kept from batch to batch."""
+    """Return transformers' continuous batching, with one session for all batches."""
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -80,11 +80,11 @@ def continuous_batching(model_dir: str, settings: dict[str, Any]) -> Batch:
     if settings["device"] == "cpu":
         page = 256
         pages = -(-(settings["prompt"] + settings["tokens"]) // page) + 1
-        # It sizes itself by the memory of a GPU. On a CPU it is given room for the whole batch.
+        # The cache sizes itself by the memory of a GPU; on a CPU it needs an explicit size, here the whole batch.
         cache = ContinuousBatchingConfig(page_size=page, num_blocks=4 * settings["rows"] * pages, max_batch_tokens=4096)
 
     def run(prompts: list[list[int]], completions: int, seed: int) -> int:
-        del seed  # It draws its own.
+        del seed  # This engine has no seed.
         asked = GenerationConfig(
             max_new_tokens=settings["tokens"], do_sample=True, top_k=0, eos_token_id=-1, pad_token_id=0,
             num_return_sequences=completions,
@@ -126,7 +126,7 @@ ENGINES = {"native": native, "generate()": hugging_face, "continuous batching": 
 
 
 def main() -> None:
-    # Engines print what they like; answers go where standard output was.
+    # Engines print on standard output, so answers get a copy of it and everything else goes to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     name, model_dir, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

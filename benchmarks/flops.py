@@ -1,20 +1,20 @@
-"""Useful floating-point operations of a step: the least that the model's shape asks for, whoever runs it.
+"""Useful floating-point operations of a step: the minimum that the model's shape requires in any implementation.
 
-A multiplication and an addition are two operations. With W weights in the linear layers (head and embeddings left out),
-H weights in the head, and an attention of `heads` × `head_dim` in each layer:
+A multiplication and an addition are two operations. W is the number of weights in the linear layers (without head and
+embeddings) and H the number of weights in the head. Each layer has attention of `heads` × `head_dim`:
 
     linear layers    2 W a token
     head             2 H a position that predicts a sampled token
-    attention        4 · heads · head_dim a layer and a position that is attended to, the token's own included
+    attention        4 · heads · head_dim a layer and an attended position, the token's own position included
 
-    generate         each prompt once for its group; then every sampled token but the last one goes through the model
+    generate         one forward over each prompt (once for its group) and over every sampled token but the last
     reference        one forward over the prompt (once for its group) and over every sampled token but the last
     update           the same forward, the gradient with respect to inputs (as much again) and with respect to the
                      weights that are trained (as much again for the linear layers and the head; attention has two
                      operands and so twice its forward)
 
-Nothing is counted twice: no padding, no prompt repeated for its group, no recomputation. Normalisation, activations,
-softmax, sampling and the optimizer are left out; they have no matrix products.
+The count has no padding, no repeated prompts and no recomputation. Normalisation, activations, softmax, sampling and
+the optimizer are not counted, because they have no matrix products.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = ["GroupLengths", "ModelShape", "forward_flops", "generation_flops", "s
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the count needs of a dense decoder.
+    """The sizes of a dense decoder that determine the count.
 
     Attributes:
         linear: weights in the linear layers, the head left out.
-        trained_linear: how many of them get gradients.
+        trained_linear: the number of those with gradients.
         head: weights in the head, whether it is tied to the embeddings or not.
-        trained_head: the same if it is trained, else 0.
-        attention: 4 · heads · head_dim: operations a layer spends on one query and one key.
-        windows: for each layer, how many positions a token sees at most, itself included; None: all.
+        trained_head: `head` if the head is trained, else 0.
+        attention: 4 · heads · head_dim, the operations of one layer for one query and one key.
+        windows: for each layer, the most positions that a token attends to, its own included; None: all.
     """
 
     linear: int
@@ -51,7 +51,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class GroupLengths:
-    """Tokens of a prompt and of each of its completions, and whether any of them has something to learn."""
+    """Lengths of a prompt and of its completions in tokens, and whether the group has a gradient."""
 
     prompt: int
     completions: tuple[int, ...]
@@ -62,7 +62,7 @@ def shape_of(model: Any) -> ModelShape:
     """Return the shape of a Hugging Face dense decoder, PEFT-wrapped or not (adapters count as layers of their own).
 
     Raises:
-        ValueError: it has weights of three dimensions, as mixtures of experts have: not each token meets all of them.
+        ValueError: the model has weights of three dimensions, as mixtures of experts do, where a token uses only some.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -86,7 +86,7 @@ def shape_of(model: Any) -> ModelShape:
 
 
 def generation_flops(shape: ModelShape, group: GroupLengths) -> int:
-    """Return the operations of sampling a group: as many as one forward over it."""
+    """Return the operations of sampling a group, which equal those of one forward over it."""
     return forward_flops(shape, group)
 
 
@@ -111,12 +111,12 @@ def _windows(config: Any) -> tuple[int | None, ...]:
 
 
 def _tokens(group: GroupLengths) -> int:
-    """Return how many tokens go through the model: the last one of a completion predicts nothing."""
+    """Return the number of tokens in a forward pass; the last token of a completion is not an input."""
     return group.prompt + sum(max(0, length - 1) for length in group.completions)
 
 
 def _predictions(group: GroupLengths) -> int:
-    """Return how many positions need the head: the prompt's last one serves all its completions."""
+    """Return the number of positions that need the head; the last of the prompt serves all its completions."""
     return 1 + sum(max(0, length - 1) for length in group.completions)
 
 
@@ -129,7 +129,7 @@ def _attention(shape: ModelShape, group: GroupLengths) -> int:
 
 
 def _attended(before: int, count: int, window: int | None) -> int:
-    """Return how many positions `count` tokens see together that come after `before` others."""
+    """Return the attended positions of `count` tokens after `before` others, summed over the tokens."""
     last = before + count
     if window is None or last <= window:
         return (last * (last + 1) - before * (before + 1)) // 2

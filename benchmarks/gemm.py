@@ -2,8 +2,8 @@
 
     python benchmarks/gemm.py [--device cpu|cuda] [--dtype float32|bfloat16] [--threads N]
 
-Prints one JSON line, in GFLOP/s: `torch` (`torch.matmul`; on a CPU that is MKL or OpenBLAS for float32) and, on a CPU
-that has it, `onednn` (the library that PyTorch carries for its quantized and compiled code). Each is the best of
+Prints one JSON line with rates in GFLOP/s: `torch` is `torch.matmul` (on a CPU in float32: MKL or OpenBLAS); `onednn`,
+on CPUs that support it, is the library that PyTorch includes for quantized and compiled code. Each rate is the best of
 several shapes.
 """
 
@@ -24,7 +24,7 @@ SHAPES = {
     "cuda": ((4096, 4096, 4096), (8192, 8192, 8192), (8192, 2048, 8192)),
 }
 SECONDS = 0.4
-"""Time given to each shape, after a warm-up."""
+"""Seconds of measurement for each shape, after a warm-up."""
 
 
 def gemm_rates(device: str, dtype: torch.dtype) -> dict[str, float]:

@@ -1,12 +1,12 @@
-"""Measure how a step's seconds and memory grow with each of its dimensions, and plot it.
+"""Measure and plot the growth of a step's seconds and memory with each of its dimensions.
 
     python benchmarks/growth.py [--out docs/performance] [--rounds 3] [--steps 2] [--device cpu|cuda]
         [--dtype float32|bfloat16] [--only prompt,group,…] [--plot-only] [key=value …]
 
-From one random model and workload (4 M parameters, 2 prompts of 200 tokens, 8 completions of 32 tokens, β = 0.04) each
-sweep changes one dimension: prompt length, completion length, group size, vocabulary, parameters. The sweep `shared` is
-group size 4 to 32 at a prompt of 1,000 tokens. Points are measured in turn, each by `step.py` in a process of its own,
-`--rounds` times. Writes `growth.json` and `growth.svg` into --out, and prints a table.
+Each sweep changes one dimension of the same random model and workload (4 M parameters, 2 prompts of 200 tokens, 8
+completions of 32 tokens, β = 0.04): prompt length, completion length, group size, vocabulary or parameters. The sweep
+`shared` is group size 4 to 32 at a prompt of 1,000 tokens. Points are measured in turn, `--rounds` times, each by
+`step.py` in a process of its own. The script writes `growth.json` and `growth.svg` into --out and prints a table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLOURS = {"generate": "#4878a8", "reference": "#9a9a9a", "update": "#c8703c"}
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One dimension and the values it takes; `at` puts a value into the model or the workload."""
+    """One dimension with its values; `at` returns the model and the workload for a value."""
 
     title: str
     values: tuple[int, ...]
@@ -83,7 +83,7 @@ def points(name: str, rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str,
 
 
 def plot(figures: dict[str, list[dict[str, Any]]], file: Path) -> None:
-    """Write one column for each sweep: seconds of a step and of its phases above, peak memory below."""
+    """Write one column for each sweep: seconds of a step and its phases in the upper row, peak memory in the lower."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -124,17 +124,21 @@ def short(value: int) -> str:
 
 
 def growth_table(figures: dict[str, list[dict[str, Any]]]) -> str:
-    """Return what is printed; growth is from the first value of a sweep to the last."""
-    rows = []
+    """Return a table of the figures, and one of their growth from the first value of a sweep to the last."""
+    rows, growth_rows = [], []
     for name, found in figures.items():
         first, last = found[0], found[-1]
         rows.append([
             SWEEPS[name].title, ", ".join(short(point["value"]) for point in found),
-            ", ".join(f"{point['step_s']:.2f}" for point in found), f"{last['step_s'] / first['step_s']:.2f} ×",
-            f"{last['useful_gflop'] / first['useful_gflop']:.2f} ×",
+            ", ".join(f"{point['step_s']:.2f}" for point in found),
             ", ".join(f"{point['peak_memory_mb']:.0f}" for point in found),
         ])  # fmt: skip
-    return markdown_table(("dimension", "values", "s a step", "growth", "growth of the work", "peak MiB"), rows)
+        growth_rows.append([
+            SWEEPS[name].title, f"{last['step_s'] / first['step_s']:.2f} ×",
+            f"{last['useful_gflop'] / first['useful_gflop']:.2f} ×",
+        ])  # fmt: skip
+    table = markdown_table(("dimension", "values", "s a step", "peak MiB"), rows)
+    return f"{table}\n\n{markdown_table(('dimension', 'growth of the time', 'growth of the work'), growth_rows)}"
 
 
 def main() -> None:

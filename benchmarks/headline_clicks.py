@@ -1,11 +1,11 @@
-"""How much likelier a click on a run's headlines became, by the rule behind the clicks, which no part of a run sees.
+"""Measure the click probability of a run's headlines before and after training, by the rule that generates clicks.
 
     python benchmarks/headline_clicks.py RUN [--against MODEL] [--samples 32] [--seed 0]
 
-A headline is asked for on every topic, `--samples` times at temperature 1, from the model that the run began with and
-from the one it ended with. Prints one JSON line: mean probability of a click (0 where there is no headline) before and
-after, that of the best headlines there are, the share of the gap between the two that was closed, the same on topics
-that were held out from the run, and the share of completions in the format.
+No part of a run sees this rule. The initial and the final model of the run write `--samples` headlines on every topic
+at temperature 1. Prints one JSON line: mean click probability before and after (0 for a completion without a headline),
+the probability of the best possible headlines, the share of the gap that training closed, the same probabilities on
+topics that were held out from the run, and the share of completions in the format.
 """
 
 from __future__ import annotations

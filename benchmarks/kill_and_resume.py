@@ -1,8 +1,8 @@
-"""Kill a run at random moments, resume it each time, and compare its final model with that of a run left alone.
+"""Kill a run at random moments, resume it each time, and compare its final model with an uninterrupted run's.
 
     python benchmarks/kill_and_resume.py [--kills 20] [--seed 0] [key=value …]
 
-Further arguments go to `grpo train`. Prints one JSON line; exits with 1 when a byte differs.
+Further arguments go to `grpo train`. Prints one JSON line; the exit code is 1 if a byte differs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GRPO = [sys.executable, "-m", "grpo"]
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in a directory by name."""
+    """Return the SHA-256 of every file in a directory, by name."""
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
@@ -41,21 +41,21 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def start(run: Path, options: list[str]) -> subprocess.Popen[bytes]:
-    """Start the run, or resume it when its directory is there already."""
+    """Start the run, or resume it if its directory exists."""
     resume = (run / "config.yaml").exists()
     command = [*GRPO, "train", "--resume", str(run)] if resume else [*GRPO, "train", f"output_dir={run}", *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a run that nobody kills and stop everything if it fails."""
+    """Wait for the end of a run; exit if it fails."""
     _, errors = process.communicate()
     if process.returncode != 0:
         sys.exit(f"a run failed with exit code {process.returncode}: {errors.decode()}")
 
 
 def steps_done(run: Path) -> int:
-    """Return how many steps the run has logged."""
+    """Return the number of steps that the run has logged."""
     log = run / "metrics.jsonl"
     return sum(1 for _ in log.open()) if log.exists() else 0
 
@@ -84,7 +84,7 @@ def main() -> None:
             process.wait()
             killed_at.append(steps_done(killed))
             continue
-        # It finished before its moment came: begin again, so that every kill interrupts real work.
+        # The run finished before it was killed: start a new one, so that every kill interrupts a run.
         finish(process)
         if digests(killed / "final_model") != digests(alone / "final_model"):
             sys.exit("the final models differ")

@@ -1,4 +1,4 @@
-"""Run a benchmark in a process of its own and read its answer; medians, tables, and where figures come from."""
+"""Benchmarks in processes of their own: answers, medians, tables, and the origin of figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 def answer_of(command: Sequence[str | Path]) -> dict[str, Any]:
-    """Return the last line of a command's output that is a JSON object; end with its error if it failed."""
+    """Return the last JSON object that a command prints on a line; exit with its error if it fails."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not answers:
@@ -30,7 +30,7 @@ def answer_of(command: Sequence[str | Path]) -> dict[str, Any]:
 
 
 def origin(device: str = "cpu") -> dict[str, Any]:
-    """Return when and on what figures are measured: date, processor, cores and versions."""
+    """Return the origin of figures measured now: date, processor, cores and versions."""
     versions = {}
     for package in ("torch", "transformers", "trl"):
         try:
@@ -58,7 +58,7 @@ def _processor(device: str) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Return the median with the least and the greatest value.
+    """Return the median with minimum and maximum.
 
     Example:
         >>> spread([3.0, 1.0, 2.0])

@@ -1,4 +1,4 @@
-"""Completions of a model for a task's prompts, for the benchmarks that judge them."""
+"""Sample completions for the benchmarks that evaluate them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["sampled"]
 
 
 def sampled(model: str, prompts: Sequence[str], *, like: GRPOConfig, samples: int, seed: int) -> list[list[str]]:
-    """Return `samples` completions at temperature 1 for each prompt, asked for in the format and length of a run.
+    """Return `samples` completions of each prompt at temperature 1, with the task, format and length of a run.
 
     Args:
         model: a run's directory, or any model.

@@ -4,9 +4,9 @@
         [--hidden 256] [--layers 4] … [--prompt-length 200] [--group-size 8] …
 
 The end token is never sampled, so every completion has exactly `max_completion_length` tokens and a step's cost depends
-on its shape alone. It works by one dimension of the residual stream that no layer writes to: each embedding has a
-1 there, and the end token's row of the head a large negative number. With `--mean-length N` one token in N is an end
-token instead, so that lengths spread as those of real models do.
+on its shape alone. To that end, no layer writes to one dimension of the residual stream. Each embedding is 1 in this
+dimension, and the end token's row of the head is a large negative number. With `--mean-length N` one token in N is an
+end token instead, so that lengths vary as those of real models do.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["ModelSpec", "WorkSpec", "random_prompts", "write_model", "write_work
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Shape of a Qwen3 model with tied embeddings; with a `mean_length`, one token in so many ends a completion."""
+    """Shape of a Qwen3 model with tied embeddings. If `mean_length` is N > 0, one token in N ends a completion."""
 
     @property
     def first_end(self) -> int:
-        """The lowest end token: all from it on are."""
+        """The lowest end token; all tokens above it are end tokens too."""
         return self.vocabulary - (max(1, round(self.vocabulary / self.mean_length)) if self.mean_length else 1)
 
     hidden: int = 256
@@ -41,7 +41,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkSpec:
-    """Shape of a step; lengths in tokens, those of prompts from `shortest_prompt` (0: alike) to `prompt_length`."""
+    """Shape of a step, lengths in tokens. Prompts have `shortest_prompt` (0: all equal) to `prompt_length` tokens."""
 
     prompt_length: int = 200
     shortest_prompt: int = 0
@@ -68,11 +68,11 @@ WORKLOADS = {
         WorkSpec(prompt_length=600, shortest_prompt=400, max_completion_length=64, group_size=16, prompts_per_step=2),
     ),
 }
-"""Those of docs/performance.md."""
+"""The workloads of docs/performance.md."""
 
 
 def write_model(directory: Path, spec: ModelSpec, *, seed: int = 0) -> int:
-    """Write the model with a word-level tokenizer of the words t1, t2, … and return its number of parameters."""
+    """Write a model with a word-level tokenizer (t1, t2, …) and return its number of parameters."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -120,14 +120,14 @@ def write_model(directory: Path, spec: ModelSpec, *, seed: int = 0) -> int:
 def random_prompts(
     count: int, length: int, vocabulary: int, *, seed: int, shortest: int = 0, ends: int = 1
 ) -> list[list[int]]:
-    """Return the token ids of prompts, neither padding nor one of the `ends` last tokens among them."""
+    """Return token ids of random prompts, without the padding token and the last `ends` tokens."""
     numbers = random.Random(seed)
     lengths = [numbers.randint(shortest or length, length) for _ in range(count)]
     return [[numbers.randint(1, vocabulary - ends - 1) for _ in range(each)] for each in lengths]
 
 
 def write_workload(directory: Path, model: ModelSpec, work: WorkSpec, *, num_prompts: int = 64, seed: int = 0) -> int:
-    """Write model, `prompts.jsonl` and `workload.json`, and return the model's number of parameters."""
+    """Write model, `prompts.jsonl` and `workload.json`; return the model's number of parameters."""
     num_parameters = write_model(directory, model, seed=seed)
     with (directory / "prompts.jsonl").open("w") as file:
         for ids in random_prompts(

@@ -1,9 +1,9 @@
-"""What a slow reward costs a step: async functions wait beside each other, and beside generation.
+"""Measure the cost of a slow async reward, whose calls wait beside each other and beside generation.
 
     python benchmarks/slow_reward.py [--seconds 1] [--steps 5] [--prompts 8] [--group-size 8]
 
-Trains the embedded model with an async reward that takes `--seconds` for each completion, and prints one JSON line with
-the seconds of each step after the first, beside those of the same run without the waiting.
+Trains the embedded model with an async reward that takes `--seconds` for each completion. Prints one JSON line with the
+seconds of each step after the first, for this run and for the same run without waiting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from grpo import GRPOConfig, GRPOTrainer
 
 
 def step_seconds(wait_s: float, arguments: argparse.Namespace) -> list[float]:
-    """Return the seconds of each step but the first, in which kernels are made."""
+    """Return the seconds of each step but the first, which compiles kernels."""
 
     async def score(text: str) -> float:
         await asyncio.sleep(wait_s)

@@ -1,10 +1,9 @@
-"""Measure what a user waits for: `grpo --help`, and from the command to the end of the first step of `grpo train`.
+"""Measure start-up: the time of `grpo --help`, and of `grpo train` up to the end of its first step.
 
     python benchmarks/startup.py [--rounds 5] [--json FILE] [key=value …]
 
-Options go to `grpo train`. Without evaluations the first step is the first thing a run does after its start; with the
-default recipe's evaluation before training it comes later, so both are measured. Prints medians in seconds, with the
-least and the greatest.
+Options go to `grpo train`. The default recipe evaluates before its first step, so the time is measured with and without
+evaluation. Prints median, minimum and maximum in seconds.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ NAMES = {
 
 
 def seconds_of_help() -> float:
-    """Return how long `grpo --help` takes."""
+    """Return the seconds of `grpo --help`."""
     began = time.perf_counter()
     subprocess.run([*GRPO, "--help"], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
 def seconds_to_first_step(options: list[str]) -> float:
-    """Return how long it takes until a run has written the metrics of its first step."""
+    """Return the seconds until a run has written the metrics of its first step."""
     with tempfile.TemporaryDirectory() as root:
         log = Path(root) / "run" / "metrics.jsonl"
         began = time.perf_counter()
@@ -59,7 +58,7 @@ def seconds_to_first_step(options: list[str]) -> float:
 
 
 def startup_table(measured: dict[str, list[float]]) -> str:
-    """Return the figures as people read them."""
+    """Return the printed table."""
     return markdown_table(("what", "seconds"), [[NAMES[name], spread(found, 2)] for name, found in measured.items()])
 
 

@@ -3,10 +3,11 @@
     python benchmarks/step.py DIR [STEPS] [--device cpu|cuda] [--dtype float32|bfloat16] [key=value …]
 
 DIR holds a Hugging Face model, `prompts.jsonl` (rows with `prompt`) and `workload.json` (prompts_per_step, group_size,
-max_completion_length, learning_rate, beta, temperature, epochs_per_step). Further arguments are `grpo train`'s options.
-The first two steps are warm-up. Prints one JSON line: medians of a step's seconds and of its phases (`generate_s`, …),
-completion tokens a second, completion lengths, the peak memory in MiB of the process (or of the GPU), and the step's
-useful floating-point operations (see `flops.py`) in GFLOP, for all of it, for its phases, and a second.
+max_completion_length, learning_rate, beta, temperature, epochs_per_step). Further arguments are options of
+`grpo train`. The first two steps are warm-up. Prints one JSON line: medians of the seconds of a step and of its phases
+(`generate_s`, …), completion tokens a second, completion lengths, peak memory of the process (or of the GPU) in MiB,
+and the useful floating-point operations (see `flops.py`) of a step and its phases in GFLOP, and of a step in GFLOP a
+second.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ NO_LIMIT = 2**30
 
 @dataclass
 class Watch:
-    """What is seen of the steps as they run."""
+    """Measurements of the steps of a run."""
 
     device: str
     seconds: list[float] = field(default_factory=list)
@@ -48,8 +49,8 @@ class Watch:
     lengths: list[list[GroupLengths]] = field(default_factory=list)
     peak_mb: float = 0.0
 
-    def look_at_memory(self, reported_mb: float = 0.0) -> None:
-        """Raise the peak. The trainer may start its own count anew each step, so one look at the end is not enough."""
+    def update_peak_memory(self, reported_mb: float = 0.0) -> None:
+        """Update the peak. Called at every step, because the trainer may reset PyTorch's count between steps."""
         if self.device.startswith("cuda"):
             now = torch.cuda.max_memory_allocated() / 2**20
         else:
@@ -58,12 +59,12 @@ class Watch:
 
 
 def even_token_share(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
-    """Return the share of even token ids in each completion: a reward that costs nothing."""
+    """Return the share of even token ids in each completion: a reward that takes almost no time."""
     return [sum(token % 2 == 0 for token in ids) / max(1, len(ids)) for ids in completion_ids]
 
 
 def lengths_of(groups: Sequence[ScoredGroup], advantages: Any, beta: float) -> list[GroupLengths]:
-    """Return the lengths of a step's groups; without a KL term a group of equal rewards has nothing to learn."""
+    """Return the lengths of a step's groups; without a KL term a zero-variance group has no gradient."""
     return [
         GroupLengths(
             len(group.prompt.token_ids),
@@ -75,7 +76,7 @@ def lengths_of(groups: Sequence[ScoredGroup], advantages: Any, beta: float) -> l
 
 
 def watch_steps(trainer: GRPOTrainer, device: str, beta: float) -> Watch:
-    """Train and return what was seen; a step's seconds include its logging."""
+    """Train and return the measurements; the seconds of a step include its logging."""
     watch = Watch(device)
     step = Trainer._step
 
@@ -88,19 +89,19 @@ def watch_steps(trainer: GRPOTrainer, device: str, beta: float) -> Watch:
             journal_step(at, metrics, groups, advantages)
 
         self.journal.step = seen  # type: ignore[assignment,method-assign]
-        watch.look_at_memory()
+        watch.update_peak_memory()
         began = time.perf_counter()
         step(self, number)
         watch.seconds.append(time.perf_counter() - began)
         self.journal.step = journal_step  # type: ignore[method-assign]
-        watch.look_at_memory(watch.metrics[-1]["peak_memory_mb"])
+        watch.update_peak_memory(watch.metrics[-1]["peak_memory_mb"])
 
     Trainer._step = timed  # type: ignore[assignment,method-assign]
     try:
         trainer.train()
     finally:
         Trainer._step = step  # type: ignore[method-assign]
-    watch.look_at_memory()
+    watch.update_peak_memory()
     return watch
 
 
@@ -114,7 +115,7 @@ def useful_gflop(shape: ModelShape, groups: Sequence[GroupLengths], *, beta: flo
 
 
 def report(watch: Watch, shape: ModelShape, *, beta: float, epochs: int) -> dict[str, Any]:
-    """Return the line that is printed."""
+    """Return the printed figures."""
     seconds, metrics, groups = watch.seconds[WARM_UP:], watch.metrics[WARM_UP:], watch.lengths[WARM_UP:]
     lengths = [length for step in groups for group in step for length in group.completions]
     step_s = statistics.median(seconds)
@@ -167,14 +168,14 @@ def main() -> None:
                 "steps": arguments.steps + WARM_UP,
                 "eval_size": 0,
                 "live": False,
-                # Otherwise the longest prompts would be dropped, and the step would be another one.
+                # Otherwise the longest prompts would be dropped, which would change the step.
                 "max_prompt_length": NO_LIMIT,
                 "output_dir": f"{root}/run",
                 **dict(option.split("=", 1) for option in options),
             }
         )
         beta, epochs = config.algorithm.beta, config.algorithm.epochs_per_step
-        # A run's own screen says nothing here that the answer does not.
+        # The run's own output is not needed.
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             trainer = GRPOTrainer(str(arguments.dir), config, train_dataset=rows, rewards=even_token_share)
             shape = shape_of(trainer.model)

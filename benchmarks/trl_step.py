@@ -1,10 +1,10 @@
-"""Time whole training steps of TRL's GRPOTrainer on a workload, with the arguments and the keys of `step.py`.
+"""Time whole training steps of TRL's GRPOTrainer on a workload; arguments and keys are those of `step.py`.
 
     python benchmarks/trl_step.py DIR [STEPS] [--device cpu|cuda] [--dtype float32|bfloat16]
 
-TRL is set up for speed as its documentation advises for one machine: one micro-batch, no gradient checkpointing, no
-evaluation, no saving. A step is from the trainer's beginning of it to its end, optimizer included. The first two steps
-are warm-up. Needs `pip install -e '.[dev]'`.
+TRL has the settings that its documentation recommends for one machine: one micro-batch, no gradient checkpointing, no
+evaluation, no saving. The time of a step is from `on_step_begin` to `on_step_end`, optimizer included. The first two
+steps are warm-up. Needs `pip install -e '.[dev]'`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def measure(directory: Path, steps: int, device: str, dtype: str) -> dict[str, Any]:
-    """Return what is printed."""
+    """Return the printed figures."""
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback

@@ -2,9 +2,10 @@
 
     grpo train arithmetic rewards='[accuracy, {name: "examples/custom_reward.py:brevity", weight: 0.2}]'
 
-A function gets, one entry a completion, the `prompts`, the `completions`, their token ids and every column of the
-data set by name; it takes those it names (TRL asks for a `**_` that swallows the rest). It returns one number a
-completion, or None where it has nothing to say. One that raises, hangs or returns NaN has failed and never counts as 0.
+A function is called with keyword arguments, each a list with one entry a completion: `prompts`, `completions`,
+`completion_ids` and every column of the data set. It gets only the arguments that it names (TRL passes all of them, so
+its functions end with `**_`). It returns one number a completion, or None where it does not apply. A function that
+raises, hangs or returns NaN has failed; its reward never counts as 0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def brevity(
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    """Reward short completions: 1 up to `free_tokens`, falling to 0 at `longest`; None for an empty one."""
+    """Reward short completions: 1 up to `free_tokens` tokens, falling to 0 at `longest`; None for an empty one."""
     lengths = [len(token_ids) for token_ids in completion_ids]
     if log_metric is not None:
         log_metric("longest_completion", max(lengths))
@@ -35,6 +36,6 @@ def brevity(
 
 
 async def polite(completions: Sequence[Any], **_: Any) -> list[float]:
-    """Reward completions that say please or thank; `async`, as a function that asks a server would be."""
+    """Reward completions with a polite word. The function is `async`, as one that calls a server would be."""
     texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
     return [float(any(word in text.casefold() for word in ("please", "thank"))) for text in texts]

@@ -1,9 +1,9 @@
-"""Make the embedded model `tiny` from nothing but this project's own text generators.
+"""Train the embedded model `tiny` from scratch, on text from this project's generators only.
 
     python scripts/build_tiny.py [DIRECTORY] [--steps N] [--seed N]
 
-Reads top to bottom: tokenizer, model, training, saving, measuring. The same seed on the same machine
-with the same number of threads gives the same weights.
+The functions stand in the order of their calls: tokenizer, model, training, saving, measuring. The same seed on the
+same machine with the same number of threads gives the same weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WARM_UP_STEPS = 100
 WEIGHT_DECAY = 0.05
 ERROR_RATE = 0.45
 CLEAN_SHARE = 0.7
-"""Share of the training, at its start, in which all shown results are right: a table learned first, blurred after."""
+"""Share of the training steps, at the start, in which all results are right: the model learns the table first."""
 
 SAMPLES, STORIES = 4, 300
 
@@ -43,8 +43,8 @@ SAMPLES, STORIES = 4, 300
 class Rows:
     """Packed documents, all tensors [rows, ROW_LENGTH].
 
-    `documents` numbers the documents of a row from 1 (0: padding), `positions` restart in each, and
-    `learned` is True where the token is one that the model should write.
+    `documents` numbers the documents of a row from 1 (0: padding), `positions` restart in each document, and `learned`
+    is True for tokens that the model learns to write.
     """
 
     tokens: Tensor
@@ -54,7 +54,7 @@ class Rows:
 
     @property
     def attention_mask(self) -> Tensor:
-        """[rows, 1, T, T] bool: a token sees itself and what is before it in its own document."""
+        """[rows, 1, T, T] bool: a token attends to itself and to earlier tokens of its document."""
         same = self.documents[:, None, :, None] == self.documents[:, None, None, :]
         return same & torch.ones(ROW_LENGTH, ROW_LENGTH, dtype=torch.bool).tril()
 
@@ -147,8 +147,8 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
 
 
 def loss_of(model: Qwen3ForCausalLM, rows: Rows) -> Tensor:
-    """Return the mean cross-entropy over the tokens that are the model's own to write."""
-    # The head stays in float32: bfloat16 logits are too coarse to learn shares of a few per cent from.
+    """Return the mean cross-entropy over the tokens that the model learns to write."""
+    # The head stays in float32: bfloat16 logits are too coarse to learn probabilities of a few per cent.
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(
             input_ids=rows.tokens, attention_mask=rows.attention_mask, position_ids=rows.positions, use_cache=False
@@ -159,7 +159,7 @@ def loss_of(model: Qwen3ForCausalLM, rows: Rows) -> Tensor:
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, error_rate: float, rng: random.Random) -> Rows:
-    """Return `ROWS_PER_STEP` rows filled with new documents, each put into the first row that has room."""
+    """Return `ROWS_PER_STEP` rows of new documents; each document goes into the first row with room."""
     rows: list[list[tuple[list[int], list[bool]]]] = [[] for _ in range(ROWS_PER_STEP)]
     room = [ROW_LENGTH] * ROWS_PER_STEP
     for tokens, learned in encoded_documents(tokenizer, error_rate, rng):
@@ -182,7 +182,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, error_rate: float, rng: random.Rand
 def encoded_documents(
     tokenizer: PreTrainedTokenizerFast, error_rate: float, rng: random.Random
 ) -> Iterator[tuple[list[int], list[bool]]]:
-    """Yield (token ids, which of them are learned) of new documents without end."""
+    """Yield pairs (token ids, whether each is learned) of new documents, endlessly."""
     backend = tokenizer.backend_tokenizer
     while True:
         documents: list[Document] = [document(rng, error_rate) for _ in range(64)]

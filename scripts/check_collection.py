@@ -2,8 +2,8 @@
 
     python scripts/check_collection.py [pytest option …]
 
-Every `test_*.py` that git knows must give at least one test, and so must every module of the package whose text has
-a doctest prompt. Options go to pytest, so that a shortened collection can be tried: `--ignore=tests/assembly`.
+pytest must collect at least one test from every `test_*.py` in the repository and from every module of the package with
+a doctest prompt. Options go to pytest, so that a missing folder can be simulated: `--ignore=tests/assembly`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Collected:
-    """A pytest plug-in that notes the files of all collected tests."""
+    """A pytest plug-in that records the files of all collected tests."""
 
     def __init__(self) -> None:
         self.files: set[Path] = set()
         self.num_tests = 0
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note each test's file."""
+        """Record the file of each test."""
         self.files = {item.path.resolve() for item in session.items}
         self.num_tests = len(session.items)
 

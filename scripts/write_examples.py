@@ -1,4 +1,4 @@
-"""Write `examples/*.jsonl`: arithmetic in two files that share no problem, a few chat prompts, and 500 financial pairs.
+"""Write `examples/*.jsonl`: arithmetic in two disjoint files, a few chat prompts, and 500 pairs of financial answers.
 
 python scripts/write_examples.py [DIRECTORY]
 """
@@ -19,7 +19,7 @@ from grpo.tasks.arithmetic import (
     word_problems,
 )
 
-# From sums that `tiny` knows to stories of several steps that only larger models can follow.
+# Stories of several steps, which only larger models than `tiny` can solve.
 LONGER_STORIES = (
     (
         "A baker makes 24 rolls in the morning and half as many in the afternoon. "
@@ -47,7 +47,7 @@ def main() -> None:
     write(directory / "arithmetic_train.jsonl", map(row, train))
     write(directory / "arithmetic_eval.jsonl", map(row, evaluation))
     write(directory / "sample_prompts.jsonl", sample_prompts())
-    # What `grpo reward train finance-preferences` generates, to be read by `scorer_train_file`.
+    # The rows that `grpo reward train finance-preferences` generates, as a file for `scorer_train_file`.
     write(directory / "financial_rewards_500.jsonl", preference_pairs(500))
 
 

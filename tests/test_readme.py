@@ -97,6 +97,13 @@ def test_every_file_that_readme_and_docs_name_is_there(page: Path) -> None:
         assert link.startswith("http") or (page.parent / link).exists(), link
 
 
+def test_the_page_on_environments_shows_the_shipped_example() -> None:
+    page = (ROOT / "docs" / "environments.md").read_text()
+    example = (ROOT / "examples" / "second_try.py").read_text()
+    assert "class SecondTry" in page
+    assert example[example.index("class SecondTry") :] in page
+
+
 def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"(?:^    |`)make (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What the embedded model can do before any reinforcement, measured with plain `generate()`."""
+"""Measure the embedded model before reinforcement, with `generate()` of transformers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MAX_TOKENS = 32
 
 
 def measure(directory: Path, *, samples: int, stories: int, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Return, by kind of prompt, the shares in the format (`format`), right (`lenient`), and both (`strict`).
+    """Return shares by kind of prompt: in the format (`format`), right (`lenient`), and both (`strict`).
 
-    Sampled at temperature 1; `greedy` takes the likeliest token; `forced` does so after the opening
-    tag of the format.
+    Replies are sampled at temperature 1. `greedy` is the strict share with the most likely token at each position;
+    `forced` is the same after the opening tag of the format. `tokens` is the mean length of a reply.
     """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(directory).eval()

@@ -1,8 +1,8 @@
-"""Text that the embedded model learns from: endless, seeded, and wrong on purpose some of the time.
+"""Training text of the embedded model: endless, seeded, and with deliberate errors.
 
-A policy that is always right, or never, has nothing to learn by reinforcement. So a part of the
-texts leave the asked format and a part of the sums are off by a little. At each token where texts
-part, the right continuation stays the likeliest one, which is what lets GRPO sharpen it.
+Reinforcement cannot improve a policy that is always right or always wrong. Therefore some texts violate the required
+format, and some results are slightly wrong. At each token the right continuation stays the most likely one, so that
+GRPO can raise its probability.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ SMALL_TALK = (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of text; `learned` where it is the model's own to write."""
+    """A piece of text; `learned` is True if the model learns to write it."""
 
     text: str
     learned: bool
@@ -94,7 +94,7 @@ Document = tuple[Segment, ...]
 
 
 def document(rng: random.Random, error_rate: float) -> Document:
-    """Return one text; `error_rate` is the share of results that are off by one to three."""
+    """Return one text; `error_rate` is the share of results whose last digit is off by one to three."""
     (kind,) = rng.choices(
         ("sum", "plain sum", "think sum", "story", "headline", "finance", "small talk", "bare text"),
         (0.42, 0.10, 0.08, 0.18, 0.09, 0.07, 0.01, 0.05),
@@ -149,14 +149,14 @@ def _exchange(kind: str, system: str | None, error_rate: float, rng: random.Rand
 
 
 def _problem(rng: random.Random) -> Problem:
-    """Return mostly + and - with operands 0…12, sometimes up to 20, and some products."""
+    """Return a random problem: mostly + and - with operands 0…12, sometimes up to 20; some products."""
     operator = rng.choice("+++---+++---*")
     most = 20 if operator != "*" and rng.random() < 0.15 else 12
     return Problem(rng.randint(0, most), operator, rng.randint(0, most))
 
 
 def _worked(problem: Problem, layouts: Layouts, error_rate: float, rng: random.Random) -> str:
-    """Return a reply whose result may be wrong, and whose answer is, nearly always, that result."""
+    """Return a reply; its result may be wrong, and its answer nearly always repeats the result."""
     result = problem.result
     if rng.random() < error_rate:
         result = _slip(result, rng)
@@ -167,10 +167,10 @@ def _worked(problem: Problem, layouts: Layouts, error_rate: float, rng: random.R
 
 
 def _slip(value: int, rng: random.Random) -> int:
-    """Return `value` with its last digit off by one to three, sign and other digits kept.
+    """Return `value` with its last digit off by one to three; sign and other digits are unchanged.
 
-    Errors that change the length or the sign would gather on a shared first token and could make it
-    likelier than the right one.
+    Errors that change the length or the sign would share a first token, whose summed probability could exceed that of
+    the right token.
     """
     rest, last = divmod(abs(value), 10)
     digits = [digit for digit in range(max(last - 3, 0), min(last + 3, 9) + 1) if digit != last]

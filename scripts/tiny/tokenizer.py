@@ -14,11 +14,11 @@ VOCABULARY_SIZE = 1024
 SPECIAL = ("<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>", "<think>", "</think>")
 
-# An operator keeps both its spaces, so that "7 + 5" is three tokens; white space goes to the word
-# after it, except that runs stay whole up to their last character.
+# An operator includes the spaces around it, so that "7 + 5" is three tokens. A space belongs to the word after it; the
+# rest of a longer run of white space is one piece.
 PIECES = r" [-+*=] | ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s"
 
-# Later roles of the field are told in the words of the three that the model knows.
+# The roles `developer` and `tool` are rendered as `system` and `user`, the only other roles that the model knows.
 CHAT_TEMPLATE = (
     "{% set known = {'system': 'system', 'developer': 'system', 'user': 'user', 'tool': 'user',"
     " 'assistant': 'assistant'} %}"

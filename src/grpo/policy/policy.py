@@ -133,7 +133,7 @@ class Policy:
             return self.forward(self.model, batch, temperature=temperature).logprobs
 
     def save(self, directory: Path) -> None:
-        """Write files that transformers' Auto classes load: tokenizer and model, or the adapter with its base's name."""
+        """Write files that the Auto classes load: tokenizer and model, or the adapter with the name of its base."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.has_adapter:
             save_adapter(self.model, directory, base=self.base_name)

@@ -10,24 +10,20 @@ not run again, so that a measurement that was interrupted continues. Not part of
 half an hour on one core.
 
 One process imports torch, transformers and peft, and is forked for each mutation. Each job has a copy of the
-repository, which PYTHONPATH names too, so that programs started by tests see the mutation. A test file that fails
-without any mutation is left out with a warning. A run that takes far longer than usual counts as killed.
+repository, which PYTHONPATH names too, so that programs started by tests see the mutation. A test that fails counts
+if it passes without the mutation; otherwise it is left out, with a warning. A test that takes longer than
+`--test-timeout` seconds counts as failed, and so does a run that takes longer than `--run-timeout`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fnmatch
 import hashlib
-import importlib
 import json
 import os
 import random
 import secrets
-import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,14 +31,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forked_tests import ROOT, Workplace, import_what_tests_import
 from mutations import Mutation, mutations_of
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "src/grpo"
-COPIED = ("src", "tests", "benchmarks", "scripts", "examples", "docs", "README.md", "LICENSE", "pyproject.toml")
 
 # Whole runs: slow, and what they notice is mostly noticed before.
 RUNS = ("tests/invariants/test_resume.py", "tests/assembly/test_trainer_api.py", "tests/assembly/test_going_on.py")
+SEEN = "tests/assembly/test_rewards_see_the_run.py"
 UPDATE = ("tests/test_update.py", "tests/invariants/test_micro_batching.py")
 ENGINE = ("tests/engines/*.py", "tests/invariants/test_engine_*.py")
 POLICY = ("tests/policy/*.py", "tests/invariants/test_packed_equals_padded.py")
@@ -51,7 +47,8 @@ REWARDS = (
     *("tests/rewards/test_running_normalisation.py", "tests/rewards/test_reward_failures.py"),
     *("tests/rewards/test_reward_resolve.py", "tests/rewards/test_overlap.py", "tests/test_rollout.py"),
     *("tests/rewards/test_rewards_against_trl.py", "tests/assembly/test_reward_options_in_runs.py"),
-    *("tests/assembly/test_rewards_in_runs.py", "tests/tracking/test_completions.py"),
+    *("tests/tracking/test_completions.py", SEEN),
+    "tests/assembly/test_rewards_in_runs.py",
 )
 
 TESTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
@@ -61,7 +58,7 @@ TESTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("groups.py",), ("tests/test_groups.py", "tests/test_rollout.py", *UPDATE)),
     (("packing.py",), ("tests/test_packing.py", *UPDATE, "tests/invariants/test_packed_equals_padded.py")),
     (("rollout.py",), ("tests/test_rollout.py", "tests/rewards/test_overlap.py", *RUNS)),
-    (("evaluate.py", "intervals.py"), ("tests/test_intervals.py", "tests/test_evaluate.py", RUNS[1])),
+    (("evaluate.py", "intervals.py"), ("tests/test_intervals.py", "tests/test_evaluate.py", SEEN, RUNS[1])),
     (("schedules.py",), ("tests/test_schedules.py", "tests/test_update.py", RUNS[1])),
     (("seeding.py",), ("tests/test_seeding.py", "tests/test_rollout.py", "tests/tasks/test_order.py", *RUNS)),
     (("types.py",), ("tests/test_groups.py", "tests/test_rollout.py", "tests/rewards/test_reward_suite.py", *UPDATE)),
@@ -87,9 +84,6 @@ LEFT_OUT = (
     *("policy/sources.py", "policy/files.py", "policy/flash.py"),
 )
 """Modules of these rooms that carry neither numbers nor guarantees, or need what CI lacks."""
-
-MARGIN_S, FACTOR = 60.0, 6.0
-"""A run may take this much longer than its test files took without a mutation."""
 
 
 @dataclass(frozen=True)
@@ -143,158 +137,26 @@ def draw(count: int, seed: int, only: Sequence[str]) -> list[Task]:
     return tasks
 
 
-# Running tests in a forked child
-
-
-class Workplace:
-    """A copy of the repository in which one mutation at a time is tried."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.output = folder / "output.txt"
-        for name in COPIED:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(".pytest_cache"))
-            elif source.exists():
-                shutil.copy2(source, folder / name)
-
-    def mutate(self, task: Task) -> None:
-        """Put the mutation in place."""
-        self._write(task, task.mutation.apply(task.source))
-
-    def restore(self, task: Task) -> None:
-        """Take the mutation out again."""
-        self._write(task, task.source)
-
-    def _write(self, task: Task, source: bytes) -> None:
-        path = self.folder / PACKAGE / task.module
-        path.write_bytes(source)
-        # Compiled files are recognised by time and size, which a mutation may leave as they are.
-        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
-            compiled.unlink()
-
-    def start(self, tests: Sequence[str], *, test_timeout_s: float) -> int:
-        """Start the tests in a forked process that leads a group of its own, and return its id."""
-        sys.stdout.flush()
-        process = os.fork()
-        if process:
-            return process
-        code = 70
-        try:
-            os.setsid()
-            code = self._run(tests, test_timeout_s)
-        finally:
-            os._exit(code)
-
-    def _run(self, tests: Sequence[str], test_timeout_s: float) -> int:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
-        os.chdir(self.folder)
-        source = str(self.folder / "src")
-        os.environ["PYTHONPATH"] = source
-        sys.path.insert(0, source)
-        sys.argv = ["pytest"]
-        import pytest
-
-        options = ["-x", "-rf", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist", f"--timeout={test_timeout_s}"]
-        return int(pytest.main([*options, f"--basetemp={self.folder}/tmp", *tests]))
-
-    def failure(self) -> str:
-        """Return the name of the test that failed, as far as the output has it."""
-        lines = self.output.read_text(errors="replace").splitlines()
-        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-        return failed[0].split(" - ")[0].split(" ", 1)[-1] if failed else (lines[-1] if lines else "")
-
-
-def wait(process: int, limit_s: float) -> int | None:
-    """Return the exit code of a child that leads a group, or None when it was stopped for taking too long."""
-    deadline = time.monotonic() + limit_s
-    code: int | None = None
-    while True:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            break
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process, signal.SIGKILL)
-    if code is None:
-        os.waitpid(process, 0)
-    return code
-
-
-class Baseline:
-    """Seconds that each test file takes without a mutation; files that fail have none."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.seconds = self._read()
-
-    def measure(self, files: Sequence[str], place: Workplace) -> None:
-        """Run the files that are not known yet, each in a process of its own."""
-        for name in files:
-            if self._key(name) in self.seconds:
-                continue
-            began = time.monotonic()
-            code = wait(place.start([name], test_timeout_s=600), 3600)
-            seconds = round(time.monotonic() - began, 1)
-            if code != 0:
-                print(f"{name} fails without a mutation, so it is left out: {place.failure()}", file=sys.stderr)
-            self.seconds[self._key(name)] = seconds if code == 0 else None
-            self.seconds = {**self._read(), **self.seconds}
-            self.file.write_text(json.dumps(self.seconds, indent=1))
-
-    def of(self, name: str) -> float | None:
-        """Return the seconds of a test file, or None when it fails."""
-        return self.seconds[self._key(name)]
-
-    def _read(self) -> dict[str, float | None]:
-        return json.loads(self.file.read_text()) if self.file.exists() else {}
-
-    def _key(self, name: str) -> str:
-        return f"{name} {hashlib.sha256((ROOT / name).read_bytes()).hexdigest()[:12]}"
-
-
-def try_mutation(task: Task, place: Workplace, baseline: Baseline) -> dict[str, Any]:
+def try_mutation(task: Task, place: Workplace) -> dict[str, Any]:
     """Return the line of the results for one mutation."""
-    known = {name: seconds for name in task.tests if (seconds := baseline.of(name)) is not None}
-    longest = max(known.values(), default=0.0)
     began = time.monotonic()
-    place.mutate(task)
-    try:
-        process = place.start(list(known), test_timeout_s=MARGIN_S + FACTOR * longest)
-        code = wait(process, MARGIN_S + FACTOR * sum(known.values()))
-    finally:
-        place.restore(task)
+    changed = task.mutation.apply(task.source)
+    result = place.try_change(f"{PACKAGE}/{task.module}", task.source, changed, task.tests)
     return {
         "key": task.key,
         "module": task.module,
         "line": task.mutation.line,
         "diff": task.mutation.diff(task.source),
-        "outcome": {0: "survived", None: "timeout"}.get(code, "killed"),
-        "by": place.failure() if code else "",
+        "outcome": "survived" if result.passed else "timeout" if result.timed_out else "killed",
+        "by": result.failed,
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def import_what_tests_import() -> None:
-    """Import the heavy packages once, before any process is forked."""
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONDONTWRITEBYTECODE="", TOKENIZERS_PARALLELISM="0")
-    for name in ("torch", "transformers", "peft", "datasets", "pytest", "pydantic", "rich", "yaml", "sklearn.metrics"):
-        importlib.import_module(name)
-    for name in ("transformers.models.qwen3.modeling_qwen3", "transformers.models.llama.modeling_llama"):
-        importlib.import_module(name)
-
-
-def run_job(tasks: Sequence[Task], place: Workplace, baseline: Baseline, results: Path) -> None:
+def run_job(tasks: Sequence[Task], place: Workplace, results: Path) -> None:
     """Try mutations one after the other and append a line for each."""
     for task in tasks:
-        # Only now, so that a short measurement does not wait for the files of modules it never draws.
-        baseline.measure(task.tests, place)
-        line = try_mutation(task, place, baseline)
+        line = try_mutation(task, place)
         with results.open("a") as file:
             file.write(json.dumps(line) + "\n")
         where = f"{task.module}:{line['line']}"
@@ -325,6 +187,8 @@ def main() -> None:
     parser.add_argument("--modules", nargs="*", default=[], metavar="GLOB")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--test-timeout", type=float, default=120.0, metavar="SECONDS")
+    parser.add_argument("--run-timeout", type=float, default=1200.0, metavar="SECONDS")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "grpo-mutations")
     parser.add_argument("--list", action="store_true", help="print the mutations without trying them")
     arguments = parser.parse_args()
@@ -349,9 +213,9 @@ def main() -> None:
             if not process:
                 code = 1
                 try:
-                    place = Workplace(Path(folder) / f"job-{job}")
-                    baseline = Baseline(arguments.work / "baseline.json")
-                    run_job(open_tasks[job :: arguments.jobs], place, baseline, results)
+                    limits = {"test_timeout_s": arguments.test_timeout, "run_timeout_s": arguments.run_timeout}
+                    place = Workplace(Path(folder) / f"job-{job}", **limits)
+                    run_job(open_tasks[job :: arguments.jobs], place, results)
                     code = 0
                 finally:
                     os._exit(code)

@@ -5,6 +5,7 @@ import torch
 
 from grpo.packing import PackedBatch
 from grpo.policy import Policy, load_policy
+from grpo.policy.flash import flash_works
 from grpo.update import activation_bytes_per_token, is_out_of_memory, token_budget
 from grpo.update.memory import _probe, _saved_bytes
 
@@ -44,6 +45,13 @@ def test_two_short_rows_tell_what_a_long_one_keeps_for_its_backward(tiny_policy:
     # Every layer keeps several tensors of the hidden size at the least.
     config = tiny_policy.model.config
     assert each > 4 * 4 * config.hidden_size * config.num_hidden_layers
+
+
+def test_the_first_measurement_of_a_process_gives_what_later_ones_give(tiny_policy: Policy) -> None:
+    activation_bytes_per_token(tiny_policy, **SHAPE)
+    later = activation_bytes_per_token(tiny_policy, **SHAPE)
+    flash_works.cache_clear()
+    assert activation_bytes_per_token(tiny_policy, **SHAPE) == later
 
 
 def test_recomputed_activations_take_less_and_the_model_stays_as_it_was() -> None:

@@ -62,6 +62,9 @@ DROPPED_METHODS = {
 }  # fmt: skip
 """Methods whose call becomes their object."""
 
+ASYMMETRIC = {"isinstance", "issubclass", "getattr", "hasattr", "setattr", "replace"}
+"""Functions whose arguments cannot trade places: any test would notice."""
+
 MESSAGES = {"warn", "warning", "info", "debug", "note", "exit", "cast", "TypeVar", "getLogger", "NewType"}
 
 
@@ -262,7 +265,9 @@ class _Finder(ast.NodeVisitor):
             variants += [f"range(1, {self._text(node.args[0])})", f"range({self._bracketed(node.args[0])} - 1)"]
         self._add(self._span(node), *variants)
         for first, second in zip(node.args, node.args[1:], strict=False):
-            if all(isinstance(each, (ast.Name, ast.Attribute, ast.Subscript)) for each in (first, second)):
+            if name not in ASYMMETRIC and all(
+                isinstance(each, (ast.Name, ast.Attribute, ast.Subscript)) for each in (first, second)
+            ):
                 span = (self._span(first)[0], self._span(second)[1])
                 self._add(span, f"{self._text(second)}, {self._text(first)}")
         self.generic_visit(node)

@@ -89,7 +89,9 @@ def test_every_figure_of_an_evaluation_is_that_of_its_completions(tiny_policy: P
     assert metrics["answers"] == dict(counted)
     assert list(metrics["answers"].values()) == sorted(counted.values(), reverse=True)
 
-    plain = [verify(text, answer, answer_format=answer_format) for text, answer in zip(decode(greedy), answers, strict=True)]
+    plain = [
+        verify(text, answer, answer_format=answer_format) for text, answer in zip(decode(greedy), answers, strict=True)
+    ]
     assert metrics["accuracy_greedy"] == pytest.approx(fmean(verdict.strict for verdict in plain))
     assert metrics["accuracy_greedy_lenient"] == pytest.approx(fmean(verdict.lenient for verdict in plain))
     assert metrics["accuracy_greedy_ci95"] == list(confidence_interval([[verdict.strict] for verdict in plain]))

@@ -469,6 +469,7 @@ def test_memory_that_runs_out_around_one_long_completion_lowers_the_budget_step_
     def limited(batch: PackedBatch, **options: object) -> object:
         if torch.is_grad_enabled():
             budgets.append(learner.lowered_budget)
+            assert len(budgets) < 100, "the budget does not come down"
             if len(batch.rollout_index) > 1 and len(batch.token_ids) > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(batch, **options)  # type: ignore[arg-type]

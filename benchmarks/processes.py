@@ -9,7 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ __all__ = ["HERE", "answer_of", "markdown_table", "origin", "spread"]
 HERE = Path(__file__).parent
 
 
-def answer_of(command: Sequence[str | Path]) -> dict[str, Any]:
+def answer_of(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the last JSON object that a command prints on a line; exit with its error if it fails."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, env=env)
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not answers:
         sys.exit(f"{' '.join(map(str, command))} failed with exit code {done.returncode}:\n{done.stderr[-3000:]}")

@@ -1,6 +1,6 @@
 """Write a random model and workload of any shape, from fixed seeds, in the layout that `step.py` reads.
 
-    python benchmarks/shapes.py DIR [--workload tiny|small|long-prompt]
+    python benchmarks/shapes.py DIR [--workload tiny|small|long-prompt|chat|135m]
         [--hidden 256] [--layers 4] … [--prompt-length 200] [--group-size 8] …
 
 The end token is never sampled, so every completion has exactly `max_completion_length` tokens and a step's cost depends
@@ -66,6 +66,14 @@ WORKLOADS = {
     "long-prompt": (
         ModelSpec(hidden=256, layers=4, heads=4, ffn=704, vocabulary=4000, mean_length=24),
         WorkSpec(prompt_length=600, shortest_prompt=400, max_completion_length=64, group_size=16, prompts_per_step=2),
+    ),
+    "chat": (
+        ModelSpec(hidden=256, layers=6, heads=4, ffn=768, vocabulary=20_000, mean_length=64),
+        WorkSpec(prompt_length=300, shortest_prompt=120, max_completion_length=192, group_size=8, prompts_per_step=4),
+    ),
+    "135m": (
+        ModelSpec(hidden=576, layers=30, heads=9, kv_heads=3, ffn=1536, vocabulary=49_152, mean_length=48),
+        WorkSpec(prompt_length=200, shortest_prompt=80, max_completion_length=128, group_size=4, prompts_per_step=2),
     ),
 }
 """The workloads of docs/performance.md."""

@@ -93,6 +93,64 @@ def test_a_comparison_reports_ratio_and_share_of_the_limit(workload: Path, tmp_p
     assert 0 < step["generate_s"] + step["update_s"] < step["step_s"]
 
 
+TIMER_OF_A_COMMIT = """
+import json, pathlib, sys
+import grpo
+with pathlib.Path(sys.argv[1], "order").open("a") as file:
+    file.write(grpo.NAME)
+speed = grpo.STEP_S + len(sys.argv[2])
+print(json.dumps({"step_s": speed, "completion_tokens_per_s": 60 / speed, "peak_memory_mb": 100}))
+"""
+
+
+def test_the_guard_runs_two_commits_by_turns_and_prints_the_ratios_of_the_second(tmp_path: Path) -> None:
+    repository, workload, record = tmp_path / "repository", tmp_path / "short", tmp_path / "record.json"
+    (repository / "benchmarks").mkdir(parents=True)
+    (repository / "benchmarks" / "step.py").write_text(TIMER_OF_A_COMMIT)
+    (repository / "src" / "grpo").mkdir(parents=True)
+    workload.mkdir()
+    (workload / "workload.json").write_text("{}")
+
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        command = ["git", "-C", str(repository), *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "--quiet")
+    commits = []
+    for name, step_s in (("A", 1.0), ("B", 2.0)):
+        (repository / "src" / "grpo" / "__init__.py").write_text(f"NAME, STEP_S = {name!r}, {step_s}\n")
+        git("add", ".")
+        git("commit", "--quiet", "--message", name)
+        commits.append(git("rev-parse", "HEAD"))
+
+    words = ("--repository", repository, "--workloads", workload, "--rounds", "3", "--steps", "5", "--json", record)
+    printed = run("guard.py", commits[0], *words)
+    assert (workload / "order").read_text() == "ABBAAB"
+    ratios = ("1.500 (1.500–1.500)", "0.667 (0.667–0.667)", "1.000 (1.000–1.000)")
+    assert "| short | 2.000 | 3.000 | {} | 30 | 20 | {} | 100 | 100 | {} |".format(*ratios) in printed
+    assert "slower by more than 3%: short" in printed
+    assert "slower by more than 3%: none" in run("guard.py", "HEAD", commits[0], *words)
+    assert list(json.loads(record.read_text())["commits"].values()) == commits[::-1]
+    assert git("worktree", "list").count("\n") == 0
+
+
+def test_the_interval_of_many_rounds_is_narrower_than_their_extremes() -> None:
+    from guard import median_interval
+
+    middle, low, high = median_interval([0.2, *(1.0 + place / 100 for place in range(-5, 6)), 9.0])
+    assert middle == 1.0
+    assert 0.94 < low < middle < high < 1.06
+
+
+def test_every_guarded_workload_can_be_written() -> None:
+    from guard import GUARDED
+    from shapes import WORKLOADS
+
+    assert set(GUARDED) == set(WORKLOADS)
+    assert all(model.hidden % model.heads == model.heads % model.kv_heads == 0 for model, _ in WORKLOADS.values())
+
+
 def test_the_count_of_a_forward_is_what_pytorch_counts_but_for_half_the_attention() -> None:
     from flops import GroupLengths, forward_flops, shape_of
 

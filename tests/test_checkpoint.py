@@ -445,6 +445,34 @@ def test_a_finished_run_goes_on_from_its_final_model_with_its_times(
     assert "final_model is damaged: manifest.json is missing; falling back to step 5" in caplog.text
 
 
+@pytest.mark.parametrize(("best_step", "kept"), [(3, [3, 5]), (0, [5])])
+def test_a_finished_run_that_continues_keeps_its_end_only_if_it_is_the_best_so_far(
+    best_step: int, kept: list[int], tmp_path: Path
+) -> None:
+    learner = Learner().learn(3)
+    state = learner.state(seconds=8.0)
+    state = replace(state, progress=replace(state.progress, best=(0.5, best_step)))
+    store = CheckpointStore(tmp_path, keep_last=1)
+    store.save_final(state, learner.save)
+    newest = store.newest()
+    assert newest is not None
+    reopened = store.reopen(newest)
+    assert reopened.path == tmp_path / "checkpoint-3"
+    assert reopened.state.progress == state.progress
+    assert find_checkpoint(tmp_path).state.progress == state.progress
+    for _ in range(2):
+        store.save(learner.learn(1).state(), learner.save)
+    assert checkpoint_steps(tmp_path) == kept
+
+
+def test_an_evaluation_that_is_only_as_good_does_not_replace_the_best() -> None:
+    progress = Progress().after_evaluation({}, value=0.5, seconds=0.0)
+    for value, best in ((0.5, (0.5, 0)), (0.4, (0.5, 0)), (0.6, (0.6, 3)), (0.6, (0.6, 3))):
+        progress = progress.after_step(prompts=1, completion_tokens=1, seconds=0.0)
+        progress = progress.after_evaluation({}, value=value, seconds=0.0)
+        assert progress.best == best
+
+
 def test_progress_adds_up_and_keeps_the_first_the_latest_and_the_best_evaluation() -> None:
     progress = Progress().after_evaluation({"accuracy": 0.2}, value=0.2, seconds=1.0)
     for accuracy in (0.6, 0.5):

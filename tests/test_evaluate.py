@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
+from statistics import fmean
 
 import pytest
+import torch
 from scipy import stats
 
 from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.evaluate import Evaluator, confidence_interval, pass_at_k
+from grpo.intervals import wilson_interval
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import EpisodeCollector
-from grpo.tasks import AnswerVerifier, find_format
+from grpo.tasks import AnswerVerifier, find_format, verify
 from grpo.types import Prompt, SamplingParams
 
 
@@ -47,6 +52,96 @@ def test_an_evaluation_tells_strict_lenient_and_greedy_apart(tiny_policy: Policy
     assert sum(metrics["answers"].values()) <= 24
 
 
+def test_every_figure_of_an_evaluation_is_that_of_its_completions(tiny_policy: Policy, sums: list[Prompt]) -> None:
+    evaluator = make_evaluator(tiny_policy, sums)
+    # Short enough that some completions are cut.
+    evaluator.sampling = SamplingParams(max_tokens=17)
+    decode, batches = evaluator.decode, list[list[list[int]]]()
+
+    def noted(ids: Sequence[Sequence[int]]) -> list[str]:
+        batches.append([list(each) for each in ids])
+        return decode(ids)
+
+    evaluator.decode = noted
+    metrics = evaluator.evaluate(0, 10).metrics
+    sampled, greedy = batches
+    assert (metrics["prompts"], metrics["samples_per_prompt"], len(sampled), len(greedy)) == (6, 4, 24, 6)
+
+    ends = set(tiny_policy.end_token_ids)
+    cut = [ids[-1] not in ends for ids in sampled]
+    assert 0 < sum(cut) < 12
+    assert metrics["truncated_share"] == pytest.approx(fmean(cut))
+    assert metrics["completion_length"] == pytest.approx(fmean(map(len, sampled)))
+
+    answer_format = find_format("answer_tags")
+    answers = [str(prompt.columns["answer"]) for prompt in evaluator.prompts]
+    verdicts = [verify(text, answers[i // 4], answer_format=answer_format) for i, text in enumerate(decode(sampled))]
+    strict = [verdict.strict for verdict in verdicts]
+    assert metrics["accuracy"] == pytest.approx(fmean(strict))
+    assert metrics["accuracy_lenient"] == pytest.approx(fmean(verdict.lenient for verdict in verdicts))
+    assert metrics["format_rate"] == pytest.approx(fmean(verdict.well_formed for verdict in verdicts))
+    assert len({metrics["accuracy"], metrics["accuracy_lenient"], metrics["format_rate"]}) > 1
+    rows = [strict[start : start + 4] for start in range(0, 24, 4)]
+    assert metrics["accuracy_ci95"] == list(confidence_interval(rows))
+    lenient = [verdict.lenient for verdict in verdicts]
+    assert metrics["accuracy_lenient_ci95"] == list(
+        confidence_interval([lenient[start : start + 4] for start in range(0, 24, 4)])
+    )
+    assert metrics["pass_at_k"]["4"] == pytest.approx(fmean(map(any, rows)))
+    counted = Counter(verdict.answer for verdict in verdicts if verdict.answer is not None)
+    assert metrics["answers"] == dict(counted)
+    assert list(metrics["answers"].values()) == sorted(counted.values(), reverse=True)
+
+    plain = [
+        verify(text, answer, answer_format=answer_format) for text, answer in zip(decode(greedy), answers, strict=True)
+    ]
+    assert metrics["accuracy_greedy"] == pytest.approx(fmean(verdict.strict for verdict in plain))
+    assert metrics["accuracy_greedy_lenient"] == pytest.approx(fmean(verdict.lenient for verdict in plain))
+    assert metrics["accuracy_greedy_ci95"] == list(confidence_interval([[verdict.strict] for verdict in plain]))
+
+
+def test_greedy_accuracy_is_that_of_the_likeliest_tokens(tiny_policy: Policy, sums: list[Prompt]) -> None:
+    evaluator = make_evaluator(tiny_policy, sums)
+    decode, batches = evaluator.decode, list[list[list[int]]]()
+
+    def noted(ids: Sequence[Sequence[int]]) -> list[str]:
+        batches.append([list(each) for each in ids])
+        return decode(ids)
+
+    evaluator.decode = noted
+    evaluator.evaluate(0, 10)
+    for prompt, found in zip(evaluator.prompts, batches[1], strict=True):
+        ids = list(prompt.token_ids)
+        with torch.no_grad():
+            logits = tiny_policy.model(torch.tensor([[*ids, *found]])).logits[0, len(ids) - 1 : -1]
+        assert found == logits.argmax(dim=-1).tolist()
+
+
+def test_rewards_of_an_evaluation_are_means_of_what_could_be_scored(tiny_policy: Policy, sums: list[Prompt]) -> None:
+    evaluator = make_evaluator(tiny_policy, sums, verifier=False)
+    places: list[float] = []
+
+    def place(completions: list[str], **_: object) -> list[float]:
+        places.extend(float(len(text)) for text in completions)
+        return [float("nan") if len(text) % 2 else float(len(text)) for text in completions]
+
+    evaluator.rewards = RewardSuite(
+        resolve_rewards([{"name": place, "weight": 2.0}, {"name": "correctness", "weight": 0.0}]), max_failed_share=1.0
+    )
+    metrics = evaluator.evaluate(0, 10).metrics
+    even = [each for each in places if each % 2 == 0]
+    assert 0 < len(even) < len(places) == 24
+    assert metrics["rewards"]["place"] == pytest.approx(fmean(even))
+    assert metrics["reward"] == pytest.approx(2 * fmean(even))
+
+    evaluator.rewards = RewardSuite(
+        resolve_rewards([lambda completions, **_: [float("nan")] * len(completions)]), max_failed_share=1.0
+    )
+    nothing = evaluator.evaluate(0, 10).metrics
+    assert nothing["reward"] is None
+    assert list(nothing["rewards"].values()) == [None]
+
+
 def test_without_a_judge_there_is_a_reward_and_no_accuracy(tiny_policy: Policy, sums: list[Prompt]) -> None:
     metrics = make_evaluator(tiny_policy, sums, verifier=False).evaluate(0, 10).metrics
     assert metrics["reward"] > 0
@@ -66,6 +161,23 @@ def test_samples_of_one_prompt_that_agree_count_as_one() -> None:
     mixed = confidence_interval([[True] * 4 + [False] * 4] * 10)
     assert alike == pytest.approx(single)
     assert mixed[1] - mixed[0] < alike[1] - alike[0]
+
+
+def test_the_design_effect_of_samples_that_resemble_each_other_is_kish_s() -> None:
+    """By hand: mean squares 7/12 between and 7/36 within prompts, ρ = 1/3, 12 / (1 + 3 ρ) = 6 effective samples."""
+    outcomes = [[True, True, False, False], [True, False, False, False], [True] * 4]
+    assert confidence_interval(outcomes) == pytest.approx(wilson_interval(7 / 12, 6.0), abs=1e-12)
+
+
+def test_samples_count_in_full_where_prompts_differ_no_more_than_chance() -> None:
+    assert confidence_interval([[True, False]] * 3) == pytest.approx(wilson_interval(0.5, 6.0), abs=1e-12)
+    assert confidence_interval([[True, True, False]]) == pytest.approx(wilson_interval(2 / 3, 3.0), abs=1e-12)
+
+
+@pytest.mark.parametrize("outcome", [True, False])
+def test_equal_answers_to_every_sample_say_as_much_as_one_sample_a_prompt(outcome: bool) -> None:
+    found = confidence_interval([[outcome] * 8] * 5)
+    assert found == pytest.approx(wilson_interval(float(outcome), 5.0), abs=1e-12)
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one() -> None:

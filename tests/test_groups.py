@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
 import torch
 
 from grpo.algorithm import METHODS, combined_advantages, group_advantages
 from grpo.groups import (
+    CompletionFigures,
     completion_advantages,
     counted_completions,
     describe_groups,
@@ -154,3 +156,67 @@ def test_figures_count_what_was_sampled_and_add_up() -> None:
         "truncated_share": 0.0,
         "zero_variance_groups": 0.0,
     }
+
+
+def described(groups: list[ScoredGroup]) -> CompletionFigures:
+    return describe_groups(groups, find_zero_variance_groups(groups))
+
+
+def described_group(*completions: tuple[int, float | None, FinishReason]) -> ScoredGroup:
+    """A group of completions with these lengths, rewards and ends."""
+    return ScoredGroup(
+        Prompt(0, "", "", (5,), {}),
+        tuple(
+            ScoredRollout(
+                Rollout((7,) * length, (True,) * length, (-1.0,) * length, reason, 0), "", Score({}, {}, reward)
+            )
+            for length, reward, reason in completions
+        ),
+    )
+
+
+def test_the_figures_of_a_step_are_means_over_its_completions() -> None:
+    groups = [
+        described_group((2, 1.0, "stop"), (6, 4.0, "length")),
+        described_group((3, None, "stop"), (5, 1.0, "stop")),
+    ]
+    figures = described(groups)
+    assert figures.num_tokens == 16
+    assert figures.means() == pytest.approx(
+        {
+            "reward": 2.0,
+            "reward_std": 2**0.5,
+            "completion_length": 4.0,
+            "truncated_share": 0.25,
+            "zero_variance_groups": 0.5,
+        }
+    )
+
+
+def test_a_step_whose_rewards_all_failed_has_no_reward_and_no_figure_that_is_not_a_number() -> None:
+    figures = described([described_group((2, None, "stop"), (4, None, "length"))])
+    assert figures.means() == {"completion_length": 3.0, "truncated_share": 0.5, "zero_variance_groups": 1.0}
+
+
+def test_the_reward_of_a_step_includes_what_single_tokens_earned() -> None:
+    rollout = Rollout((7, 8, 9), (True,) * 3, (-1.0,) * 3, "stop", 0)
+    scores = (
+        Score({}, {}, 1.0, (None, 0.5, -2.0)),
+        Score({}, {}, 3.0),
+        Score({}, {"f": "failed"}, None, (9.0, 9.0, 9.0)),
+    )
+    groups = [ScoredGroup(Prompt(0, "", "", (5,), {}), tuple(ScoredRollout(rollout, "", score) for score in scores))]
+    assert [score.sum for score in scores] == [-0.5, 3.0, None]
+    assert described(groups).means()["reward"] == pytest.approx(1.25)
+    nan = float("nan")
+    found = step_reward_tensor(groups)
+    assert found is not None
+    expected = torch.tensor([[[nan, 0.5, -2.0], [nan] * 3, [nan] * 3]])
+    assert torch.equal(found.nan_to_num(99.0), expected.nan_to_num(99.0))
+    assert find_zero_variance_groups(groups).tolist() == [False]
+
+
+def test_only_what_was_cut_is_masked_out_and_only_where_it_is_asked_for() -> None:
+    groups = [described_group((2, 1.0, "stop"), (6, 4.0, "length"), (1, None, "stop"))]
+    assert counted_completions(groups, "mask").tolist() == [[True, False, True]]
+    assert counted_completions(groups, "keep").tolist() == [[True, True, True]]

@@ -17,7 +17,7 @@ from grpo.groups import (
     reward_tensors,
     step_reward_tensor,
 )
-from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.rewards import RewardSuite, resolve_rewards, reward_function
 from grpo.rollout import RolloutCollector
 from grpo.types import Completion, SamplingParams
 
@@ -97,6 +97,30 @@ def test_metrics_of_resampled_rounds_are_those_of_all_their_completions(make_col
     assert collected.metrics["rewards/rewards_in_turn/mean"] == pytest.approx(50 / 15)
     numbers = [8.0] * 4 + [0.0, 1.0, 2.0, 3.0] * 2 + [1.0, 2.0, 3.0]
     assert collected.metrics["rewards/rewards_in_turn/std"] == pytest.approx(statistics.stdev(numbers))
+
+
+def test_a_normalised_reward_is_normalised_in_every_round_and_logged_as_it_was_given(
+    make_collector: MakeCollector,
+) -> None:
+    rounds = [[8.0] * 4 + [0.0, 1.0, 2.0, 3.0] * 2, [10.0, 20.0, 30.0, 40.0]]
+    left = list(rounds)
+
+    def in_turn(completions: list[str], **columns: object) -> list[float]:
+        return left.pop(0)
+
+    reward = reward_function(in_turn).with_options(normalise="running")
+    collected = make_collector([reward], zero_variance_groups="resample", max_resamples=3).collect(1, 0)
+    assert left == []
+    everything = [number for numbers in rounds for number in numbers]
+    assert collected.metrics["rewards/in_turn/mean"] == pytest.approx(statistics.fmean(everything))
+    assert collected.metrics["rewards/in_turn/std"] == pytest.approx(statistics.stdev(everything))
+    # Each round is normalised by all rewards up to its own; those of the first group are kept in the figures.
+    expected = []
+    for seen, numbers in ((rounds[0], rounds[0][4:]), (everything, rounds[1])):
+        mean, std = statistics.fmean(seen), statistics.stdev(seen)
+        expected += [(number - mean) / (std + 1e-6) for number in numbers]
+    found = [scored.score.total for group in collected.groups for scored in group.rollouts]
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_step_is_full_even_when_no_group_ever_has_spread(make_collector: MakeCollector) -> None:

@@ -16,10 +16,14 @@ OPTIONS = (
 
 
 @pytest.mark.parametrize(("save_every", "expected"), [(4, [2, 4]), (0, [])])
+@pytest.mark.parametrize("accuracies", [[0.1, 0.2, 0.6, 0.5, 0.4], [0.1, 0.2, 0.6, 0.6, 0.6]], ids=["worse", "ties"])
 def test_the_best_weights_are_kept_though_no_checkpoint_was_due(
-    save_every: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accuracies: list[float],
+    save_every: int,
+    expected: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    accuracies = [0.1, 0.2, 0.6, 0.5, 0.4]
 
     def evaluate(_: Evaluator, step: int, max_steps: int, epoch: float) -> Evaluation:
         return Evaluation({"accuracy": accuracies[step]})

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +11,11 @@ import torch
 from grpo.algorithm import find_method
 from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.errors import RunError, StaleWeightsError
-from grpo.groups import find_zero_variance_groups
+from grpo.groups import describe_groups, find_zero_variance_groups
 from grpo.packing import PackedBatch
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.rollout import RolloutCollector
-from grpo.types import SamplingParams, ScoredGroup
+from grpo.types import Rollout, SamplingParams, ScoredGroup
 from grpo.update import Learner
 
 MakeCollector = Callable[..., RolloutCollector]
@@ -377,3 +379,115 @@ def test_the_reference_has_a_time_of_its_own(tiny_policy: Policy, make_collector
     assert without["seconds_reference"] == 0
     assert metrics["seconds_reference"] > 0
     assert metrics["seconds_update"] > 0
+
+
+def test_the_figures_of_an_update_are_those_of_the_plain_model(
+    tiny_policy: Policy, make_collector: MakeCollector
+) -> None:
+    collector = make_collector(temperature=0.7)
+    groups = collector.collect(1, 0).groups
+    entropies, distances = [], []
+    for group in groups:
+        for scored in group.rollouts:
+            prompt, tokens = list(group.prompt.token_ids), torch.tensor(scored.rollout.token_ids)
+            with torch.no_grad():
+                logits = tiny_policy.model(torch.tensor([[*prompt, *tokens.tolist()]])).logits[0, len(prompt) - 1 : -1]
+            everything = torch.log_softmax(logits.float() / 0.7, dim=-1)
+            entropies.append(-(everything.exp() * everything).sum(dim=-1))
+            own = everything.gather(1, tokens[:, None]).squeeze(1)
+            distances.append((own - torch.tensor(scored.rollout.logprobs)).abs())
+    for least in (1, 4):
+        moved, metrics = step_of(tiny_policy, collector, temperature=0.7, min_micro_batches=least)
+        assert metrics["entropy"] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-4)
+        assert metrics["sampler_mismatch"] == pytest.approx(float(torch.cat(distances).mean()), abs=2e-6)
+        assert metrics["grad_norm"] == pytest.approx(float(torch.cat([m.flatten() for m in moved]).norm()), rel=1e-3)
+        assert metrics["learning_rate"] == 1.0
+        assert metrics["micro_batches"] == least
+
+
+def test_figures_of_several_epochs_are_means_over_them(tiny_policy: Policy, make_collector: MakeCollector) -> None:
+    collector = make_collector()
+    groups = collector.collect(1, 0).groups
+
+    def metrics_of(rate: float, epochs: int) -> dict[str, float]:
+        learner = make_learner(tiny_policy, epochs_per_step=epochs, beta=0.1)
+        learner.learning_rate = lambda step: rate
+        return restored(tiny_policy, learner, groups)[1]
+
+    # A policy that does not move gives the same figures in each epoch.
+    once, thrice = metrics_of(0.0, 1), metrics_of(0.0, 3)
+    for name in ("loss", "policy_loss", "kl_loss", "kl", "entropy", "grad_norm", "ratio_mean", "sampler_mismatch"):
+        assert thrice[name] == pytest.approx(once[name], rel=1e-5, abs=1e-9), name
+    assert once["grad_norm"] > 0
+
+
+def test_the_norm_of_a_gradient_is_reported_before_it_is_clipped(
+    tiny_policy: Policy, make_collector: MakeCollector
+) -> None:
+    collector = make_collector()
+    free, metrics = step_of(tiny_policy, collector)
+    norm = metrics["grad_norm"]
+    clipped, clipped_metrics = step_of(tiny_policy, collector, max_grad_norm=norm / 4)
+    assert clipped_metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert_same_step([change / 4 for change in free], clipped)
+
+
+def test_a_step_whose_rewards_all_failed_moves_nothing_and_reports_numbers(
+    tiny_policy: Policy, make_collector: MakeCollector
+) -> None:
+    def broken(completions: list[str], **_: object) -> list[float]:
+        raise ValueError("no model behind this reward")
+
+    collector = make_collector([broken])
+    collector.rewards.max_failed_share = 1.0
+    groups = collector.collect(1, 0).groups
+    assert all(scored.score.total is None for group in groups for scored in group.rollouts)
+    learner = make_learner(tiny_policy)
+    before = [parameter.detach().clone() for parameter in tiny_policy.trainable_parameters()]
+    advantages = learner.advantages(groups)
+    assert not advantages.per_completion.any()
+    assert not advantages.has_gradient.any()
+    figures = describe_groups(groups, find_zero_variance_groups(groups)).means()
+    metrics = {**learner.update(learner.pack(groups, advantages), 1), **figures}
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["grad_norm"] == 0
+    assert "reward" not in metrics
+    after = tiny_policy.trainable_parameters()
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_memory_that_runs_out_around_one_long_completion_lowers_the_budget_step_by_step(
+    tiny_policy: Policy, make_collector: MakeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (group, *_), length = make_collector(prompts_per_step=1).collect(1, 0).groups, 150
+    first, *others = group.rollouts
+    tokens = first.rollout.token_ids * (1 + length // len(first.rollout.token_ids))
+    long = Rollout(tokens[:length], (True,) * length, (-1.0,) * length, "length", 0)
+    prompt = len(group.prompt.token_ids)
+    groups = [replace(group, rollouts=(replace(first, rollout=long), *others))]
+    learner = make_learner(tiny_policy, mismatch_limit=float("inf"))
+    forward = tiny_policy.token_logprobs
+    # The row with the long completion fits alone; others fit with at most this many tokens.
+    limit = prompt + max(len(scored.rollout.token_ids) for scored in others) + 1
+    budgets: list[int | None] = []
+
+    def limited(batch: PackedBatch, **options: object) -> object:
+        if torch.is_grad_enabled():
+            budgets.append(learner.lowered_budget)
+            assert len(budgets) < 100, "the budget does not come down"
+            if len(batch.rollout_index) > 1 and len(batch.token_ids) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(batch, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny_policy, "token_logprobs", limited)
+    metrics = learner.update(learner.pack(groups, learner.advantages(groups)), 1)
+    assert metrics["micro_batches"] > 2
+    longest = sum(len(scored.rollout.token_ids) for scored in groups[0].rollouts) + prompt
+    tried = list(dict.fromkeys(budgets))
+    assert tried[0] is None
+    # Each time the smaller of the budget and the longest row is halved, though a longer row stays.
+    expected = [longest // 2**power for power in range(1, len(tried))]
+    assert tried[1:] == expected
+    assert learner.lowered_budget == tried[-1]
+    assert expected[-1] < prompt + length
+    assert len(expected) > 1

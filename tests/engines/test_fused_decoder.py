@@ -61,7 +61,8 @@ def randomise(model: nn.Module, scale: float = 0.25) -> None:
 def with_adapter(model: Any, **options: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    wrapped = get_peft_model(model, LoraConfig(r=3, lora_alpha=5, target_modules="all-linear", **options))
+    options = {"target_modules": "all-linear", **options}
+    wrapped = get_peft_model(model, LoraConfig(r=3, lora_alpha=5, **options))
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
@@ -109,13 +110,13 @@ def test_logprobs_are_those_of_the_models_own_modules(name: str, copies: bool, m
 
 
 @pytest.mark.parametrize("copies", [True, False])
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}])
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"target_modules": ["lm_head"]}])
 def test_adapters_count_merged_or_beside_the_weights(
     options: dict[str, Any], copies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not copies:
         without_copies(monkeypatch)
-    model = with_adapter(random_model("Qwen2, tied"), **options)
+    model = with_adapter(random_model("Qwen3" if "target_modules" in options else "Qwen2, tied"), **options)
     engine = NativeEngine(model, end_ids=[7])
     assert engine.runs_fused
     check_against_modules(model, engine)

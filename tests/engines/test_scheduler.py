@@ -75,6 +75,30 @@ def test_a_table_is_counted_as_long_as_it_has_been_since_it_was_empty() -> None:
     assert admitted(queue) == [3] * 7
 
 
+def test_a_longer_request_makes_every_row_of_the_tables_longer() -> None:
+    # Prompts of 2 and 6 tokens take 2 x 6; completions of up to 3 and 5 tokens take 5 each.
+    queue = scheduler(max_cache_tokens=2 * 6 + 4 * 5)
+    queue.add(request(0, 2, 3, max_tokens=3))
+    queue.add(request(1, 6, 3, max_tokens=5))
+    assert admitted(queue) == [0, 0, 0, 1]
+    # In the other order the short ones are counted like the long ones.
+    queue = scheduler(max_cache_tokens=2 * 6 + 4 * 5)
+    queue.add(request(1, 6, 3, max_tokens=5))
+    queue.add(request(0, 2, 3, max_tokens=3))
+    assert admitted(queue) == [1, 1, 1, 0]
+
+
+def test_a_short_request_between_two_long_ones_does_not_make_room() -> None:
+    queue = scheduler(max_cache_tokens=3 * 8 + 3 * 7)
+    for request_id, (prompt_length, max_tokens) in enumerate(((8, 7), (1, 1), (2, 2))):
+        queue.add(request(request_id, prompt_length, 2, max_tokens=max_tokens))
+    assert admitted(queue) == [0, 0, 1, 1]
+    queue = scheduler(max_cache_tokens=3 * 8 + 6 * 7)
+    for request_id, (prompt_length, max_tokens) in enumerate(((1, 1), (8, 7), (2, 2))):
+        queue.add(request(request_id, prompt_length, 2, max_tokens=max_tokens))
+    assert admitted(queue) == [0, 0, 1, 1, 2, 2]
+
+
 def test_a_prompt_is_kept_until_its_last_completion_is_done() -> None:
     queue = scheduler(max_sequences=2)
     queue.add(request(0, 3, 3))

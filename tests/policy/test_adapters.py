@@ -76,17 +76,22 @@ def test_the_reference_may_be_asked_for_between_two_backward_passes(model_direct
     torch.testing.assert_close(twice, [2 * gradient for gradient in once])
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ("lm_head",)], ids=["layers", "head"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_packed_equals_padded_under_lora(family: str, make_model: Any, make_tokenizer: Any, make_batch: Any) -> None:
+def test_packed_equals_padded_under_lora(
+    family: str, targets: str | tuple[str, ...], make_model: Any, make_tokenizer: Any, make_batch: Any
+) -> None:
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
     policy = load_policy(
         make_model(family, **(sizes if family == "gpt2" else {})),
         tokenizer=make_tokenizer(),
         device="cpu",
-        lora=LoraSettings(rank=4),
+        lora=LoraSettings(rank=4, target_modules=targets),
     )
     batch = make_batch()
+    base = logprobs(policy, batch)
     train_a_little(policy, batch)
+    assert (logprobs(policy, batch) - base).abs().max() > 1e-3
     assert policy.forward.packed
     results = []
     for packed in (True, False):

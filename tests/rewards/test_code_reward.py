@@ -314,6 +314,47 @@ double = lambda x: Any(1e9)
     assert passed(fits_all, NEAR) == (False,) * 6
 
 
+TRUTHS = ["assert f() is True", "assert f() is not True", "assert f() == True", "assert f()", "assert not f()"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("True", (True, False, True, True, False)),
+        ("1", (False, True, True, True, False)),
+        ("'yes'", (False, True, False, True, False)),
+        ("False", (False, True, False, False, True)),
+        ("None", (False, True, False, False, True)),
+    ],
+)
+def test_identity_with_true_is_more_than_being_true(value: str, expected: tuple[bool, ...]) -> None:
+    assert passed(f"def f(): return {value}", TRUTHS) == expected
+
+
+CLOSE = [
+    "import math\nassert math.isclose(4.0, f(2))",
+    "import math\nassert math.isclose(f(2), 4.0)",
+    "from math import isclose\nassert isclose(4.1, f(2), abs_tol=0.2)",
+    "from math import isclose\nassert isclose(f(2), 4.1)",
+    "from math import isclose\nassert isclose(f(2), f(2))",
+]
+
+
+def test_closeness_is_judged_from_both_sides_and_within_the_tolerance_that_is_given() -> None:
+    assert passed("def f(x): return 2.0 * x", CLOSE) == (True, True, True, False, True)
+    assert passed("def f(x): return 2.5 * x", CLOSE) == (False, False, False, False, True)
+
+
+def test_what_a_program_makes_of_built_in_functions_does_not_change_its_tests() -> None:
+    redefined = """
+def round(value, digits=0): return 3.14
+def abs(value): return 0
+def f(x): return 1000.0 * x
+"""
+    tests = ["assert round(f(2), 2) == 3.14", "assert abs(f(2) - 4) < 1e-6", "assert round(f(2), 2) == 2000.0"]
+    assert passed(redefined, tests) == (False, False, True)
+
+
 def test_a_value_that_would_take_long_to_compare_fails() -> None:
     program = "from decimal import Decimal\ngiven = [Decimal('1e999999999'), range(10**15), iter(int, 1)]"
     tests = ["assert round(given[0], 2) == 1", "assert 'a' in given[1]", "assert 5 in given[2]"]

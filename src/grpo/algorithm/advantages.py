@@ -31,7 +31,7 @@ Scale: TypeAlias = Literal["group", "batch", "whiten", "none"]
 """
 
 Baseline: TypeAlias = Literal["mean", "leave_one_out"]
-"""Subtrahend of a reward.
+"""The baseline that is subtracted from a reward.
 
 - `mean`: the mean of its group;
 - `leave_one_out`: the mean of the others in its group (RLOO, arXiv:2402.14740).

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from grpo.packing import PackedBatch, Segment
 from grpo.policy import Policy
+from grpo.policy.flash import flash_works
 from grpo.policy.products import LENGTH_MULTIPLE
 from grpo.policy.shared_prefix import LONG_PROMPT
 
@@ -114,6 +115,9 @@ def _saved_bytes(policy: Policy, row: PackedBatch) -> int:
         saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
+    # The first forward of a process would try these kernels, and what the trial saves would be counted.
+    for grouped in (False, True):
+        flash_works(grouped=grouped)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         policy.token_logprobs(row, temperature=1.0)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in weights)

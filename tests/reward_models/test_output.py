@@ -121,7 +121,7 @@ def test_a_finished_training_takes_a_stale_picture_and_stale_rows_away(clicks, e
 
 
 def published(text: str, place: Path) -> None:
-    """Do what a training does that ends well, with weights of `text` in two epochs."""
+    """Publish a scorer as a finished training does, with weights of `text` in the second of two epochs."""
     output = ScorerOutput(place, {"rows.jsonl": text})
     output.begin()
     for weights in ("first", text):
@@ -150,11 +150,11 @@ def test_a_swap_that_fails_is_undone_as_a_whole(tmp_path, monkeypatch):
 
 
 class Killed(BaseException):
-    """Nothing is done any more after it, not even what undoes."""
+    """Stands for SIGKILL: no operation succeeds after it, not even a recovery."""
 
 
 def killed_at(point: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> bool:
-    """Do work that is killed before its operation number `point` that renames or removes; return whether there was."""
+    """Run work that is killed before the rename or removal number `point`; return whether there was such a one."""
     done = []
 
     def dying(operation):

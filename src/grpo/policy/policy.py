@@ -132,7 +132,7 @@ class Policy:
             return self.forward(self.model, batch, temperature=temperature).logprobs
 
     def save(self, directory: Path) -> None:
-        """Write files that transformers' Auto classes load: tokenizer and model, or the adapter with its base's name."""
+        """Write files for transformers' Auto classes: tokenizer and model, or the adapter with its base's name."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.has_adapter:
             save_adapter(self.model, directory, base=self.base_name)

@@ -170,7 +170,7 @@ def test_a_run_without_a_model_is_named_with_the_newest_that_has_one(train, comm
     assert command("eval", "runs/good", "eval_prompts=2", "--json").code == 0
     shutil.rmtree("runs/older")
     shutil.rmtree("runs/good")
-    assert refused("eval").endswith("has saved no model yet: wait for its first checkpoint, or go on with it")
+    assert refused("eval").endswith("has saved no model yet: wait for its first checkpoint, or resume it")
 
 
 def test_a_run_that_is_not_there_is_no_name_of_the_hub(refused, train):

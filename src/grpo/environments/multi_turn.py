@@ -119,7 +119,7 @@ class _Episode:
         self.info |= result.info
 
     def rollout(self) -> Rollout:
-        """Return the episode as it is."""
+        """Return the rollout of the episode so far."""
         info: Mapping[str, Any] = {"turns": sum(message["role"] == "assistant" for message in self.messages)}
         return Rollout(
             token_ids=tuple(self.token_ids),

@@ -133,7 +133,7 @@ def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[
 def _activate_adapter(module: Any, lora: LoraSettings | None) -> None:
     """Make the adapter of the given model the one that is trained."""
     if lora is not None:
-        raise ConfigError("the model is an adapter already: leave out LoRA's settings to go on training it")
+        raise ConfigError("the model is an adapter already: leave out LoRA's settings to continue its training")
     if module.active_adapters != [TRAINED]:
         raise ModelError(f"the active adapter is {module.active_adapters}: it must be the one named {TRAINED!r}")
     module.set_adapter(TRAINED)

@@ -117,7 +117,7 @@ def _nothing_saved(place: Path) -> str:
         for run in directory.parent.iterdir()
         if not run.is_symlink() and (run / "config.yaml").is_file() and (found := _saved_models(run))
     }
-    advice = "wait for its first checkpoint, or go on with it"
+    advice = "wait for its first checkpoint, or resume it"
     if others:
         advice = f"the newest run that has one is {folder / max(others, key=others.__getitem__)}"
     return f"the run {folder / directory.name}{also} has saved no model yet: {advice}"

@@ -235,7 +235,7 @@ class RewardSuite:
             if 0 < len(failures) < count and key not in self._warned:
                 self._warned.add(key)
                 _logger.warning(
-                    "reward %r failed for %d of %d completions: %s (said once; completions.jsonl has them all)",
+                    "reward %r failed for %d of %d completions: %s (shown once; completions.jsonl has them all)",
                     function.name,
                     len(failures),
                     count,

@@ -120,7 +120,7 @@ class SequenceClassifierReward:
         if count and not self.truncated:
             _logger.warning(
                 "%d texts are longer than the %d tokens that reward model %r reads: they lose their beginning "
-                "(said once; the reward's attribute `truncated` counts them all)",
+                "(shown once; the reward's attribute `truncated` counts them all)",
                 count,
                 self._limit,
                 self.__name__,

@@ -79,7 +79,7 @@ class StepResult:
 
 
 class StepEnvironment(Protocol):
-    """The state of one episode; each episode has its own. Methods may be plain or `async`; a plain one must not block."""
+    """The state of one episode; each episode has its own. Methods may be `async`; a plain one must not block."""
 
     def reset(self, prompt: Prompt, seed: int) -> Awaitable[None] | None:
         """Begin the episode of this prompt."""

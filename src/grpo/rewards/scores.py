@@ -155,7 +155,7 @@ def log_entries(outputs: Mapping[str, RewardOutput], count: int, warned: set[str
             elif key not in warned:
                 warned.add(key)
                 _logger.warning(
-                    "reward %r logged %d values in column %r for %d completions: not shown (shown once)",
+                    "reward %r logged %d values in column %r for %d completions: left out (shown once)",
                     function,
                     output.misfit_extras[column],
                     column,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from grpo import recipes
-from grpo.config import GRPOConfig, load_config, load_model_config, parse_overrides, split_words
+from grpo.config import GRPOConfig, load_config, load_model_config, parse_overrides, split_args
 from grpo.config.layers import merge_layers
 from grpo.config.yaml_text import dump_yaml, parse_yaml
 from grpo.errors import ConfigError
@@ -250,7 +250,7 @@ def test_bad_command_line_arguments_are_refused_with_a_reason(args, expected):
 
 
 def test_arguments_that_set_no_option_are_left_for_the_command():
-    assert split_words(["a b?", "seed=1", "--", "seed=2", "--x"]) == (["a b?", "seed=2", "--x"], ["seed=1"])
+    assert split_args(["a b?", "seed=1", "--", "seed=2", "--x"]) == (["a b?", "seed=2", "--x"], ["seed=1"])
 
 
 def test_weights_on_the_command_line_are_a_list():

@@ -107,11 +107,11 @@ def read_arguments(ctx: typer.Context, args: Sequence[str] | None) -> Arguments:
     Raises:
         ConfigError: an option is unknown or has no value; the command's own options are suggested as well.
     """
-    from grpo.config import split_words
+    from grpo.config import split_args
 
     before, after = _split_at_dashes(args or [])
     own = [name for param in ctx.command.params if isinstance(param, TyperOption) for name in param.opts]
-    return Arguments(*split_words(before, (*own, "--help", "--debug")), after or [])
+    return Arguments(*split_args(before, (*own, "--help", "--debug")), after or [])
 
 
 def take_model(named: str | None, arguments: Arguments, example: str) -> tuple[str | None, Arguments]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grpo.config.describe import option_reference
 from grpo.config.load import DEFAULT_RECIPE, load_config, load_model_config, load_run_config
 from grpo.config.options import OPTIONS, normalise
-from grpo.config.overrides import parse_overrides, split_words
+from grpo.config.overrides import parse_overrides, split_args
 from grpo.config.rewards_section import RewardOptions
 from grpo.config.schema import GRPOConfig
 from grpo.config.sections import GENERATED, METHODS
@@ -23,5 +23,5 @@ __all__ = [
     "normalise",
     "option_reference",
     "parse_overrides",
-    "split_words",
+    "split_args",
 ]

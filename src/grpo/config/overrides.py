@@ -14,7 +14,7 @@ from grpo.config.sections import SECTIONS
 from grpo.config.yaml_text import parse_yaml
 from grpo.errors import ConfigError
 
-__all__ = ["REWARD", "Settings", "parse_overrides", "read_settings", "split_words"]
+__all__ = ["REWARD", "Settings", "parse_overrides", "read_settings", "split_args"]
 
 Settings = dict[str, Any]
 """Values by option name; settings of one reward function lie under `rewards.NAME`."""
@@ -49,7 +49,7 @@ def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Settings:
     """
     if isinstance(overrides, Mapping):
         return read_settings(overrides)
-    plain, pairs = split_words(overrides)
+    plain, pairs = split_args(overrides)
     if plain:
         raise ConfigError(f"{plain[0]!r} sets no option: write key=value or --key value")
     options: dict[str, Any] = {}
@@ -58,7 +58,7 @@ def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> Settings:
     return read_settings(options)
 
 
-def split_words(args: Sequence[str], switches: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+def split_args(args: Sequence[str], switches: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Return the arguments that set no option, and `key=value` for each option that the others set.
 
     Arguments after `--` set no option.
@@ -70,7 +70,7 @@ def split_words(args: Sequence[str], switches: Sequence[str] = ()) -> tuple[list
         ConfigError: a flag is unknown or has no value.
 
     Example:
-        >>> split_words(["gsm8k", "--learning-rate", "1e-6", "--use-wandb", "steps=3"])
+        >>> split_args(["gsm8k", "--learning-rate", "1e-6", "--use-wandb", "steps=3"])
         (['gsm8k'], ['learning_rate=1e-6', 'use_wandb=true', 'steps=3'])
     """
     plain: list[str] = []

@@ -39,8 +39,9 @@ PACKAGE = "src/grpo"
 # Whole runs: slow, and what they notice is mostly noticed before.
 RUNS = ("tests/invariants/test_resume.py", "tests/assembly/test_trainer_api.py", "tests/assembly/test_going_on.py")
 SEEN = "tests/assembly/test_rewards_see_the_run.py"
+DEFAULTS = "tests/test_defaults.py"
 UPDATE = ("tests/test_update.py", "tests/invariants/test_micro_batching.py")
-ENGINE = ("tests/engines/*.py", "tests/invariants/test_engine_*.py")
+ENGINE = ("tests/engines/*.py", DEFAULTS, "tests/invariants/test_engine_*.py")
 POLICY = ("tests/policy/*.py", "tests/invariants/test_packed_equals_padded.py")
 REWARDS = (
     *("tests/rewards/test_reward_suite.py", "tests/rewards/test_weights_and_gates.py"),
@@ -48,11 +49,11 @@ REWARDS = (
     *("tests/rewards/test_reward_resolve.py", "tests/rewards/test_overlap.py", "tests/test_rollout.py"),
     *("tests/rewards/test_rewards_against_trl.py", "tests/assembly/test_reward_options_in_runs.py"),
     *("tests/tracking/test_completions.py", SEEN),
-    "tests/assembly/test_rewards_in_runs.py",
+    *("tests/assembly/test_rewards_in_runs.py", DEFAULTS),
 )
 
 TESTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (("algorithm/*.py",), ("tests/algorithm/*.py", "tests/invariants/test_losses_*.py", *UPDATE)),
+    (("algorithm/*.py",), ("tests/algorithm/*.py", DEFAULTS, "tests/invariants/test_losses_*.py", *UPDATE)),
     (("update/memory.py",), ("tests/test_update_memory.py", "tests/assembly/test_budgets.py", *UPDATE)),
     (("update/*.py",), (*UPDATE, "tests/test_update_*.py", "tests/invariants/test_gradient*.py", *RUNS)),
     (("groups.py",), ("tests/test_groups.py", "tests/test_rollout.py", *UPDATE)),
@@ -61,17 +62,29 @@ TESTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("evaluate.py", "intervals.py"), ("tests/test_intervals.py", "tests/test_evaluate.py", SEEN, RUNS[1])),
     (("schedules.py",), ("tests/test_schedules.py", "tests/test_update.py", RUNS[1])),
     (("seeding.py",), ("tests/test_seeding.py", "tests/test_rollout.py", "tests/tasks/test_order.py", *RUNS)),
-    (("types.py",), ("tests/test_groups.py", "tests/test_rollout.py", "tests/rewards/test_reward_suite.py", *UPDATE)),
+    (
+        ("types.py",),
+        ("tests/test_groups.py", DEFAULTS, "tests/test_rollout.py", "tests/rewards/test_reward_suite.py", *UPDATE),
+    ),
     (("engines/native/*.py",), ENGINE),
-    (("rewards/rules/*.py",), ("tests/rewards/test_*_reward*.py", "tests/assembly/test_rewards_in_runs.py")),
+    (("rewards/rules/generated.py",), ("tests/demos/*.py", "tests/test_benchmarks.py")),
+    (
+        ("rewards/rules/*.py",),
+        ("tests/rewards/test_[afl]*_rewards.py", "tests/rewards/test_length_reward.py", DEFAULTS),
+    ),
+    (("rewards/code.py",), ("tests/rewards/test_code_reward.py", DEFAULTS)),
+    (("rewards/texts.py",), ("tests/rewards/test_format_rewards.py", "tests/rewards/test_answer_rewards.py", *REWARDS)),
     (("rewards/*.py",), REWARDS),
     (("tasks/program_answers.py",), ("tests/tasks/*.py", "tests/rewards/test_code_reward.py")),
     (("tasks/*.py",), ("tests/tasks/*.py", "tests/rewards/test_answer_rewards.py", "tests/test_evaluate.py")),
-    (("policy/adapters.py",), ("tests/policy/test_adapters.py", "tests/policy/test_load.py", *RUNS)),
+    (("policy/adapters.py",), ("tests/policy/test_adapters.py", DEFAULTS, "tests/policy/test_load.py", *RUNS)),
     (("policy/*.py",), POLICY),
     (("checkpoint/*.py",), ("tests/test_checkpoint.py", "tests/test_trainer.py", *RUNS)),
     (("tracking/*.py",), ("tests/tracking/*.py", "tests/test_cli.py", *RUNS)),
-    (("sandbox/unit_tests/*.py",), ("tests/sandbox/test_running.py", "tests/rewards/test_code_reward.py")),
+    (
+        ("sandbox/unit_tests/*.py",),
+        ("tests/sandbox/test_re*.py", "tests/sandbox/test_running.py", "tests/rewards/test_code_reward.py"),
+    ),
     (("storage.py",), ("tests/test_storage.py", "tests/assembly/test_budgets.py")),
     (("assembly/budgets.py",), ("tests/assembly/test_budgets.py", "tests/test_update_memory.py")),
     (("assembly/resuming.py",), (*RUNS, "tests/assembly/test_bad_input.py")),

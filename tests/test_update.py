@@ -154,8 +154,22 @@ def test_weights_that_are_not_numbers_stop_the_run_in_one_line(
     packed = learner.pack(groups, learner.advantages(groups))
     with torch.no_grad():
         tiny_policy.trainable_parameters()[-1].fill_(float("nan"))
-    with pytest.raises(RunError, match="lower the learning rate"):
+    with pytest.raises(RunError, match=r"^the loss is nan: lower the learning rate"):
         learner.update(packed, 1)
+
+
+def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_weights_move(
+    tiny_policy: Policy, make_collector: MakeCollector
+) -> None:
+    groups = make_collector().collect(1, 0).groups
+    learner = make_learner(tiny_policy)
+    packed = learner.pack(groups, learner.signal(groups))
+    parameter = tiny_policy.trainable_parameters()[0]
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    before = parameter.detach().clone()
+    with pytest.raises(RunError, match=r"^the gradient's norm is (nan|inf): lower the learning rate"):
+        learner.update(packed, 1)
+    assert torch.equal(parameter, before)
 
 
 def test_the_gradient_of_a_step_follows_what_was_rewarded(tiny_policy: Policy, make_collector: MakeCollector) -> None:

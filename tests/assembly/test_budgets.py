@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from short_runs import CHARACTERS, lines_of, quick
 
 from grpo import assembly
-from grpo.assembly.budgets import cache_budget
+from grpo.assembly.budgets import cache_budget, take_budgets
 from grpo.assembly.runs import assemble
 from grpo.checkpoint import CheckpointStore
 from grpo.config import GRPOConfig
+from grpo.errors import ConfigError
 from grpo.policy import Policy, load_policy
+from grpo.types import Prompt
 
 REWARD = {"rewards": [CHARACTERS.partition("=")[2]]}
 
@@ -53,6 +56,46 @@ def test_a_cache_takes_at_most_a_quarter_of_what_is_free(monkeypatch: pytest.Mon
     assert budget(4 * each * 40_000, engine_dtype="bfloat16") == 2**16
     assert budget(0) == 2**12
     assert budget(1e15) == budget(None) == 2**18
+
+
+def test_a_model_that_tells_no_heads_gets_the_largest_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def budget(**shape: Any) -> int:
+        config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**shape))
+        model = SimpleNamespace(config=config)
+        return cache_budget(quick(), SimpleNamespace(model=model, device="cpu", compute_dtype=torch.float32))
+
+    monkeypatch.setattr("grpo.assembly.budgets.free_memory_bytes", lambda device: 4 * 8192 * 2.0**14)
+    # 2 · 4 layers · 2 key heads · 128 wide · 4 bytes = 8 KiB a token.
+    whole = {"num_attention_heads": 8, "num_hidden_layers": 4, "hidden_size": 1024}
+    assert budget(**whole, num_key_value_heads=2, head_dim=128) == 2**14
+    assert budget(**whole, num_key_value_heads=2) == 2**14
+    assert budget(**whole, num_key_value_heads=1) == 2**15
+    assert budget(**whole) == 2**12
+    assert budget(num_hidden_layers=4) == budget(num_attention_heads=8) == 2**18
+
+
+def test_a_typical_prompt_is_the_one_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def token_budget(policy: object, **shape: Any) -> int:
+        asked.append(shape)
+        return 512
+
+    monkeypatch.setattr("grpo.assembly.budgets.free_memory_bytes", lambda device: 1e9)
+    monkeypatch.setattr("grpo.assembly.budgets.token_budget", token_budget)
+    policy = load_policy("tiny", dtype="float32", device="cpu")
+    prompts = [Prompt(0, "", "", (1,) * length, {}) for length in (90, 10, 30)]
+    config = quick(group_size=4)
+    taken = take_budgets(config, policy, prompts, trains=True)
+    assert asked == [{"free_bytes": 1e9, "prompt_length": 30, "completion_length": 8, "group_size": 4}]
+    assert taken.optimizer.tokens_per_micro_batch == 512
+    assert take_budgets(config, policy, prompts, trains=False).optimizer.tokens_per_micro_batch is None
+    assert len(asked) == 1
+    with pytest.raises(ConfigError, match=r"max_cache_tokens 97 .* prompt of 90 .* of 8: raise it to at least 98"):
+        take_budgets(config.replace(max_cache_tokens=97), policy, prompts, trains=False)
+    assert (
+        take_budgets(config.replace(max_cache_tokens=98), policy, prompts, trains=False).rollout.max_cache_tokens == 98
+    )
 
 
 def test_a_prompt_that_is_longer_than_the_cache_still_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,15 @@ def random_logits(vocabulary: int, seed: int = 0) -> Tensor:
     return 2 * torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(seed))
 
 
+def test_streams_are_those_of_splitmix64() -> None:
+    """The first numbers of the generator whose state is 1234567, as its reference implementation gives them."""
+    reference = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert stream_of(1234567) == reference[0]
+    assert stream_of(1234567 + 2**64) == reference[0]
+    found = uniforms(np.full(4, 1234567, dtype=np.uint64), np.arange(4))
+    assert found.tolist() == [(number >> 11) / 2**53 for number in reference]
+
+
 def test_uniforms_are_uniform_over_seeds_and_over_positions() -> None:
     over_seeds = uniforms(streams(20_000), zeros(20_000))
     over_positions = uniforms(np.full(20_000, stream_of(7), dtype=np.uint64), np.arange(20_000))

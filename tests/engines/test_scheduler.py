@@ -116,6 +116,38 @@ def test_a_prompt_is_kept_until_its_last_completion_is_done() -> None:
     assert not queue.has_work
 
 
+def test_a_prompt_that_takes_the_slot_of_one_that_left_is_freed_there() -> None:
+    queue = scheduler()
+    for request_id in range(3):
+        queue.add(request(request_id, 3, 1))
+    assert admitted(queue) == [0, 1, 2]
+    assert run_token(queue, [9, 1, 1]) == [0]
+    # The last prompt has moved to slot 0, and its row to row 0.
+    assert run_token(queue, [9, 1]) == [0]
+    assert [request_id for request_id, _, _ in queue.collect()] == [0, 2]
+    assert run_token(queue, [9]) == [0]
+    assert [request_id for request_id, _, _ in queue.collect()] == [1]
+
+
+def test_every_row_keeps_its_own_way_to_sample_when_rows_move() -> None:
+    queue = scheduler()
+    for request_id in range(3):
+        sampling = SamplingParams(4, 0.5 + request_id, request_id, 1.0 - request_id / 10, request_id / 10)
+        queue.add(Request(request_id, (1, 2), (request_id,), sampling))
+    assert admitted(queue) == [0, 1, 2]
+    streams = queue.draws(0)[0].tolist()
+    run_token(queue, [9, 5, 6])
+    left, counts, how = queue.draws(0)
+    assert left.tolist() == [streams[2], streams[1]]
+    assert counts.tolist() == [1, 1]
+    assert how.temperature.tolist() == [2.5, 1.5]
+    assert how.top_k.tolist() == [2, 1]
+    assert how.top_p.tolist() == [0.8, 0.9]
+    assert how.min_p.tolist() == [0.2, 0.1]
+    assert queue.last_tokens().tolist() == [6, 5]
+    assert queue.draws(1)[0].tolist() == [streams[1]]
+
+
 def test_each_completion_is_handed_out_as_it_ends_with_the_index_of_its_seed() -> None:
     queue = scheduler()
     queue.add(request(5, 2, 3))

@@ -69,6 +69,15 @@ def test_gradients_are_those_of_all_logits_at_once(
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
 
+def test_without_a_token_nothing_is_computed_and_every_gradient_is_zero() -> None:
+    head, hidden, targets = head_and_inputs(rows=0)
+    tokens = chunked_logprobs(head, hidden, targets, temperature=1.0, entropy=True)
+    assert tokens.logprobs.shape == (0,)
+    assert tokens.entropy is not None and tokens.entropy.shape == (0,)
+    tokens.logprobs.sum().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in head.projection.parameters())
+
+
 def test_a_frozen_head_gets_no_gradient_and_the_hidden_states_theirs() -> None:
     head, hidden, targets = head_and_inputs()
     expected = torch.autograd.grad(chunked_logprobs(head, hidden, targets, temperature=1.0).logprobs.sum(), hidden)

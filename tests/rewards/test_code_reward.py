@@ -331,6 +331,11 @@ def test_identity_with_true_is_more_than_being_true(value: str, expected: tuple[
     assert passed(f"def f(): return {value}", TRUTHS) == expected
 
 
+def test_an_assert_of_what_is_never_true_is_never_passed() -> None:
+    never = ["assert False", "assert 0", "assert ''", "assert None"]
+    assert passed("def f(): return 1", [*never, "assert f() == 1"]) == (False,) * 4 + (True,)
+
+
 CLOSE = [
     "import math\nassert math.isclose(4.0, f(2))",
     "import math\nassert math.isclose(f(2), 4.0)",

@@ -283,6 +283,27 @@ def test_answers_in_words_are_judged_too(answer_format: AnswerFormat, text: str,
 
 
 @pytest.mark.parametrize(
+    ("text", "lenient"),
+    [
+        ("New York", True),
+        ("I live in new   YORK!", True),
+        ("It is 'New York'...", True),
+        ("the answer:New York", True),
+        ("I live in York", False),
+        ("We renew York", False),
+        ("9New York", False),
+        ("New York City", False),
+        ("?", False),
+        ("", False),
+    ],
+)
+def test_the_last_words_of_a_text_may_be_the_answer(text: str, lenient: bool) -> None:
+    assert verify(text, "New York", answer_format=PLAIN).lenient is lenient
+    # A reference of punctuation alone has no words that could be the last ones.
+    assert not verify(f"{text} so", "?!", answer_format=PLAIN).lenient
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "1," * 300_000,

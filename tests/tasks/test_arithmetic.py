@@ -95,6 +95,44 @@ def test_stories_are_distinct_and_reproducible():
     assert word_problems(100, seed=5) == stories[:100]
 
 
+def test_problems_and_stories_of_a_seed_are_the_same_on_every_machine():
+    train, evaluation = split_problems(3, 3, seed=0)
+    assert [problem.expression for problem in train] == ["0 - 7", "7 + 1", "10 - 12"]
+    assert [problem.expression for problem in evaluation] == ["5 - 12", "12 - 9", "7 - 8"]
+    assert [(story.question, story.answer) for story in word_problems(3, seed=1)] == [
+        ("Iris sold 19 stickers in April and 3 in May. How many stickers did Iris sell altogether?", "22"),
+        ("David has 13 toys and gives 7 to Paul. How many toys are left?", "6"),
+        ("Olga needs 20 stickers and already has 1. How many more stickers does Olga need?", "19"),
+    ]
+
+
+def test_stories_have_operands_from_the_ranges_they_promise():
+    problems = [story.problem for story in word_problems(3000)]
+    products = [problem for problem in problems if problem.operator == "*"]
+    sums = [problem for problem in problems if problem.operator != "*"]
+    assert {problem.left for problem in products} == {problem.right for problem in products} == set(range(2, 11))
+    assert {problem.left for problem in sums} == {problem.right for problem in sums} == set(range(1, 21))
+    # Each operator comes as often as it stands among "++--*".
+    assert len(products) / len(problems) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_split_may_take_every_problem_and_not_one_more():
+    train, evaluation = split_problems(6, 2, max_operand=1)
+    assert len({*train, *evaluation}) == 8
+    with pytest.raises(DataError, match=r"^9 arithmetic problems .* operands 0 to 1 with '\+-' give 8"):
+        split_problems(7, 2, max_operand=1)
+    assert split_problems(0, 0) == ([], [])
+
+
+def test_a_largest_operand_below_zero_is_refused_by_name():
+    assert all_problems(0, "+") == [Problem(0, "+", 0)]
+    with pytest.raises(DataError, match=r"max_operand -1: use 0 or more"):
+        all_problems(-1)
+    for sizes in ((None, -1), (-1, 0)):
+        with pytest.raises(DataError, match="use 0 or more"):
+            split_problems(*sizes)
+
+
 def test_a_story_names_both_numbers_and_asks_for_a_result_that_is_not_negative():
     rng = random.Random(0)
     for _ in range(500):

@@ -57,3 +57,7 @@ def test_taking_nothing_gives_nothing() -> None:
 def test_no_prompts_are_refused() -> None:
     with pytest.raises(DataError, match="no prompts to train on"):
         PromptOrder([], seed=0)
+
+
+def test_the_order_of_a_seed_is_the_same_on_every_machine() -> None:
+    assert rows(PromptOrder(PROMPTS, seed=0).take(0, 14)) == [4, 0, 2, 6, 1, 3, 5, 4, 1, 0, 2, 5, 3, 6]

@@ -29,12 +29,12 @@ from torch import distributed
 from grpo.algorithm import Method, find_method
 from grpo.checkpoint import Progress
 from grpo.distributed import Processes, connected_processes
-from grpo.engines.native import NativeEngine
+from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.groups import describe_groups
 from grpo.packing import StepCounts
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.rollout import RolloutCollector
+from grpo.rollout import EpisodeCollector, RolloutCollector
 from grpo.tasks import PromptOrder, arithmetic_task, find_format, render
 from grpo.trainer import Plan, Trainer
 from grpo.types import Prompt, Rollout, SamplingParams, Score, ScoredGroup, ScoredRollout
@@ -134,10 +134,12 @@ def resampling(processes: Processes) -> Any:
         )
         prompts = render(task.train, policy.tokenizer, system_prompt=answer_format.system_prompt).prompts
         return RolloutCollector(
-            NativeEngine(policy.model, end_ids=policy.end_token_ids),
+            EpisodeCollector(
+                NativeSampler(NativeEngine(policy.model, end_ids=policy.end_token_ids)),
+                lambda ids: list(policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
+            ),
             PromptOrder(prompts, 0),
             RewardSuite(resolve_rewards([reward])),
-            lambda ids: list(policy.tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)),
             sampling=SamplingParams(max_tokens=6, temperature=1.0),
             prompts_per_step=3,
             group_size=2,
@@ -205,7 +207,7 @@ def a_signal_to_one_rank(processes: Processes) -> Any:
             return {"steps": self.progress.step}
 
     parts: Any = SimpleNamespace(device="cpu", warn=lambda text: None)
-    names = ("policy", "engine", "collector", "learner", "journal", "checkpoints")
+    names = ("policy", "sampler", "collector", "learner", "journal", "checkpoints")
     trainer = Stepping(
         **dict.fromkeys(names, parts),
         evaluator=None,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from grpo.algorithm import TrustRegion
-from grpo.engines import NativeEngine
+from grpo.engines.native import NativeEngine
 from grpo.policy import LoraSettings
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.sandbox import Limits

@@ -56,13 +56,13 @@ def test_every_figure_of_an_evaluation_is_that_of_its_completions(tiny_policy: P
     evaluator = make_evaluator(tiny_policy, sums)
     # Short enough that some completions are cut.
     evaluator.sampling = SamplingParams(max_tokens=17)
-    decode, batches = evaluator.decode, list[list[list[int]]]()
+    decode, batches = evaluator.episodes.decode, list[list[list[int]]]()
 
     def noted(ids: Sequence[Sequence[int]]) -> list[str]:
         batches.append([list(each) for each in ids])
         return decode(ids)
 
-    evaluator.decode = noted
+    evaluator.episodes.decode = noted
     metrics = evaluator.evaluate(0, 10).metrics
     sampled, greedy = batches
     assert (metrics["prompts"], metrics["samples_per_prompt"], len(sampled), len(greedy)) == (6, 4, 24, 6)
@@ -102,13 +102,13 @@ def test_every_figure_of_an_evaluation_is_that_of_its_completions(tiny_policy: P
 
 def test_greedy_accuracy_is_that_of_the_likeliest_tokens(tiny_policy: Policy, sums: list[Prompt]) -> None:
     evaluator = make_evaluator(tiny_policy, sums)
-    decode, batches = evaluator.decode, list[list[list[int]]]()
+    decode, batches = evaluator.episodes.decode, list[list[list[int]]]()
 
     def noted(ids: Sequence[Sequence[int]]) -> list[str]:
         batches.append([list(each) for each in ids])
         return decode(ids)
 
-    evaluator.decode = noted
+    evaluator.episodes.decode = noted
     evaluator.evaluate(0, 10)
     for prompt, found in zip(evaluator.prompts, batches[1], strict=True):
         ids = list(prompt.token_ids)

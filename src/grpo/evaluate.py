@@ -62,7 +62,7 @@ class Evaluator:
     def evaluate(self, step: int, max_steps: int, epoch: float = 0.0) -> Evaluation:
         """Return accuracies of the sampler's current weights; the arguments are for rewards that depend on progress."""
         sampled, texts = self._sample(self.sampling, self.samples)
-        lengths = [len(rollout.token_ids) for group in sampled for rollout in group.rollouts]
+        lengths = [sum(rollout.sampled) for group in sampled for rollout in group.rollouts]
         cut = [rollout.finish_reason == "length" for group in sampled for rollout in group.rollouts]
         metrics: dict[str, Any] = {
             "prompts": len(self.prompts),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from grpo.config import GENERATED, DataSection
+from grpo.config import GENERATED
+from grpo.config.sections import DataSection
 from grpo.demos import DEMO_TASKS
 from grpo.tasks import find_format
 

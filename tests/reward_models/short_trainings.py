@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from grpo.assembly.scorers import scorer_settings
-from grpo.config import GRPOConfig, ScorerSection
+from grpo.config import GRPOConfig
+from grpo.config.scorer_section import ScorerSection
 from grpo.reward_models import ScorerSettings
 
 QUICK: dict[str, Any] = {"epochs": 1, "device": "cpu", "dtype": "float32", "lora_rank": 4}

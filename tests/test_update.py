@@ -487,7 +487,7 @@ def test_memory_that_runs_out_around_one_long_completion_lowers_the_budget_step_
 
     def limited(batch: PackedBatch, **options: object) -> object:
         if torch.is_grad_enabled():
-            budgets.append(learner.lowered_budget)
+            budgets.append(learner.budget.lowered)
             assert len(budgets) < 100, "the budget does not come down"
             if len(batch.rollout_index) > 1 and len(batch.token_ids) > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -502,6 +502,6 @@ def test_memory_that_runs_out_around_one_long_completion_lowers_the_budget_step_
     # Each time the smaller of the budget and the longest row is halved, though a longer row stays.
     expected = [longest // 2**power for power in range(1, len(tried))]
     assert tried[1:] == expected
-    assert learner.lowered_budget == tried[-1]
+    assert learner.budget.lowered == tried[-1]
     assert expected[-1] < prompt + length
     assert len(expected) > 1

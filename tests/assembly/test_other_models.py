@@ -121,7 +121,7 @@ def test_from_clicks_to_a_policy_with_another_model_by_one_override(command, qwe
     assert shown.out.rstrip().endswith("grpo train ctr-headlines model=./qwen")
     few = ["--rows", "2", "--groups", "1", "--repeats", "1"]
     shown = command("reward", "check", "ctr-headlines", qwen, *few, "max_completion_length=8")
-    assert shown.code in (0, 1), shown.err
+    assert shown.code in (0, 3), shown.err
     shown = command("train", "ctr-headlines", qwen, *WORDS, "steps=2", "output_dir=run")
     assert shown.code == 0, shown.err
     assert len(lines_of("run/metrics.jsonl")) == 2

@@ -147,7 +147,7 @@ def test_a_run_with_a_normalised_reward_resumes_bit_for_bit():
     AutoTokenizer.from_pretrained(TINY_DIRECTORY).save_pretrained("taste")
     alone = resumed_bit_for_bit(NORMALISED)
     state = torch.load(alone / "final_model" / "training_state.pt", weights_only=True)
-    assert state["rewards"]["normalisations"]["taste"]["count"] == 4 * 3 * 4, "evaluations are left out"
+    assert state["parts"]["rewards"]["normalisations"]["taste"]["count"] == 4 * 3 * 4, "evaluations are left out"
 
 
 def test_an_evaluation_says_what_each_reward_and_the_format_come_to(capsys):

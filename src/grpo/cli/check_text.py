@@ -43,7 +43,7 @@ def _scores(report: CheckReport) -> str:
 
 def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
     costs = ("ms each", "s a call: median, p95, longest", "s a step")
-    lines = [["", f"asked {repeats} times", "other order", "by itself", *costs]]
+    lines = [["", f"called {repeats} times", "other order", "by itself", *costs]]
     for reward in rewards:
         calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
         changes = (reward.repeat_change, reward.order_change, reward.batch_change)

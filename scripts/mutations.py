@@ -235,7 +235,8 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        if isinstance(node.op, (ast.Not, ast.USub, ast.Invert)):
+        # The sign of a number is changed with the number: -1 becomes 0 or -2.
+        if isinstance(node.op, (ast.Not, ast.USub, ast.Invert)) and not isinstance(node.operand, ast.Constant):
             self._add(self._span(node), self._bracketed(node.operand))
         self.generic_visit(node)
 

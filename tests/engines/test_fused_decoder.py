@@ -252,6 +252,12 @@ def with_two_norms_more() -> Any:
     return model.eval()
 
 
+def with_a_part_of_its_own() -> Any:
+    model = random_model("Qwen3")
+    model.value_head = nn.Linear(2, 2)
+    return model
+
+
 def with_trained_head() -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -266,6 +272,7 @@ def with_trained_head() -> Any:
         (rotated_dynamically, "rotary embeddings of type dynamic"),
         (multiplied, "its logits would be off"),
         (with_two_norms_more, "Olmo2DecoderLayer differs"),
+        (with_a_part_of_its_own, "Qwen3ForCausalLM differs in value_head"),
         (with_trained_head, "a linear layer of type ModulesToSaveWrapper"),
         (lambda: with_adapter(random_model("Qwen3"), use_dora=True), "more than a product of two matrices"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -266,6 +267,24 @@ def test_a_request_that_cannot_be_served_is_refused_before_anything_runs(
     assert len(generate(engine, requests())) == 3
 
 
+@pytest.mark.parametrize(
+    ("prompts", "completions", "error", "message"),
+    [
+        ([()], [(1,)], InputError, "no tokens"),
+        ([(1, 64)], [(1,)], InputError, "0 to 63"),
+        ([(1,) * 90], [(1,) * 7], ConfigError, "96 positions"),
+        ([(1,), (2,)], [(1,)], InputError, "2 prompts and 1 completions"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(
+    model: nn.Module, prompts: list[Any], completions: list[Any], error: type[InputError], message: str
+) -> None:
+    engine = NativeEngine(model, end_ids=[7])
+    with pytest.raises(error, match=message):
+        engine.score(prompts, completions)
+    assert [len(row) for row in engine.score([(1,) * 90, (2,)], [(1,) * 6, ()])] == [6, 0]
+
+
 def test_request_ids_are_unique_among_those_in_hand(model: nn.Module) -> None:
     engine = NativeEngine(model, end_ids=[7])
     engine.add(requests()[0])
@@ -310,3 +329,24 @@ def test_a_model_without_exchangeable_attention_says_so_once(caplog: pytest.LogC
             assert list(rollout.logprobs) == pytest.approx(expected, abs=1e-5)
             assert list(score) == pytest.approx(expected, abs=1e-5)
     assert engine.num_cache_bytes == 0
+
+
+def test_in_lockstep_no_more_prompt_tokens_are_scored_at_once_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    from grpo.engines.native.fallback import LockstepRunner
+
+    lengths: list[list[int]] = []
+    prefill = LockstepRunner.prefill
+
+    def noted(self: LockstepRunner, prompts: list[tuple[int, ...]]) -> torch.Tensor:
+        lengths.append([len(prompt) for prompt in prompts])
+        return prefill(self, prompts)
+
+    monkeypatch.setattr(LockstepRunner, "prefill", noted)
+    torch.manual_seed(0)
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4))
+    engine = NativeEngine(mamba, end_ids=[7], max_prefill_tokens=6)
+    lengths.clear()
+    engine.score([(1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5), (1,) * 9], [(1, 2)] * 3 + [(1,), (2,)])
+    assert lengths == [[3, 3], [3], [2], [9]]

@@ -11,13 +11,14 @@ import torch
 from scipy import stats
 
 from grpo.engines.native import NativeEngine, NativeSampler
+from grpo.environments import EpisodeSampler, SingleTurn
 from grpo.evaluate import Evaluator, confidence_interval, pass_at_k
 from grpo.intervals import wilson_interval
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import EpisodeCollector
 from grpo.tasks import AnswerVerifier, find_format, verify
-from grpo.types import Prompt, SamplingParams
+from grpo.types import Prompt, Rollout, SamplingParams
 
 
 def make_evaluator(policy: Policy, prompts: list[Prompt], *, verifier: bool = True) -> Evaluator:
@@ -186,3 +187,33 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one() -> None:
         subsets = list(combinations(outcomes, k))
         expected = sum(any(subset) for subset in subsets) / len(subsets)
         assert math.isclose(pass_at_k(6, 2, k), expected)
+
+
+def test_prompts_with_fewer_samples_count_by_their_samples() -> None:
+    ragged = confidence_interval([[True] * 4, [False] * 2, [True], [False] * 3])
+    # Samples of a prompt that agree are one sample: the effective number is total² / Σ k².
+    assert ragged == pytest.approx(wilson_interval(0.5, 10 / (30 / 10)))
+    mixed = [[True, False], [False, True, True, False], [True, False, False, True]]
+    assert confidence_interval(mixed) == pytest.approx(wilson_interval(0.5, 10))
+
+
+def test_an_evaluation_leaves_out_episodes_that_failed(tiny_policy: Policy, sums: list[Prompt]) -> None:
+    class Failing:
+        """Fails for every sample of the first prompt, and for one of the second."""
+
+        def __init__(self) -> None:
+            self.second = 0
+
+        async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
+            self.second += prompt.row == sums[1].row
+            if prompt.row == sums[0].row or (prompt.row == sums[1].row and self.second == 1):
+                raise ConnectionError("no such world")
+            return await SingleTurn().rollout(prompt, sampler, seed)
+
+    evaluator = make_evaluator(tiny_policy, sums)
+    evaluator.episodes.environment = Failing()
+    metrics = evaluator.evaluate(0, 10).metrics
+    assert metrics["failed_episodes"] == 5
+    assert sum(metrics["answers"].values()) <= 19
+    assert set(metrics["pass_at_k"]) == {"1", "2", "4"}
+    assert 0 <= metrics["accuracy_ci95"][0] <= metrics["accuracy"] <= metrics["accuracy_ci95"][1] <= 1

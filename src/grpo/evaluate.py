@@ -70,6 +70,8 @@ class Evaluator:
             "completion_length": _mean(lengths),
             "truncated_share": _mean(cut),
         }
+        if failed := len(self.prompts) * self.samples - len(lengths):
+            metrics["failed_episodes"] = failed
         if self.rewards is not None:
             with self.rewards.evaluating():
                 scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps, epoch=epoch)
@@ -93,11 +95,11 @@ class Evaluator:
         return groups, self.episodes.texts([rollout for group in groups for rollout in group.rollouts])
 
     def _verdicts(self, groups: Sequence[Group], texts: Sequence[str]) -> list[list[Verdict]]:
-        """Return one verdict a completion, grouped by prompt."""
+        """Return one verdict a completion, grouped by prompt; a prompt without completions has no group."""
         assert self.verifier is not None
         rows = [group.prompt.columns for group in groups for _ in group.rollouts]
         verdicts = iter(self.verifier.verdicts(texts, rows))
-        return [[next(verdicts) for _ in group.rollouts] for group in groups]
+        return [[next(verdicts) for _ in group.rollouts] for group in groups if group.rollouts]
 
     def _accuracies(self, sampled: list[list[Verdict]], greedy: list[list[Verdict]]) -> dict[str, Any]:
         strict = [[verdict.strict for verdict in row] for row in sampled]
@@ -105,6 +107,8 @@ class Evaluator:
         greedy_strict = [[verdict.strict for verdict in row] for row in greedy]
         answers = Counter(verdict.answer for row in sampled for verdict in row if verdict.answer is not None)
         powers = [2**exponent for exponent in range(self.samples.bit_length()) if 2**exponent <= self.samples]
+        # An episode that failed in its environment leaves a row shorter.
+        rows_of = {k: [row for row in strict if len(row) >= k] for k in powers}
         return {
             "accuracy": _mean_of_rows(strict),
             "accuracy_ci95": list(confidence_interval(strict)),
@@ -114,7 +118,9 @@ class Evaluator:
             "accuracy_greedy_ci95": list(confidence_interval(greedy_strict)),
             "accuracy_greedy_lenient": _mean_of_rows([[verdict.lenient for verdict in row] for row in greedy]),
             "format_rate": _mean_of_rows([[verdict.well_formed for verdict in row] for row in sampled]),
-            "pass_at_k": {str(k): _mean([pass_at_k(len(row), sum(row), k) for row in strict]) for k in powers},
+            "pass_at_k": {
+                str(k): _mean([pass_at_k(len(row), sum(row), k) for row in rows]) for k, rows in rows_of.items() if rows
+            },
             "answers": dict(answers.most_common(_SHOWN_ANSWERS)),
         }
 
@@ -135,11 +141,11 @@ def confidence_interval(outcomes: Sequence[Sequence[bool]]) -> tuple[float, floa
     """Return the 95% interval of the share of True over prompts with several samples each.
 
     It is Wilson's interval at the effective number of samples: those of one prompt resemble each other,
-    so their number is divided by the design effect 1 + (k - 1) ρ, where ρ is the intraclass correlation
-    estimated by one-way analysis of variance (Kish 1965).
+    so their number N is divided by the design effect 1 + (Σ k² / N - 1) ρ, where k is the number of samples of
+    a prompt and ρ the intraclass correlation estimated by one-way analysis of variance (Kish 1965).
 
     Args:
-        outcomes: one row a prompt, k outcomes in each.
+        outcomes: one row a prompt, one outcome or more in each.
 
     Example:
         >>> low, high = confidence_interval([[True], [True], [False], [True]])
@@ -150,17 +156,19 @@ def confidence_interval(outcomes: Sequence[Sequence[bool]]) -> tuple[float, floa
 
 
 def _effective_count(outcomes: Sequence[Sequence[bool]]) -> float:
-    num_prompts, k = len(outcomes), len(outcomes[0])
-    total = num_prompts * k
-    if k == 1 or num_prompts == 1:
+    sizes = [len(row) for row in outcomes]
+    num_prompts, total = len(sizes), sum(sizes)
+    if num_prompts in (1, total):
         return float(total)
     share = _mean_of_rows(outcomes)
-    means = [sum(row) / k for row in outcomes]
-    between = k * sum((mean - share) ** 2 for mean in means) / (num_prompts - 1)
-    within = sum(mean * (1 - mean) for mean in means) * k / (num_prompts * (k - 1))
-    spread = between + (k - 1) * within
-    correlation = (between - within) / spread if spread > 0 else 1.0
-    return total / (1 + (k - 1) * min(1.0, max(0.0, correlation)))
+    means = [sum(row) / len(row) for row in outcomes]
+    squares = sum(size * (mean - share) ** 2 for size, mean in zip(sizes, means, strict=True))
+    between = squares / (num_prompts - 1)
+    within = sum(size * mean * (1 - mean) for size, mean in zip(sizes, means, strict=True)) / (total - num_prompts)
+    weighted_size = sum(size**2 for size in sizes) / total
+    variance = between + ((total - weighted_size) / (num_prompts - 1) - 1) * within
+    correlation = (between - within) / variance if variance > 0 else 1.0
+    return total / (1 + (weighted_size - 1) * min(1.0, max(0.0, correlation)))
 
 
 def _mean(values: Sequence[float]) -> float:

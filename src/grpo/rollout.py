@@ -83,7 +83,7 @@ class EpisodeCollector:
             seeds: of the episodes, prompt by prompt.
 
         Raises:
-            RunError: more than `max_failed_share` of the episodes failed; its cause is the first exception.
+            RunError: more than `max_failed_share` of the episodes failed, or all; its cause is the first exception.
             InputError: the sampler cannot serve a prompt.
         """
         return event_loop.run(self._collect(prompts, seeds, sampling, on_group))
@@ -139,7 +139,7 @@ class EpisodeCollector:
     def _check_failures(self, failures: Sequence[Exception], total: int) -> None:
         first = failures[0]
         line = f"{type(first).__name__}: {first}"
-        if len(failures) > self.max_failed_share * total:
+        if len(failures) > self.max_failed_share * total or len(failures) == total:
             raise RunError(
                 f"{len(failures)} of {total} episodes failed in the environment, max_failed_share="
                 f"{self.max_failed_share:g} allows fewer; first failure: {line}: correct the environment"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import two_turns
 from grpo import GRPOConfig, GRPOTrainer, assembly
 from grpo.config import load_config
 from grpo.errors import ConfigError
+from grpo.types import Prompt
 
 ENVIRONMENT = f"environment={two_turns.__file__}:AskThenConclude"
 OPTIONS = (
@@ -131,3 +133,36 @@ def test_an_environment_that_is_not_there_is_bad_input() -> None:
         assembly.train(load_config(None, ["environment=two"]))
     with pytest.raises(ConfigError, match="cannot import"):
         assembly.train(load_config(None, ["environment=no_such_module:thing"]))
+
+
+class FailsForSomePrompts(two_turns.AskThenConclude):
+    """Fails in every episode of one prompt, and in some of the others."""
+
+    def reset(self, prompt: Prompt, seed: int) -> None:
+        super().reset(prompt, seed)
+        if prompt.row == 0 or seed % 5 == 0:
+            raise ConnectionError("no such world")
+
+
+async def later(completions: list[str], **columns: object) -> list[float]:
+    return [0.1 * len(text) for text in completions]
+
+
+def test_a_run_survives_groups_without_any_episode(tmp_path: Path) -> None:
+    trainer = GRPOTrainer(
+        "tiny",
+        GRPOConfig(
+            steps=2, prompts_per_step=4, group_size=3, max_completion_length=60, eval_size=2, eval_samples=2,
+            max_failed_share=0.9, beta=0.05, output_dir=str(tmp_path / "run"),
+        ),
+        train_dataset=[{"prompt": f"What is {a} + 1?", "answer": str(a + 1)} for a in range(6)],
+        rewards=[nothing, later],
+        environment=FailsForSomePrompts,
+    )  # fmt: skip
+    trainer.train()
+    lines = lines_of(tmp_path / "run" / "metrics.jsonl")
+    assert sum(line["failed_episodes"] for line in lines) >= 3
+    logged = lines_of(tmp_path / "run" / "completions.jsonl")
+    assert len(logged) == 2 * 4 * 3 - sum(line["failed_episodes"] for line in lines)
+    assert not any(line["row"] == 0 for line in logged)
+    assert all(math.isfinite(value) for line in lines for value in line.values())

@@ -408,13 +408,22 @@ def test_a_full_disk_is_told_in_one_line_and_costs_nothing(small_disk: Path) -> 
     before = contents(small_disk)
     with pytest.raises(StorageError, match="No space left on device") as caught:
         save(small_disk, learner.learn(1), keep_last=1)
-    assert "kB needed" in str(caught.value)
-    assert "kB free" in str(caught.value)
+    size = sum(len(data) for data in before.values())
+    assert f"(about {size / 1000:.1f} kB needed, " in str(caught.value)
+    assert " kB free); checkpoint-1 is intact: free some space, then grpo train --resume" in str(caught.value)
     assert contents(small_disk) == before
     with pytest.raises(StorageError, match="final_model"):
         save_final(small_disk, learner.state(), save_model=learner.save)
     assert {name: data for name, data in contents(small_disk).items() if not name.startswith(".")} == before
     assert find_checkpoint(small_disk).state.progress.step == 1
+
+
+def test_a_first_checkpoint_that_does_not_fit_says_how_much_was_written(small_disk: Path) -> None:
+    with pytest.raises(
+        StorageError, match=r"\(more than [\d.]+ kB needed, .* free\); free some space, then grpo train"
+    ):
+        save(small_disk, Learner(size=200).learn(1))
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_place_that_may_not_be_written_is_told_in_one_line(small_disk: Path) -> None:

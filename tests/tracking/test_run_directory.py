@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from grpo.errors import CheckpointError, StorageError
-from grpo.tracking import RunDirectory, find_run
+from grpo.tracking import RunDirectory, find_run, require_empty
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -205,3 +205,74 @@ def test_what_steps_recorded_can_be_read_again(tmp_path: Path) -> None:
         for step in (1, 2):
             run.append_metrics({"step": step, "reward": 0.5})
         assert run.metrics() == [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.5}]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files can be counted on Linux only")
+def test_a_run_that_could_not_begin_leaves_nothing_behind(runs: Path) -> None:
+    before = open_files()
+    run = RunDirectory.create(runs / "deep" / "one")
+    run.write_config("")
+    (run.path / "checkpoint-1").mkdir()
+    (run.path / "checkpoint-1" / "file").write_text("x")
+    assert open_files() == before + 1
+    run.discard()
+    assert not runs.exists()
+    assert open_files() == before
+
+
+def test_a_discarded_run_gives_latest_back_to_the_one_before(runs: Path) -> None:
+    with RunDirectory.create(runs / "one") as run:
+        run.write_config("")
+    RunDirectory.create(runs / "two").discard()
+    assert find_run(runs / "latest") == runs / "one"
+    assert sorted(entry.name for entry in runs.iterdir()) == ["latest", "one"]
+
+
+def test_a_discarded_run_leaves_latest_to_a_later_one_and_folders_to_what_others_put_there(runs: Path) -> None:
+    first = RunDirectory.create(runs / "first")
+    with RunDirectory.create(runs / "second") as second:
+        second.write_config("")
+        first.discard()
+        assert find_run(runs / "latest") == runs / "second"
+    assert sorted(entry.name for entry in runs.iterdir()) == ["latest", "second"]
+
+
+def test_a_folder_that_was_there_before_stays_when_its_run_is_discarded(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    RunDirectory.create(tmp_path / "mine").discard()
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_summary_is_set_aside_under_its_number_of_steps(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path) as run:
+        run.set_summary_aside()
+        for text, name in (('{"steps": 30}', "summary-30.json"), ("{", "summary-before.json")):
+            (tmp_path / "summary.json").write_text(text)
+            run.set_summary_aside()
+            assert (tmp_path / name).read_text() == text
+            assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_run_may_begin_where_only_a_lock_is_left(tmp_path: Path) -> None:
+    require_empty(tmp_path / "new")
+    (tmp_path / ".lock").touch()
+    require_empty(tmp_path)
+    (tmp_path / "b.txt").touch()
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(CheckpointError, match=r"is not empty \(it has a\.txt\)"):
+        require_empty(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks")
+def test_a_closed_run_can_be_opened_again_and_closing_twice_does_nothing(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.write_config("")
+    with pytest.raises(CheckpointError, match=rf"in use by process {os.getpid()} on .*: wait for it"):
+        RunDirectory.open(tmp_path)
+    run.close()
+    run.close()
+    RunDirectory.open(tmp_path).close()

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from grpo import event_loop
+from grpo.errors import RunError
 
 
 async def name_of_thread() -> str:
@@ -56,3 +57,36 @@ def test_an_interrupted_wait_cancels_the_coroutine(monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt):
         event_loop.run(endless())
     assert ended.wait(20)
+
+
+def test_an_interrupted_wait_lets_the_coroutine_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(0.2)
+            closed.append("closed")
+
+    calls = iter([None, KeyboardInterrupt()])
+
+    def interrupted(futures: object, timeout: float) -> None:
+        threading.Event().wait(0.1)
+        if (error := next(calls)) is not None:
+            raise error
+
+    monkeypatch.setattr(event_loop, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        event_loop.run(endless())
+    assert closed == ["closed"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_that_was_ended_is_reported_and_replaced() -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises((RunError, SystemExit)):
+        event_loop.run(leave())
+    assert event_loop.run(name_of_thread()) == "grpo-event-loop"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from grpo.errors import RunError
 from grpo.intervals import wilson_interval
 from grpo.rewards import RewardSuite
 from grpo.rollout import EpisodeCollector
@@ -63,6 +64,8 @@ class Evaluator:
         """Return accuracies of the sampler's current weights; the arguments are for rewards that depend on progress."""
         sampled, texts = self._sample(self.sampling, self.samples)
         lengths = [sum(rollout.sampled) for group in sampled for rollout in group.rollouts]
+        if not lengths:
+            raise RunError("all episodes of the evaluation failed in the environment: correct the environment")
         cut = [rollout.finish_reason == "length" for group in sampled for rollout in group.rollouts]
         metrics: dict[str, Any] = {
             "prompts": len(self.prompts),

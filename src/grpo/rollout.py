@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from grpo import event_loop
 from grpo.algorithm import Combine
@@ -61,7 +61,7 @@ class EpisodeCollector:
         Args:
             decode: token sequences → texts, special tokens left out.
             environment: None: each episode is one completion.
-            max_failed_share: share of the episodes of one collection that may fail before it does.
+            max_failed_share: share of the episodes of one call of `collect` that may fail before it does.
         """
         self.sampler = sampler
         self.decode = decode
@@ -83,7 +83,7 @@ class EpisodeCollector:
             seeds: of the episodes, prompt by prompt.
 
         Raises:
-            RunError: more than `max_failed_share` of the episodes failed, or all; its cause is the first exception.
+            RunError: more than `max_failed_share` of the episodes failed; its cause is the first exception.
             InputError: the sampler cannot serve a prompt.
         """
         return event_loop.run(self._collect(prompts, seeds, sampling, on_group))
@@ -101,16 +101,18 @@ class EpisodeCollector:
         sampling: SamplingParams,
         on_group: OnGroup | None,
     ) -> list[Group]:
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
         total = sum(map(len, seeds))
 
         async def episode(place: int, index: int) -> Rollout | None:
-            sampler = EpisodeSampler(self.sampler, sampling, (place, index))
+            sampler = EpisodeSampler(self.sampler, sampling, (place, index), len(prompts[place].token_ids))
             try:
-                return await self.environment.rollout(prompts[place], sampler, seeds[place][index])
-            except Exception as error:
+                rollout = await self.environment.rollout(prompts[place], sampler, seeds[place][index])
+                return checked_rollout(rollout, sampling)
+            # `sys.exit` in an environment would end the event loop's thread.
+            except (Exception, SystemExit) as error:
                 if sampler.error is not None:
-                    raise
+                    raise sampler.error from None
                 failures.append(error)
                 self._check_failures(failures, total)
                 return None
@@ -136,16 +138,37 @@ class EpisodeCollector:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _check_failures(self, failures: Sequence[Exception], total: int) -> None:
+    def _check_failures(self, failures: Sequence[BaseException], total: int) -> None:
         first = failures[0]
         line = f"{type(first).__name__}: {first}"
-        if len(failures) > self.max_failed_share * total or len(failures) == total:
+        if len(failures) > self.max_failed_share * total:
             raise RunError(
                 f"{len(failures)} of {total} episodes failed in the environment, max_failed_share="
                 f"{self.max_failed_share:g} allows fewer; first failure: {line}: correct the environment"
             ) from first
         if len(failures) == 1:
             _log.warning("an episode failed in the environment and is left out of its group: %s", line)
+
+
+def checked_rollout(rollout: Any, sampling: SamplingParams) -> Rollout:
+    """Return what an environment returned, if it is an episode that can be trained on.
+
+    Raises:
+        TypeError: it is no `Rollout`.
+        ValueError: its sequences have different lengths, no token was sampled, or it is over the budget.
+    """
+    if not isinstance(rollout, Rollout):
+        raise TypeError(f"rollout() returned a {type(rollout).__name__}, not a grpo.types.Rollout")
+    lengths = len(rollout.token_ids), len(rollout.sampled), len(rollout.logprobs)
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"the episode has {lengths[0]} token ids, {lengths[1]} flags and {lengths[2]} log-probabilities"
+        )
+    if not any(rollout.sampled):
+        raise ValueError("the episode has no token that the policy sampled")
+    if lengths[0] > sampling.max_tokens:
+        raise ValueError(f"the episode has {lengths[0]} tokens, over max_completion_length {sampling.max_tokens}")
+    return rollout
 
 
 def sampled_turns(rollout: Rollout) -> list[tuple[int, ...]]:
@@ -212,6 +235,10 @@ class RolloutCollector:
         self.combine = combine
         self.processes = processes or Processes()
 
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Return the totals since the run began that reward functions count, by name."""
+        return self.rewards.totals()
+
     def epoch(self, consumed: int) -> float:
         """Return how many passes over the prompts the first `consumed` of them are."""
         return consumed / len(self.prompts.prompts)
@@ -225,7 +252,7 @@ class RolloutCollector:
         """
         size = len(self.processes.share(self.prompts_per_step))
         useful: list[ScoredGroup] = []
-        uniform: list[ScoredGroup] = []
+        zero_variance: list[ScoredGroup] = []
         rounds: list[_Round] = []
         taken = 0
         for attempt in range(1 + (self.max_resamples if self.zero_variance_groups == "resample" else 0)):
@@ -237,15 +264,13 @@ class RolloutCollector:
             if self.zero_variance_groups != "resample":
                 useful = list(round_.scored.groups)
                 break
-            zero_variance = find_zero_variance_groups(
-                round_.scored.groups, truncated=self.truncated, combine=self.combine
-            )
-            for group, is_uniform in zip(round_.scored.groups, zero_variance.tolist(), strict=True):
-                (uniform if is_uniform else useful).append(group)
+            found = find_zero_variance_groups(round_.scored.groups, truncated=self.truncated, combine=self.combine)
+            for group, has_none in zip(round_.scored.groups, found.tolist(), strict=True):
+                (zero_variance if has_none else useful).append(group)
             if self.processes.all_agree(len(useful) == size):
                 break
         missing = size - len(useful)
-        groups = tuple(useful + uniform[:missing])
+        groups = tuple(useful + zero_variance[:missing])
         metrics = {
             **self.rewards.metrics_of([round_.scored for round_ in rounds]),
             **self._episode_metrics([group for round_ in rounds for group in round_.scored.groups]),

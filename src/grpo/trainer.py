@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.checkpoint import CheckpointStore, Progress, TrainingState
+from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState
 from grpo.distributed import Processes
 from grpo.engines import Sampler, describe_difference, differing_tensors, sync_weights
 from grpo.errors import StaleWeightsError
@@ -62,6 +62,7 @@ class Trainer:
         checkpoints: CheckpointStore,
         plan: Plan,
         progress: Progress,
+        parts: Mapping[str, Stateful],
         processes: Processes | None = None,
     ) -> None:
         self.policy = policy
@@ -73,6 +74,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.plan = plan
         self.progress = progress
+        self.parts = parts
         self.processes = processes or Processes()
         self.peak_memory = PeakMemory(str(policy.device))
 
@@ -167,7 +169,7 @@ class Trainer:
         return summary
 
     def _state(self) -> TrainingState:
-        return TrainingState.of(self.progress, {"learner": self.learner, "rewards": self.collector.rewards})
+        return TrainingState.of(self.progress, self.parts)
 
     def _summary(self) -> dict[str, Any]:
         progress = self.progress
@@ -179,7 +181,7 @@ class Trainer:
             "completion_tokens": progress.completion_tokens,
             "completion_tokens_per_s": round(progress.completion_tokens / max(progress.training_s, 1e-9), 1),
             "peak_memory_mb": round(self.peak_memory.of_all_time_mb(), 1),
-            "reward_totals": self.collector.rewards.totals(),
+            "reward_totals": self.collector.totals(),
         }
 
 

@@ -65,12 +65,16 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Request for `len(seeds)` completions of one prompt; each seed starts the random stream of one completion."""
+    """Request for `len(seeds)` completions of one prompt; each seed starts the random stream of one completion.
+
+    `position` is (place of the prompt in its batch, place in its group): waiting requests are admitted in that order.
+    """
 
     id: int
     prompt_ids: tuple[int, ...]
     seeds: tuple[int, ...]
     sampling: SamplingParams
+    position: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

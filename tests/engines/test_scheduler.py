@@ -266,3 +266,17 @@ def test_everything_is_served_once_under_any_limits(seed: int) -> None:
         if not queue.has_work:
             break
     assert served == wanted
+
+
+def test_waiting_requests_are_admitted_by_position_and_those_that_began_stay_first() -> None:
+    queue = scheduler(max_sequences=3)
+    for request_id, place in enumerate((2, 5, 4)):
+        queue.add(Request(request_id, (1, 2), (0, 1), SamplingParams(4), (place, 0)))
+    assert admitted(queue) == [0, 0, 2]
+    queue.add(Request(3, (1, 2), (0,), SamplingParams(4), (0, 0)))
+    queue.add(Request(4, (1, 2), (0,), SamplingParams(4), (5, 0)))
+    run_token(queue, [9, 9, 9])
+    # Half of request 2 has begun; the others follow by position, request 4 behind 1 that came before it.
+    assert admitted(queue) == [2, 3, 1]
+    run_token(queue, [9, 9, 9])
+    assert admitted(queue) == [1, 4]

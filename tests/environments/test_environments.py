@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +19,7 @@ from grpo.environments.turn_tokens import TurnTokens
 from grpo.errors import ConfigError, DataError, ModelError, RunError
 from grpo.policy import Policy
 from grpo.rollout import EpisodeCollector
-from grpo.types import Group, Prompt, SamplingParams
+from grpo.types import Group, Prompt, Rollout, SamplingParams
 
 SAMPLING = SamplingParams(max_tokens=90)
 
@@ -229,7 +232,7 @@ def test_a_template_that_changes_earlier_turns_is_refused(tiny_policy: Policy) -
             return texts if isinstance(messages[0], list) else texts[0]
 
     with pytest.raises(ModelError, match="renders a turn differently"):
-        TurnTokens(Rewriting()).between(1, [{"role": "user", "content": "more"}])
+        TurnTokens(Rewriting())
 
 
 def test_a_step_that_is_not_done_needs_messages(tiny_policy: Policy) -> None:
@@ -248,3 +251,62 @@ def test_a_step_that_is_not_done_needs_messages(tiny_policy: Policy) -> None:
 def test_what_is_no_environment_is_refused(tiny_policy: Policy, given: object, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make_environment(given, tiny_policy.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda rollout: None, "TypeError: rollout.. returned a NoneType"),
+        (lambda rollout: replace(rollout, sampled=(True,)), "ValueError: the episode has .* 1 flags"),
+        (lambda rollout: replace(rollout, sampled=(False,) * len(rollout.sampled)), "no token that the policy sampled"),
+        (
+            lambda rollout: replace(rollout, token_ids=(5,) * 99, sampled=(True,) * 99, logprobs=(-1.0,) * 99),
+            "has 99 tokens, over max_completion_length 90",
+        ),
+        (lambda rollout: sys.exit("gone"), "SystemExit: gone"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_a_failed_episode(
+    broken: Callable[[Any], Any], said: str, tiny_policy: Policy, sums: list[Prompt]
+) -> None:
+    class Broken:
+        async def rollout(self, prompt: Prompt, sampler: Any, seed: int) -> Any:
+            return broken(await SingleTurn().rollout(prompt, sampler, seed))
+
+    with pytest.raises(RunError, match=said):
+        collector_of(tiny_policy, Broken).collect(sums[:1], [[1, 2]], SAMPLING)
+    (group,) = collector_of(tiny_policy, "single_turn").collect(sums[:1], [[1, 2]], SAMPLING)
+    assert len(group.rollouts) == 2
+
+
+def test_an_episode_cannot_ask_for_more_than_its_budget(tiny_policy: Policy, sums: list[Prompt]) -> None:
+    asked: list[int] = []
+
+    class Greedy:
+        async def rollout(self, prompt: Prompt, sampler: Any, seed: int) -> Any:
+            first = await sampler.complete(prompt.token_ids, seed, max_tokens=4)
+            second = await sampler.complete((*prompt.token_ids, *first.token_ids), seed, max_tokens=10**6)
+            asked.extend((len(first.token_ids), len(second.token_ids)))
+            with pytest.raises(ValueError, match="has used its budget of 12 tokens"):
+                await sampler.complete((*prompt.token_ids, *range(3, 15)), seed)
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(sampler.complete(prompt.token_ids, seed), 0)
+            return Rollout.of(first)
+
+    collector_of(tiny_policy, Greedy).collect(sums[:1], [[1]], SamplingParams(max_tokens=12))
+    assert asked[0] <= 4
+    assert asked[1] <= 8
+
+
+def test_without_a_chat_template_turns_are_plain_text(tiny_policy: Policy) -> None:
+    tokens = TurnTokens(tiny_policy.tokenizer, chat=False).between(1, [{"role": "user", "content": "more"}])
+    assert tiny_policy.tokenizer.decode(list(tokens)) == "\n\nmore\n\n"
+
+
+def test_a_class_that_lacks_a_method_is_refused(tiny_policy: Policy) -> None:
+    class Half:
+        def step(self, completion: str) -> StepResult:
+            return StepResult(done=True)
+
+    with pytest.raises(ConfigError, match="Half has no reset, close"):
+        make_environment(Half, tiny_policy.tokenizer)

@@ -82,7 +82,7 @@ def settle(config: GRPOConfig, objects: PythonObjects) -> tuple[GRPOConfig, Pyth
         names["rewards"], rest["rewards"] = objects.rewards, None
         if objects.reward_weights is not None:
             names["reward_weights"], rest["reward_weights"] = list(objects.reward_weights), None
-    _refuse_two_values(config, names)
+    _refuse_two_values(config, names | ({} if objects.environment is None else {"environment": objects.environment}))
     objects = replace(objects, **rest)
     task = config.data.task
     makes_rows = task in GENERATED
@@ -110,10 +110,12 @@ def require_objects(run: Path, names: Collection[str]) -> None:
     """Check that the objects in memory that a run began with are present again.
 
     Raises:
-        ConfigError: something is missing.
+        ConfigError: something is missing, or the run began in another environment.
     """
     file = run / _OBJECTS
     needed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    if "environment" in names and "environment" not in needed:
+        raise ConfigError(f"{run} began in the environment of its config.yaml: leave out environment=… to resume it")
     if missing := [name for name in needed if name not in names]:
         arguments = ", ".join(f"{name}=…" for name in needed)
         raise ConfigError(

@@ -178,11 +178,11 @@ def make_episodes(config: GRPOConfig, objects: PythonObjects, policy: Policy) ->
     """
     named: Any = config.rollout.environment if objects.environment is None else objects.environment
     if isinstance(named, str) and ":" in named:
-        named = import_object(named)
+        named = import_object(named, kind="environment")
     return EpisodeCollector(
         make_policy_sampler(config, policy),
         decoder(policy),
-        make_environment(named, policy.tokenizer),
+        make_environment(named, policy.tokenizer, chat=config.data.chat),
         max_failed_share=config.rewards.max_failed_share,
     )
 

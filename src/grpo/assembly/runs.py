@@ -13,7 +13,7 @@ from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.invocation import own_command
 from grpo.assembly.objects import PythonObjects, write_objects
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
-from grpo.checkpoint import CheckpointStore, Progress, TrainingState
+from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState
 from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
 from grpo.engines import sync_weights
@@ -84,8 +84,11 @@ def run_parts(
     config, policy = parts.config, parts.policy
     steps = number_of_steps(config, len(parts.prompts.train))
     learner = make_learner(config, policy, parts.method, parts.sampler.capabilities, steps=steps)
+    stateful: dict[str, Stateful] = {"learner": learner, "rewards": parts.rewards}
+    if isinstance(parts.episodes.environment, Stateful):
+        stateful["environment"] = parts.episodes.environment
     if state is not None:
-        state.restore({"learner": learner, "rewards": parts.rewards})
+        state.restore(stateful)
     sync_weights(parts.sampler, policy.export_weights(), version=progress.step)
     with ExitStack() as stack:
         stack.callback(parts.rewards.close)
@@ -114,6 +117,7 @@ def run_parts(
             checkpoints=CheckpointStore(run.path, config.output.keep_checkpoints),
             plan=_plan(config, steps),
             progress=progress,
+            parts=stateful,
             processes=connected_processes(),
         )
         outcome = trainer.train()

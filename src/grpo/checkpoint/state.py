@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -72,6 +72,7 @@ class Progress:
         return self.evaluation_at(step) is not None
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """A part of a run whose state a checkpoint holds."""
 

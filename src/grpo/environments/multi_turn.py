@@ -23,22 +23,26 @@ class MultiTurn:
     also ends, with finish reason `length`, when a turn is cut off or its budget of tokens or turns is used up.
     """
 
-    def __init__(self, make: Callable[[], StepEnvironment], tokenizer: Any, *, max_turns: int = 16) -> None:
+    def __init__(
+        self, make: Callable[[], StepEnvironment], tokenizer: Any, *, chat: bool | None = None, max_turns: int = 16
+    ) -> None:
         """Take what makes the state of one episode.
 
         Args:
             make: called once an episode.
             tokenizer: the policy's.
+            chat: see `TurnTokens`.
             max_turns: turns of the policy in an episode at most.
 
         Raises:
-            ConfigError: `max_turns` is below 1, or what `make` returns has no `step`.
+            ConfigError: `max_turns` is below 1.
+            ModelError: the chat template cannot be extended by turns.
         """
         if max_turns < 1:
             raise ConfigError(f"max_turns={max_turns}: an episode has at least 1 turn")
         self._make = make
         self._tokenizer = tokenizer
-        self._turn_tokens = TurnTokens(tokenizer)
+        self._turn_tokens = TurnTokens(tokenizer, chat=chat)
         self._max_turns = max_turns
 
     async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
@@ -54,7 +58,7 @@ class MultiTurn:
                     break
                 # The first turn of an episode is what a single completion with its seed would be.
                 turn_seed = seed if turn == 0 else derive_seed(seed, "turn", turn)
-                completion = await sampler.complete(episode.all_tokens, turn_seed, max_tokens=left)
+                completion = await sampler.complete(episode.all_tokens, turn_seed)
                 text = self._tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
                 episode.add_turn(completion, text)
                 if completion.finish_reason == "length":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from grpo.engines import Sampler
+from grpo.errors import InputError
 from grpo.types import Completion, Message, Prompt, Rollout, SamplingParams
 
 __all__ = ["Environment", "EpisodeSampler", "StepEnvironment", "StepResult"]
@@ -34,11 +36,14 @@ class EpisodeSampler:
 
     Attributes:
         sampling: how tokens are drawn; `max_tokens` is the budget of the whole episode, in tokens after the prompt.
-        error: what the sampler itself raised, which ends the run and not just the episode; None while it works.
+        error: the failure of the sampler itself, which ends the run and not just the episode; None while it works.
     """
 
-    def __init__(self, sampler: Sampler, sampling: SamplingParams, position: tuple[int, int]) -> None:
+    def __init__(
+        self, sampler: Sampler, sampling: SamplingParams, position: tuple[int, int], prompt_length: int
+    ) -> None:
         self.sampling = sampling
+        self._prompt_length = prompt_length
         self.error: BaseException | None = None
         self._sampler = sampler
         self._position = position
@@ -48,13 +53,27 @@ class EpisodeSampler:
 
         Args:
             seed: of this turn.
-            max_tokens: of this turn; None: the episode's whole budget.
+            max_tokens: of this turn, at most what is left of the episode's budget; None: all that is left.
+
+        Raises:
+            ValueError: nothing is left of the budget.
+            InputError: the sampler cannot serve this turn.
         """
-        sampling = self.sampling if max_tokens is None else replace(self.sampling, max_tokens=max_tokens)
+        used = len(token_ids) - self._prompt_length
+        left = self.sampling.max_tokens - used
+        if left < 1:
+            raise ValueError(f"the episode has used its budget of {self.sampling.max_tokens} tokens")
+        sampling = replace(self.sampling, max_tokens=left if max_tokens is None else min(left, max_tokens))
         try:
             (completion,) = await self._sampler.complete(
                 token_ids, sampling, (seed,), position=self._position, session="{}-{}".format(*self._position)
             )
+        except asyncio.CancelledError:
+            raise
+        except InputError as error:
+            # A later turn's tokens are the environment's; a prompt that cannot be served is an error of the run.
+            self.error = error if used <= 0 else self.error
+            raise
         except BaseException as error:
             self.error = error
             raise

@@ -23,8 +23,21 @@ class TurnTokens:
     after the placeholder, cut at the end token that the policy sampled itself, is what is appended.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, chat: bool | None = None) -> None:
+        """Take the policy's tokenizer and try its template.
+
+        Args:
+            chat: prompts are rendered with the chat template; None: if there is one. Otherwise turns are plain text,
+                joined by blank lines as the messages of a prompt are.
+
+        Raises:
+            ModelError: the template changes earlier turns when messages follow, so that no extension is exact.
+        """
         self._tokenizer = tokenizer
+        has_template = bool(getattr(tokenizer, "chat_template", None))
+        self._chat = has_template if chat is None else chat and has_template
+        if self._chat:
+            self._after_turn([{"role": "user", "content": _QUESTION}])
 
     def between(self, end_token: int, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the tokens from after the policy's end token to where it writes its next turn.
@@ -35,13 +48,18 @@ class TurnTokens:
 
         Raises:
             DataError: there is no message.
-            ModelError: the template changes earlier turns when messages follow, so that no extension is exact.
+            ModelError: the template refuses the messages, or changes earlier turns when they follow.
         """
         if not messages:
             raise DataError("the environment's step is not done and has no messages: give the policy something to read")
-        if not getattr(self._tokenizer, "chat_template", None):
-            text = "\n".join(str(message["content"]) for message in messages)
-            return self._encoded(f"\n{text}\n")
+        if not self._chat:
+            text = "\n\n".join(str(message["content"]) for message in messages)
+            return self._encoded(f"\n\n{text}\n\n")
+        end_text = self._tokenizer.decode([end_token], skip_special_tokens=False)
+        return self._encoded(self._after_turn(messages).removeprefix(end_text))
+
+    def _after_turn(self, messages: Sequence[Message]) -> str:
+        """Return the text between the end of the policy's turn and the start of its next one."""
         turn: list[Message] = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
         after = self._rendered([*turn, *messages]).rpartition(_ANSWER)[2]
         alone = self._tokenizer.apply_chat_template([dict(message) for message in turn], tokenize=False)
@@ -51,8 +69,7 @@ class TurnTokens:
                 "the chat template renders a turn differently once messages follow it: an episode of several turns "
                 "cannot keep its tokens under this template"
             )
-        end_text = self._tokenizer.decode([end_token], skip_special_tokens=False)
-        return self._encoded(after.removeprefix(end_text))
+        return after
 
     def _rendered(self, messages: Sequence[Message]) -> str:
         (text,) = render_chat(self._tokenizer, [messages])

@@ -19,8 +19,11 @@ FILE_MODULE_PREFIX = "grpo_user_"
 """Prefix of the module names of files; another process cannot import a module by such a name."""
 
 
-def import_object(name: str) -> Any:
+def import_object(name: str, *, kind: str = "reward") -> Any:
     """Return the object named by `"module:name"` or `"file.py:name"`.
+
+    Args:
+        kind: noun for the object in messages.
 
     Raises:
         ConfigError: the file or module cannot be imported, or has nothing of that name.
@@ -36,7 +39,7 @@ def import_object(name: str) -> Any:
         where = "" if location is None else f" (at {location})"
         # The text of a SyntaxError ends with its place, without the folder.
         reason = f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else describe_error(error)
-        raise ConfigError(f"cannot import reward {name!r}: {reason}{where}: correct the file or the name") from error
+        raise ConfigError(f"cannot import {kind} {name!r}: {reason}{where}: correct the file or the name") from error
     try:
         return functools.reduce(getattr, path.split("."), module)
     except AttributeError as error:

@@ -66,7 +66,7 @@ class Scoring:
         assert len(texts) == len(group.rollouts)
         self._batches[place] = RewardBatch((group,), tuple(texts), self.state, self._columns)
         for function in self._functions:
-            if function.overlap:
+            if function.overlap and group.rollouts:
                 self._start(function, place)
 
     def finish(self) -> dict[str, RewardOutput]:
@@ -99,8 +99,9 @@ class Scoring:
         return RewardBatch(self.groups, tuple(self.texts), self.state, self._columns)
 
     def _places(self, function: RewardFunction) -> Sequence[int]:
-        """Return the place of each group with a call of its own, or one place for the whole step."""
-        return range(len(self._prompts)) if function.by_group else [_WHOLE_STEP]
+        """Return the place of each filled group with a call of its own, or one place for the whole step."""
+        filled = [place for place in sorted(self._batches) if self._batches[place].texts]
+        return filled if function.by_group else [_WHOLE_STEP] if filled else []
 
     def _output(self, function: RewardFunction) -> RewardOutput:
         """Wait for a function's calls; after several timeouts and nothing else, give up the calls queued behind."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grpo.engines.native.attention import LayerAttention
-from grpo.engines.native.weights import LeanLayer, LeanWeights, WeightSource
+from grpo.engines.native.weights import FusedLayer, FusedWeights, WeightSource
 from grpo.policy.attention import placeholder_mask
 from grpo.policy.products import LENGTH_MULTIPLE
 
@@ -104,7 +104,7 @@ class FusedDecoder:
     def __init__(self, source: WeightSource, rotations: Rotations) -> None:
         self._source = source
         self._rotations = rotations
-        self._weights: LeanWeights | None = None
+        self._weights: FusedWeights | None = None
 
     def begin(self) -> None:
         self._weights = self._source.current()
@@ -155,7 +155,7 @@ def _normed(x: Tensor, norm: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tenso
     return (x * inverse).mul_(weight).to(dtype)
 
 
-def _rotated(qkv: Tensor, rotation: Tensor, layer: LeanLayer, weights: LeanWeights) -> Tensor:
+def _rotated(qkv: Tensor, rotation: Tensor, layer: FusedLayer, weights: FusedWeights) -> Tensor:
     """Return queries and keys [N, H + H_kv, D], normed, rotated and the queries scaled; dimensions interleaved."""
     rows, _, width = qkv.shape
     qk = qkv[:, : layer.num_heads + layer.num_kv_heads]
@@ -166,7 +166,7 @@ def _rotated(qkv: Tensor, rotation: Tensor, layer: LeanLayer, weights: LeanWeigh
     return torch.view_as_real(turned).flatten(-2).to(weights.dtype)
 
 
-def _gated(layer: LeanLayer, x: Tensor) -> Tensor:
+def _gated(layer: FusedLayer, x: Tensor) -> Tensor:
     if len(layer.gate_up) == 1:
         gate, up = layer.gate_up[0](x).chunk(2, dim=-1)
     else:

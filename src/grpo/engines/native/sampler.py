@@ -31,7 +31,7 @@ class _Call:
     """A call of `complete` or `stream` that is not answered yet.
 
     Attributes:
-        pieces: for `stream`: what was sampled and not yet yielded, or the exception that ended the call.
+        pieces: for `stream`: pieces that were sampled and not yet yielded; None marks the end.
         sent: for `stream`: tokens handed out so far of each completion.
     """
 
@@ -159,8 +159,8 @@ class NativeSampler:
         self.engine.load_weights(weights.module, version)
 
     async def checksums(self) -> Mapping[str, str] | None:
-        """Return the digests of the tensors that it samples from."""
-        return ExportedWeights(self.engine.model).checksums()
+        """Return digests of the tensors; None where the engine samples from a packed copy of them."""
+        return None if self.engine.runs_fused else ExportedWeights(self.engine.model).checksums()
 
     async def abort(self) -> None:
         """See `Sampler.abort`."""
@@ -224,9 +224,9 @@ class NativeSampler:
     async def _drive(self) -> None:
         """Run the engine until no call is left."""
         while self._waiting or self._admitted:
-            await self._gate().wait()
             # Callers whose completions have just ended run now, and may ask for more.
             await asyncio.sleep(0)
+            await self._gate().wait()
             try:
                 self._admit()
                 self.engine.step()
@@ -246,7 +246,7 @@ class NativeSampler:
             _, prompt_ids, sampling = shared
             seeds = tuple(seed for call in calls for seed in call.seeds)
             try:
-                self.engine.add(Request(request_id, prompt_ids, seeds, sampling))
+                self.engine.add(Request(request_id, prompt_ids, seeds, sampling, (shared[0], calls[0].place)))
             # A request that can never be served fails alone.
             except Exception as error:
                 for call in calls:

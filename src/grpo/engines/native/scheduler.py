@@ -1,7 +1,7 @@
 """Admission and records of running sequences: bookkeeping on the host, no models.
 
-Requests wait in order of arrival. A request's completions need not start together: as many are admitted as fit, and
-its prompt stays cached until the last one is done.
+Requests wait in order of their position, those of one position in order of arrival. A request's completions need not
+start together: as many are admitted as fit, and its prompt stays cached until the last one is done.
 """
 
 from __future__ import annotations
@@ -147,7 +147,17 @@ class Scheduler:
         """Queue a request; one without seeds asks for nothing."""
         if request.seeds:
             self._groups[request.id] = group = RunningGroup(request, num_uncollected=len(request.seeds))
-            self._waiting.append(group)
+            self._waiting.insert(self._place_in_queue(group), group)
+
+    def _place_in_queue(self, group: RunningGroup) -> int:
+        """Return the place of a new group: behind all of its position or before, and behind one that has begun."""
+        place = len(self._waiting)
+        while place > 0:
+            before = self._waiting[place - 1]
+            if before.num_admitted > 0 or before.request.position <= group.request.position:
+                break
+            place -= 1
+        return place
 
     def admit(self) -> Admission | None:
         """Move waiting completions into the batch, as many as fit; None when there are none or no room."""

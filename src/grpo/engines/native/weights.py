@@ -17,13 +17,13 @@ from grpo.engines.native.product import Matrix, pack
 from grpo.engines.native.structure import Decoder, DecoderLayer, Linear, Norm
 from grpo.policy.attention import Scoring
 
-__all__ = ["COPY_LIMIT_BYTES", "LeanLayer", "LeanWeights", "WeightSource", "interleaved"]
+__all__ = ["COPY_LIMIT_BYTES", "FusedLayer", "FusedWeights", "WeightSource", "interleaved"]
 
 COPY_LIMIT_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class LeanLayer:
+class FusedLayer:
     """One layer as tensors.
 
     Attributes:
@@ -50,7 +50,7 @@ class LeanLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class LeanWeights:
+class FusedWeights:
     """The whole model as tensors.
 
     Attributes:
@@ -59,7 +59,7 @@ class LeanWeights:
     """
 
     embedding: Tensor
-    layers: tuple[LeanLayer, ...]
+    layers: tuple[FusedLayer, ...]
     norm: tuple[Tensor, Tensor]
     head: Matrix
     head_width: int
@@ -80,10 +80,10 @@ class WeightSource:
         self._parameters = decoder.embedding.weight.dtype
         self.dtype = self._parameters if dtype is None else dtype
         self._copies = self.dtype != self._parameters or _num_bytes(decoder) <= COPY_LIMIT_BYTES
-        self._made: LeanWeights | None = None
+        self._made: FusedWeights | None = None
         self._signature: tuple[object, ...] = ()
 
-    def current(self) -> LeanWeights:
+    def current(self) -> FusedWeights:
         """Return the weights as the parameters are now."""
         signature = self._sign()
         if self._made is None or signature != self._signature:
@@ -107,9 +107,9 @@ class WeightSource:
         versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
         return (states, *versions, *(tensor.data_ptr() for tensor in tensors))
 
-    def _make(self) -> LeanWeights:
+    def _make(self) -> FusedWeights:
         decoder = self.decoder
-        return LeanWeights(
+        return FusedWeights(
             embedding=decoder.embedding.weight.detach(),
             layers=tuple(self._layer(layer) for layer in decoder.layers),
             norm=_norm(decoder.norm.weight, decoder.norm.epsilon),
@@ -119,13 +119,13 @@ class WeightSource:
             dtype=self.dtype,
         )
 
-    def _layer(self, layer: DecoderLayer) -> LeanLayer:
+    def _layer(self, layer: DecoderLayer) -> FusedLayer:
         width = self.decoder.head_width
         heads = layer.query.base.out_features // width
         kv_heads = layer.key.base.out_features // width
         scale = torch.ones(heads + kv_heads, 1, device=layer.query.base.weight.device)
         scale[:heads] = layer.scoring.scaling
-        return LeanLayer(
+        return FusedLayer(
             attention_norm=_norm(layer.attention_norm.weight, layer.attention_norm.epsilon),
             qkv=self._fused((layer.query, layer.key, layer.value), rotated=2),
             head_norm=self._head_norm(layer, heads, kv_heads),

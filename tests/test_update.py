@@ -163,7 +163,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_before_the_weights_move(
 ) -> None:
     groups = make_collector().collect(1, 0).groups
     learner = make_learner(tiny_policy)
-    packed = learner.pack(groups, learner.signal(groups))
+    packed = learner.pack(groups, learner.advantages(groups))
     parameter = tiny_policy.trainable_parameters()[0]
     parameter.register_hook(lambda gradient: gradient * float("inf"))
     before = parameter.detach().clone()

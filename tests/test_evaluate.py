@@ -17,6 +17,7 @@ from grpo.intervals import wilson_interval
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import EpisodeCollector
+from grpo.seeding import derive_seed
 from grpo.tasks import AnswerVerifier, find_format, verify
 from grpo.types import Prompt, Rollout, SamplingParams
 
@@ -99,6 +100,19 @@ def test_every_figure_of_an_evaluation_is_that_of_its_completions(tiny_policy: P
     assert metrics["accuracy_greedy"] == pytest.approx(fmean(verdict.strict for verdict in plain))
     assert metrics["accuracy_greedy_lenient"] == pytest.approx(fmean(verdict.lenient for verdict in plain))
     assert metrics["accuracy_greedy_ci95"] == list(confidence_interval([[verdict.strict] for verdict in plain]))
+
+
+def test_the_seed_of_a_sample_is_made_of_its_prompt_s_place_and_its_index(
+    tiny_policy: Policy, sums: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = make_evaluator(tiny_policy, sums)
+    seeds: list[tuple[int, ...]] = []
+    engine = evaluator.episodes.sampler.engine  # type: ignore[attr-defined]
+    add = engine.add
+    monkeypatch.setattr(engine, "add", lambda request: seeds.append(request.seeds) or add(request))
+    evaluator.evaluate(5, 10)
+    sampled = [tuple(derive_seed(0, "evaluation", place, index) for index in range(4)) for place in range(6)]
+    assert seeds == [*sampled, *(each[:1] for each in sampled)]
 
 
 def test_greedy_accuracy_is_that_of_the_likeliest_tokens(tiny_policy: Policy, sums: list[Prompt]) -> None:

@@ -19,6 +19,7 @@ from grpo.groups import (
 )
 from grpo.rewards import RewardSuite, resolve_rewards, reward_function
 from grpo.rollout import RolloutCollector
+from grpo.seeding import derive_seed
 from grpo.types import Completion, SamplingParams
 
 MakeCollector = Callable[..., RolloutCollector]
@@ -121,6 +122,22 @@ def test_a_normalised_reward_is_normalised_in_every_round_and_logged_as_it_was_g
         expected += [(number - mean) / (std + 1e-6) for number in numbers]
     found = [scored.score.total for group in collected.groups for scored in group.rollouts]
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_seed_of_a_completion_is_made_of_step_round_place_and_index(
+    make_collector: MakeCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = make_collector([equal_rewards], zero_variance_groups="resample", max_resamples=1)
+    seeds: list[tuple[int, ...]] = []
+    engine = collector.episodes.sampler.engine  # type: ignore[attr-defined]
+    add = engine.add
+    monkeypatch.setattr(engine, "add", lambda request: seeds.append(request.seeds) or add(request))
+    collector.collect(7, 0)
+    assert seeds == [
+        tuple(derive_seed(0, "rollout", 7, attempt, place, index) for index in range(4))
+        for attempt in range(2)
+        for place in range(3)
+    ]
 
 
 def test_a_step_is_full_even_when_no_group_ever_has_spread(make_collector: MakeCollector) -> None:

@@ -177,3 +177,22 @@ def test_a_function_s_own_parameters_may_have_the_names_of_these_options(group):
 
     scores, _ = score(suite({"name": reward, "parameters": {"gate": 4}}), group, 1)
     assert scores[0].total == 4.0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tokens": [[3e38, 1.0], [1.0, 1.0]]},
+        {"whole": [3e38, 1.0]},
+        {"whole": [1.0, 1.0], "tokens": [[0.5, -3e38], [1.0, 1.0]]},
+    ],
+    ids=["tokens", "whole", "both"],
+)
+def test_a_weight_that_makes_a_reward_larger_than_float32_fails_that_completion_alone(group, values):
+    one = suite(*({"name": gives(name, rewards), "weight": 2.0} for name, rewards in values.items()))
+    scores, result = score(one, group, 2)
+    assert scores[0].total is None
+    assert "more than float32 holds" in scores[0].failures["all"]
+    assert scores[1].total is not None
+    assert not scores[1].failures
+    assert result.metrics["rewards/failed_completions"] == 1.0

@@ -276,3 +276,22 @@ def test_a_closed_run_can_be_opened_again_and_closing_twice_does_nothing(tmp_pat
     run.close()
     run.close()
     RunDirectory.open(tmp_path).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forked processes")
+def test_a_closed_run_is_free_though_a_forked_child_still_has_it_open(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path)
+    run.write_config("")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        run.close()
+        RunDirectory.open(tmp_path).close()
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+        os.close(reading)

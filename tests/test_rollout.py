@@ -234,24 +234,38 @@ def test_resampling_looks_for_spread_among_what_the_loss_counts(make_collector: 
         assert (collector.collect(1, 0).prompts_taken > 3) == (truncated == "mask")
 
 
+_STEPS_TO_HAND_OVER = 4
+"""Steps of the engine within which a finished group has reached the rewards: the event loop turns once a step."""
+
+
 class Watched:
-    """An engine that generates one group after the other and calls `between` before each step."""
+    """An engine that generates one group after the other and calls `between` before each step.
+
+    `between` gets the number of groups that ended at least `_STEPS_TO_HAND_OVER` steps before.
+    """
 
     def __init__(self, engine: NativeEngine, between: Callable[[int], None]) -> None:
         self._engine = engine
         self._between = between
-        self.finished = 0
+        self._num_steps = 0
+        self._ends: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
+    @property
+    def finished(self) -> int:
+        return len(self._ends)
+
     def step(self) -> None:
-        self._between(self.finished)
+        self._num_steps += 1
+        self._between(sum(self._num_steps - end > _STEPS_TO_HAND_OVER for end in self._ends))
         self._engine.step()
 
     def collect(self) -> list[tuple[int, int, Completion]]:
         collected = self._engine.collect()
-        self.finished += sum(not self._engine.holds(request_id) for request_id in {found[0] for found in collected})
+        ended = sum(not self._engine.holds(request_id) for request_id in {found[0] for found in collected})
+        self._ends += [self._num_steps] * ended
         return collected
 
 

@@ -23,13 +23,17 @@ def workplace(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def command(capsys) -> Callable[..., Shown]:
-    """Run `grpo` with words, as the shell would, in this process."""
+    """Run `grpo` with words, as the shell would, in this process.
+
+    W&B's own lines on stderr are left out: it advertises for packages that some other test has imported.
+    """
 
     def run(*words: object) -> Shown:
         capsys.readouterr()
         code = main([str(word) for word in words])
         shown = capsys.readouterr()
-        return Shown(code, shown.out, shown.err)
+        err = "".join(line for line in shown.err.splitlines(keepends=True) if not line.startswith("wandb: "))
+        return Shown(code, shown.out, err)
 
     return run
 

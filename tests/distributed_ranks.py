@@ -213,6 +213,7 @@ def a_signal_to_one_rank(processes: Processes) -> Any:
         evaluator=None,
         plan=Plan(steps=5, eval_every=0, save_every=0, seed=0, eval_at_start=False),
         progress=Progress(),
+        parts={},
         processes=processes,
     )
     outcome = trainer.train()

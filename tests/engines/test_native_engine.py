@@ -350,3 +350,25 @@ def test_in_lockstep_no_more_prompt_tokens_are_scored_at_once_than_allowed(monke
     lengths.clear()
     engine.score([(1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5), (1,) * 9], [(1, 2)] * 3 + [(1,), (2,)])
     assert lengths == [[3, 3], [3], [2], [9]]
+
+
+def test_prompts_are_attended_to_by_the_fast_kernel_where_it_works(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grpo.engines.native import attention
+    from grpo.policy.flash import flash_works
+
+    if not flash_works(grouped=False):
+        pytest.skip("this version of PyTorch has no such kernel")
+    calls: list[torch.Size] = []
+    kernel = attention.flash_attention
+
+    def counted(query: torch.Tensor, *others: torch.Tensor, **options: Any) -> Any:
+        calls.append(query.shape)
+        return kernel(query, *others, **options)
+
+    engine = NativeEngine(model, end_ids=[])
+    engine._runner.max_copied_bytes = 0
+    monkeypatch.setattr(attention, "flash_attention", counted)
+    generate(engine, requests())
+    assert calls

@@ -43,6 +43,29 @@ def test_a_product_and_its_gradients_are_those_of_a_linear_layer(shape: tuple[in
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_float32_products_on_the_cpu_take_the_fast_way_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, weight = torch.randn(6, 20), torch.randn(9, 20, requires_grad=True)
+    if not has_packed_product(weight.device, weight.dtype):
+        pytest.skip("this machine has no faster product")
+    expected = F.linear(rows, weight).detach()
+    plain: list[torch.dtype] = []
+
+    def linear(input: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
+        plain.append(input.dtype)
+        return torch.zeros(len(input), len(weight), dtype=input.dtype)
+
+    monkeypatch.setattr(F, "linear", linear)
+    with torch.no_grad():
+        torch.testing.assert_close(product(rows, weight), expected, atol=1e-5, rtol=1e-5)
+    product(rows, weight).sum().backward()
+    assert plain == []
+    product(rows.double(), weight.double())
+    product(rows[:0], weight)
+    with torch.autocast("cpu"):
+        product(rows, weight)
+    assert plain == [torch.float64, torch.float32, torch.float32]
+
+
 def test_a_transposed_weight_needs_no_copy_to_be_right() -> None:
     rows, weight = torch.randn(6, 20), torch.randn(20, 9)
     torch.testing.assert_close(product(rows, weight.t()), rows @ weight, atol=1e-5, rtol=1e-5)

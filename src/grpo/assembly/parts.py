@@ -18,7 +18,7 @@ from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
 from grpo.engines import Capabilities, Sampler, make_sampler
 from grpo.environments import make_environment
-from grpo.errors import DataError
+from grpo.errors import ConfigError, DataError
 from grpo.machine import idle_cores
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.policy.sources import find_source
@@ -244,6 +244,10 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Ca
         sampler: of the sampler whose completions are learned from.
     """
     algorithm, optimizer = config.algorithm, config.optimizer
+    if not sampler.full_logprobs:
+        raise ConfigError(
+            f"engine {config.rollout.engine} has no log-probabilities over the whole vocabulary to train from"
+        )
     is_exact = sampler.trainer_arithmetic
     is_float32 = is_exact and policy.compute_dtype == torch.float32
     warmup_steps = optimizer.warmup_steps

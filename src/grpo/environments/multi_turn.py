@@ -52,10 +52,6 @@ class MultiTurn:
         try:
             await _settled(environment.reset(prompt, derive_seed(seed, "environment")))
             for turn in range(self._max_turns):
-                left = sampler.sampling.max_tokens - len(episode.token_ids)
-                if left < 1:
-                    episode.finish_reason = "length"
-                    break
                 # The first turn of an episode is what a single completion with its seed would be.
                 turn_seed = seed if turn == 0 else derive_seed(seed, "turn", turn)
                 completion = await sampler.complete(episode.all_tokens, turn_seed)

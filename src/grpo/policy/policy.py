@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from grpo.packing import PackedBatch
 from grpo.policy.adapters import frozen_adapter, load_adapter_weights, save_adapter
 from grpo.policy.attention import causal_lm
-from grpo.policy.export import ExportedWeights
+from grpo.policy.export import ExportedWeights, tensor_checksum
 from grpo.policy.files import load_saved_weights, without_progress_bars
 from grpo.policy.forward import LogprobForward
 from grpo.policy.token_logprobs import TokenLogprobs
@@ -165,7 +165,7 @@ class Policy:
         for name, parameter in self.model.named_parameters():
             digest.update(f"{name}{tuple(parameter.shape)}".encode())
         for _, parameter in self._trainable():
-            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(tensor_checksum(parameter).encode())
         return digest.hexdigest()
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,7 +1,8 @@
-"""The package's own event loop, in one daemon thread, under a synchronous public API.
+"""The package's own event loop, under a synchronous public API.
 
-Callers need no loop and may have one running, as in a notebook. Coroutines that run here share one thread: between
-two awaits nothing else of the package's asynchronous code runs.
+The loop runs in the thread that waits for it: a sampler in this process computes there, and torch's threads serve one
+caller only. Where that thread has a running loop already, as in a notebook, a helper thread runs the package's loop.
+Calls from several threads take turns.
 """
 
 from __future__ import annotations
@@ -10,11 +11,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import wait
-from dataclasses import dataclass
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
-
-from grpo.errors import RunError
 
 __all__ = ["run"]
 
@@ -26,17 +24,9 @@ _WAKE_UP_S = 0.25
 _CANCELLATION_S = 5.0
 """Time for a coroutine to free its resources after it was cancelled."""
 
-_lock = threading.Lock()
-_state: _State | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """The loop and its thread, in the process that made them: a forked child has no copy of the thread."""
-
-    process_id: int
-    loop: asyncio.AbstractEventLoop
-    thread: threading.Thread
+_turn = threading.Lock()
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+"""The loop by process id: a forked child must not share its parent's."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -47,46 +37,67 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         RuntimeError: the caller runs on that loop itself, and would wait for itself; await the coroutine there.
-        RunError: the loop ended, because a coroutine called `sys.exit`.
     """
-    state = _started()
-    if _running_loop() is state.loop:
+    running = _running_loop()
+    if running is None:
+        return _run_here(coroutine)
+    if running is _loop():
         coroutine.close()
         raise RuntimeError("grpo's event loop cannot wait for itself: await the coroutine instead of run()")
-    began, ended = threading.Event(), threading.Event()
+    return _run_in_thread(coroutine)
 
-    async def tracked() -> T:
-        began.set()
+
+def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    with _turn:
+        loop = _loop()
+        task = loop.create_task(coroutine)
         try:
-            return await coroutine
-        finally:
-            ended.set()
+            return loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():
+                task.cancel()
+                loop.run_until_complete(asyncio.wait([task], timeout=_CANCELLATION_S))
+            raise
 
-    future = asyncio.run_coroutine_threadsafe(tracked(), state.loop)
+
+def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
+    result: Future[T] = Future()
+    interrupted = asyncio.Event()
+
+    async def until_interrupted() -> T:
+        task = asyncio.ensure_future(coroutine)
+        interrupt = asyncio.ensure_future(interrupted.wait())
+        await asyncio.wait([task, interrupt], return_when=asyncio.FIRST_COMPLETED)
+        interrupt.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCELLATION_S)
+            raise asyncio.CancelledError
+        return task.result()
+
+    def target() -> None:
+        try:
+            result.set_result(_run_here(until_interrupted()))
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=target, name="grpo-event-loop", daemon=True)
+    thread.start()
     try:
-        while not future.done():
-            wait((future,), _WAKE_UP_S)
-            if not state.thread.is_alive():
-                raise RunError("the event loop ended: something that it ran called sys.exit")
+        while not result.done():
+            wait((result,), _WAKE_UP_S)
     except BaseException:
-        future.cancel()
-        if began.is_set() and state.thread.is_alive():
-            ended.wait(_CANCELLATION_S)
-        elif not began.is_set():
-            coroutine.close()
+        _loop().call_soon_threadsafe(interrupted.set)
+        thread.join(_CANCELLATION_S)
         raise
-    return future.result()
+    return result.result()
 
 
-def _started() -> _State:
-    global _state  # noqa: PLW0603 (one loop for the whole process)
-    with _lock:
-        if _state is None or _state.process_id != os.getpid() or not _state.thread.is_alive():
-            loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=loop.run_forever, name="grpo-event-loop", daemon=True)
-            thread.start()
-            _state = _State(os.getpid(), loop, thread)
-        return _state
+def _loop() -> asyncio.AbstractEventLoop:
+    process = os.getpid()
+    if process not in _loops:
+        _loops[process] = asyncio.new_event_loop()
+    return _loops[process]
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -109,7 +109,7 @@ class EpisodeCollector:
             try:
                 rollout = await self.environment.rollout(prompts[place], sampler, seeds[place][index])
                 return checked_rollout(rollout, sampling)
-            # `sys.exit` in an environment would end the event loop's thread.
+            # `sys.exit` in an environment is a failed episode, not the end of the run.
             except (Exception, SystemExit) as error:
                 if sampler.error is not None:
                     raise sampler.error from None

@@ -133,6 +133,6 @@ def test_steps_without_spread_are_warned_of_and_summed_up_over_all_processes_of_
     warned = [call[1] for call in second.calls if call[0] == "warn"]
     assert warned == [
         "no group differed in reward in the last 5 steps, so the rewards train nothing: "
-        "`grpo reward check` shows what they pay for",
+        "`grpo reward check` shows which texts they pay for",
         "no group differed in reward in 5 of 5 steps: nothing was trained",
     ]

@@ -1,7 +1,7 @@
 """Time two commits alternately on the same workloads, and print the ratios of the second to the first.
 
     python benchmarks/guard.py BEFORE [AFTER] [--workloads tiny small chat long-prompt 135m] [--rounds 8] [--steps 4]
-        [--device cpu|cuda] [--dtype float32|bfloat16] [--repository DIR] [--json FILE]
+        [--threads 2] [--device cpu|cuda] [--dtype float32|bfloat16] [--repository DIR] [--json FILE]
 
 BEFORE and AFTER (HEAD by default) are commits, or folders with a working tree: `.` is the tree as it lies there, with
 changes that are not committed. A commit is checked out into a temporary git worktree. Each run is a process of its own:
@@ -10,7 +10,8 @@ run in the order before, after, after, before, …, so that neither commit profi
 down. A workload is a name of `shapes.py`, written here with fixed seeds, or a folder that `step.py` reads.
 
 A ratio is the median over rounds of after ÷ before, with its bootstrap 95% interval (with fewer than 6 rounds: the
-least and the greatest). Nothing else should run on the machine.
+least and the greatest). Nothing else should run on the machine. All runs have the same number of threads, by default
+one for each core: a run that chooses takes only the cores that are idle at its start.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def run_round(number: int, workload: Path, trees: dict[str, Path], arguments: ar
         tree = trees[side]
         command = [sys.executable, tree / "benchmarks" / "step.py", workload, str(arguments.steps)]
         where = [f"--{name}={value}" for name in ("device", "dtype") if (value := getattr(arguments, name))]
-        answers[side] = answer_of([*command, *where], {**os.environ, "PYTHONPATH": str(tree / "src")})
+        threads = f"threads={arguments.threads}"
+        answers[side] = answer_of([*command, *where, threads], {**os.environ, "PYTHONPATH": str(tree / "src")})
     return answers
 
 
@@ -143,6 +145,7 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", default=list(GUARDED))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--repository", type=Path, default=HERE.parent)
@@ -170,7 +173,7 @@ def main() -> None:
     print(guard_table(answers))
     print(f"\n{verdict(answers)}")
     if arguments.json:
-        settings = {name: getattr(arguments, name) for name in ("rounds", "steps", "device", "dtype")}
+        settings = {name: getattr(arguments, name) for name in ("rounds", "steps", "threads", "device", "dtype")}
         record = {"origin": origin(arguments.device or "cpu"), "commits": commits, **settings, "answers": answers}
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -30,10 +30,11 @@ from grpo.algorithm import Method, find_method
 from grpo.checkpoint import Progress
 from grpo.distributed import Processes, connected_processes
 from grpo.engines.native import NativeEngine, NativeSampler
+from grpo.environments import SingleTurn
 from grpo.groups import describe_groups
 from grpo.packing import StepCounts
 from grpo.policy import LoraSettings, Policy, load_policy
-from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.rewards import RewardSuite, resolve_rewards, reward_function
 from grpo.rollout import EpisodeCollector, RolloutCollector
 from grpo.tasks import PromptOrder, arithmetic_task, find_format, render
 from grpo.trainer import Plan, Trainer
@@ -191,6 +192,72 @@ def failed_rewards(processes: Processes) -> Any:
     return ended
 
 
+class Counted:
+    """A reward that is normalised, logs a number, counts a total, and fails for the text "x"."""
+
+    def __init__(self) -> None:
+        self.totals = {"calls": 0.0}
+
+    def __call__(self, completions: list[str], log_metric: Callable[[str, float], None], **_: object) -> list[Any]:
+        self.totals["calls"] += 1
+        log_metric("longest", max(map(len, completions)))
+        return [None if text == "x" else float(text) for text in completions]
+
+
+def rewards_of_both_ranks(processes: Processes) -> Any:
+    """Score a step in two parts and as one: three groups of two, of which rank 0 has the first."""
+
+    def unscored(rows: Sequence[int]) -> Any:
+        groups = [random_group(random.Random(row), row, 2) for row in rows]
+        for group in groups:
+            names = {"kind": 0.5} if group.prompt.row == 2 else {}
+            rollouts = tuple(replace(member.rollout, rewards=names) for member in group.rollouts)
+            yield SimpleNamespace(prompt=group.prompt, rollouts=rollouts)
+
+    def scored(of: Processes, rows: Sequence[int]) -> Any:
+        counted = reward_function(Counted(), name="counted").with_options(normalise="running")
+        suite = RewardSuite([counted], processes=of)
+        texts = ["1", "5", "2", "x", "30", "7"]
+        for step in range(2):
+            own = [text for row in rows for text in texts[2 * row : 2 * row + 2]]
+            result = suite.score(list(unscored(rows)), own, step=step, max_steps=2)
+        suite.close()
+        totals = [member.score.total for group in result.groups for member in group.rollouts]
+        metrics = {name: value for name, value in result.metrics.items() if not name.endswith("/seconds")}
+        return {"totals": totals, "metrics": metrics, "state": suite.state_dict(), "reward_totals": suite.totals()}
+
+    rows = processes.share(3)
+    return {"own": scored(processes, rows), "whole": scored(Processes(), range(3)), "rows": list(rows)}
+
+
+def failed_episodes(processes: Processes) -> Any:
+    """All episodes of rank 1 fail, so half of the step's."""
+    policy = load_policy("tiny", dtype="float32", device="cpu")
+
+    class Failing:
+        async def rollout(self, prompt: Prompt, sampler: Any, seed: int) -> Rollout:
+            if processes.rank == 1:
+                raise ValueError("no episode")
+            return await SingleTurn().rollout(prompt, sampler, seed)
+
+    prompts = [Prompt(row, "", "", (3, 4, 5), {}) for row in range(2)]
+    ended = []
+    for share in (0.5, 0.4):
+        collector = EpisodeCollector(
+            NativeSampler(NativeEngine(policy.model, end_ids=policy.end_token_ids)),
+            lambda ids: ["" for _ in ids],
+            Failing(),
+            max_failed_share=share,
+            processes=processes,
+        )
+        try:
+            groups = collector.collect(prompts, [[1, 2], [3, 4]], SamplingParams(max_tokens=3))
+            ended.append([len(group.rollouts) for group in groups])
+        except RuntimeError as error:
+            ended.append(str(error).partition(": correct")[0])
+    return ended
+
+
 def a_signal_to_one_rank(processes: Processes) -> Any:
     """Rank 1 is asked to stop in its second step of five."""
 
@@ -239,6 +306,8 @@ SCENARIOS: Sequence[Callable[[Processes], Any]] = (
     ranks_at_different_points,
     resampling,
     failed_rewards,
+    rewards_of_both_ranks,
+    failed_episodes,
     a_signal_to_one_rank,
     one_rank_ends_without_a_word,  # the last: there is one rank fewer then
 )

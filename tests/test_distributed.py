@@ -175,5 +175,29 @@ def test_the_share_of_failed_rewards_is_that_of_all_ranks(ranks: Results) -> Non
         assert found == ("4 of 8 completions after 0 steps have no valid reward, max_failed_share=0.4 allows fewer")
 
 
+def test_rewards_are_normalised_and_reported_over_all_ranks(ranks: Results) -> None:
+    first, second = results(ranks, "rewards_of_both_ranks")
+    assert (first["rows"], second["rows"]) == ([0], [1, 2])
+    whole = first["whole"]
+    assert first["own"]["totals"] + second["own"]["totals"] == whole["totals"]
+    assert whole["metrics"]["rewards/counted/mean"] == 9.0
+    assert whole["metrics"]["rewards/kind/mean"] == 0.5
+    for found in (first, second):
+        own = found["own"]
+        assert own["state"] == whole["state"]
+        # Each rank calls the function for its own completions, twice in all.
+        assert own["reward_totals"] == {"counted": {"calls": 4.0}}
+        calls = {"rewards/counted/calls_total": 4.0, "user/longest": 1.5}
+        assert own["metrics"] == {**whole["metrics"], **calls}
+
+
+def test_the_share_of_failed_episodes_is_that_of_all_ranks(ranks: Results) -> None:
+    first, second = results(ranks, "failed_episodes")
+    assert (first[0], second[0]) == ([2, 2], [0, 0])
+    expected = "4 of 8 episodes failed in the environment, max_failed_share=0.4 allows fewer; first failure: "
+    assert first[1] == expected + "on another process"
+    assert second[1] == expected + "ValueError: no episode"
+
+
 def test_a_signal_to_one_rank_stops_both_after_the_same_step(ranks: Results) -> None:
     assert results(ranks, "a_signal_to_one_rank") == [[2, 15], [2, 15]]

@@ -86,7 +86,7 @@ class Processes:
     def sum(self, value: T) -> T:
         """Return the sum over all ranks, the same on each: of numbers, tensors of one shape, or anything with `+`.
 
-        Mappings are added key by key; a key that a rank lacks counts as 0 there.
+        Mappings are added key by key; a rank that lacks a key adds nothing to it.
         """
         if self.world_size == 1:
             return value
@@ -221,7 +221,8 @@ def connected_processes() -> Processes:
 
 def _add(left: Any, right: Any) -> Any:
     if isinstance(left, Mapping):
-        return {key: left.get(key, 0) + right.get(key, 0) for key in {**left, **right}}
+        both = {key: left[key] + value for key, value in right.items() if key in left}
+        return {**left, **right, **both}
     return left + right
 
 

@@ -11,7 +11,7 @@
         ├── SandboxError                a program could not be run; fails one completion, not the run
         ├── RewardError                 more rewards failed than the run allows
         ├── StorageError                a file could not be written (disk full, no permission)
-        └── StaleWeightsError           the engine does not sample from the policy that is trained
+        └── StaleWeightsError           the sampler has other weights than the policy
 
 Each message is one line: the value given, the values allowed, and the remedy.
 """
@@ -87,4 +87,4 @@ class StorageError(RunError, OSError):
 
 
 class StaleWeightsError(RunError):
-    """The engine's weights are not the policy's."""
+    """The sampler's weights are not the policy's."""

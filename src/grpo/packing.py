@@ -41,7 +41,7 @@ class PackedBatch:
             (b, t): the prompt's last token for t = 0. 0 where there is no token.
         targets: [B, T] long; the completion's token ids, 0 where there is none.
         mask: [B, T] bool; True where the policy sampled the token and the loss counts it.
-        sampling_logprobs: [B, T] float32; the engine's, 0 where there is none.
+        sampling_logprobs: [B, T] float32; the sampler's, 0 where there is none.
         advantages: [B, T] float32; 0 where there is no token.
         rollout_index: [B] long; p * G + g of the completion among the step's; -1 in an `empty_batch`.
     """

@@ -55,18 +55,21 @@ class EpisodeCollector:
         environment: Environment | None = None,
         *,
         max_failed_share: float = 0.5,
+        processes: Processes | None = None,
     ) -> None:
         """Take what samples.
 
         Args:
             decode: token sequences → texts, special tokens left out.
             environment: None: each episode is one completion.
-            max_failed_share: share of the episodes of one call of `collect` that may fail before it does.
+            max_failed_share: share of the episodes of one call of `collect` that may fail.
+            processes: those that collect together; the share is over the episodes of all of them.
         """
         self.sampler = sampler
         self.decode = decode
         self.environment = environment or SingleTurn()
         self.max_failed_share = max_failed_share
+        self.processes = processes or Processes()
 
     def collect(
         self,
@@ -86,7 +89,9 @@ class EpisodeCollector:
             RunError: more than `max_failed_share` of the episodes failed; its cause is the first exception.
             InputError: the sampler cannot serve a prompt.
         """
-        return event_loop.run(self._collect(prompts, seeds, sampling, on_group))
+        groups, failures = event_loop.run(self._collect(prompts, seeds, sampling, on_group))
+        self._check_failures(failures, sum(map(len, seeds)))
+        return groups
 
     def texts(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Return what the policy wrote in each rollout; several turns are joined by line breaks."""
@@ -100,9 +105,8 @@ class EpisodeCollector:
         seeds: Sequence[Sequence[int]],
         sampling: SamplingParams,
         on_group: OnGroup | None,
-    ) -> list[Group]:
+    ) -> tuple[list[Group], list[BaseException]]:
         failures: list[BaseException] = []
-        total = sum(map(len, seeds))
 
         async def episode(place: int, index: int) -> Rollout | None:
             sampler = EpisodeSampler(self.sampler, sampling, (place, index), len(prompts[place].token_ids))
@@ -113,8 +117,11 @@ class EpisodeCollector:
             except (Exception, SystemExit) as error:
                 if sampler.error is not None:
                     raise sampler.error from None
+                if not failures:
+                    _log.warning(
+                        "an episode failed in the environment and is left out of its group: %s", _one_line(error)
+                    )
                 failures.append(error)
-                self._check_failures(failures, total)
                 return None
 
         async def group(place: int, episodes: Sequence[asyncio.Task[Rollout | None]]) -> Group:
@@ -131,7 +138,7 @@ class EpisodeCollector:
         ]
         groups = [asyncio.ensure_future(group(place, episodes[place])) for place in range(len(prompts))]
         try:
-            return list(await asyncio.gather(*groups))
+            return list(await asyncio.gather(*groups)), failures
         finally:
             tasks = [*groups, *(task for row in episodes for task in row)]
             for task in tasks:
@@ -139,15 +146,19 @@ class EpisodeCollector:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _check_failures(self, failures: Sequence[BaseException], total: int) -> None:
-        first = failures[0]
-        line = f"{type(first).__name__}: {first}"
-        if len(failures) > self.max_failed_share * total:
-            raise RunError(
-                f"{len(failures)} of {total} episodes failed in the environment, max_failed_share="
-                f"{self.max_failed_share:g} allows fewer; first failure: {line}: correct the environment"
-            ) from first
-        if len(failures) == 1:
-            _log.warning("an episode failed in the environment and is left out of its group: %s", line)
+        """Fail on all processes if too large a share of their episodes failed."""
+        counts = self.processes.sum({"failed": len(failures), "total": total})
+        if counts["failed"] <= self.max_failed_share * counts["total"]:
+            return
+        first = _one_line(failures[0]) if failures else "on another process"
+        raise RunError(
+            f"{counts['failed']} of {counts['total']} episodes failed in the environment, max_failed_share="
+            f"{self.max_failed_share:g} allows fewer; first failure: {first}: correct the environment"
+        ) from (failures[0] if failures else None)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def checked_rollout(rollout: Any, sampling: SamplingParams) -> Rollout:
@@ -282,14 +293,13 @@ class RolloutCollector:
         return Collected(groups, taken, tokens_generated, metrics)
 
     def _episode_metrics(self, groups: Sequence[ScoredGroup]) -> dict[str, float]:
-        """Return figures of episodes; none where each is one completion."""
+        """Return figures of the episodes of all processes; none where each is one completion."""
         if isinstance(self.episodes.environment, SingleTurn):
             return {}
         turns = [len(sampled_turns(member.rollout)) for group in groups for member in group.rollouts]
-        return {
-            "turns": sum(turns) / max(1, len(turns)),
-            "failed_episodes": float(len(groups) * self.group_size - len(turns)),
-        }
+        failed = len(groups) * self.group_size - len(turns)
+        sums = self.processes.sum({"turns": sum(turns), "episodes": len(turns), "failed": failed})
+        return {"turns": sums["turns"] / max(1, sums["episodes"]), "failed_episodes": float(sums["failed"])}
 
     def _sample_and_score(self, step: int, attempt: int, consumed: int, place: int, count: int) -> _Round:
         """Return a round of `count` groups, of which the first is number `place` of the round on all processes."""

@@ -258,6 +258,12 @@ def with_a_part_of_its_own() -> Any:
     return model
 
 
+def with_short_embeddings() -> Any:
+    model = random_model("Qwen3")
+    model.model.embed_tokens.max_norm = 0.5
+    return model
+
+
 def with_trained_head() -> Any:
     from peft import LoraConfig, get_peft_model
 
@@ -273,6 +279,7 @@ def with_trained_head() -> Any:
         (multiplied, "its logits would be off"),
         (with_two_norms_more, "Olmo2DecoderLayer differs"),
         (with_a_part_of_its_own, "Qwen3ForCausalLM differs in value_head"),
+        (with_short_embeddings, "an embedding of type Embedding"),
         (with_trained_head, "a linear layer of type ModulesToSaveWrapper"),
         (lambda: with_adapter(random_model("Qwen3"), use_dora=True), "more than a product of two matrices"),
     ],

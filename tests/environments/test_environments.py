@@ -204,7 +204,7 @@ def test_a_failed_episode_is_left_out_of_its_group(
 def test_too_many_failed_episodes_stop_with_the_first_exception(tiny_policy: Policy, sums: list[Prompt]) -> None:
     environment, closed = failing(lambda text: True)
     collector = collector_of(tiny_policy, environment)
-    with pytest.raises(RunError, match=r"5 of 8 episodes failed.*ZeroDivisionError: no such luck") as caught:
+    with pytest.raises(RunError, match=r"8 of 8 episodes failed.*ZeroDivisionError: no such luck") as caught:
         collector.collect(sums[:2], seeds_of(sums[:2], 4), SAMPLING)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert len(closed) == 8

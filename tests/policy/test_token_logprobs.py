@@ -6,6 +6,7 @@ from torch import nn
 
 from grpo.policy import tiled_head, use_attention
 from grpo.policy.forward import LogprobForward
+from grpo.policy.products import LENGTH_MULTIPLE
 from grpo.policy.self_check import choose_forward
 from grpo.policy.token_logprobs import OutputHead, chunked_logprobs, output_head
 
@@ -67,6 +68,21 @@ def test_gradients_are_those_of_all_logits_at_once(
     expected = torch.autograd.grad((everything[torch.arange(rows), targets] * weights).sum(), inputs)
     for ours, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_the_head_multiplies_rows_in_multiples_so_that_kernels_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: set[int] = set()
+    multiply = tiled_head.product
+
+    def noted(rows: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
+        lengths.add(len(rows))
+        return multiply(rows, *others)
+
+    monkeypatch.setattr(tiled_head, "product", noted)
+    for rows in (1, LENGTH_MULTIPLE, LENGTH_MULTIPLE + 1, 2 * LENGTH_MULTIPLE - 1, 2 * LENGTH_MULTIPLE):
+        head, hidden, targets = head_and_inputs(rows=rows)
+        chunked_logprobs(head, hidden, targets, temperature=1.0).logprobs.sum().backward()
+    assert lengths == {1, LENGTH_MULTIPLE, 2 * LENGTH_MULTIPLE}
 
 
 def test_without_a_token_nothing_is_computed_and_every_gradient_is_zero() -> None:

@@ -19,19 +19,24 @@ def draw(count, centre=1e6, seed=0):
     return [rng.gauss(centre, 3.0) for _ in range(count)]
 
 
+def normalised_after(running, rewards):
+    running.update(rewards)
+    return [running.normalise(reward) for reward in rewards]
+
+
 @pytest.mark.parametrize("sizes", [[40], [1, 39], [2, 5, 1, 32]])
 def test_the_figures_are_those_of_all_rewards_however_they_came_in(sizes):
     rewards = draw(40)
     running = RunningNormalisation()
     start = 0
     for size in sizes:
-        normalised = running.update(rewards[start : start + size])
+        found = normalised_after(running, rewards[start : start + size])
         start += size
     assert running.count == 40
     assert running.mean == pytest.approx(statistics.fmean(rewards), rel=1e-14)
     assert running.std == pytest.approx(statistics.stdev(rewards), rel=1e-9)
     expected = [(reward - statistics.fmean(rewards)) / statistics.stdev(rewards) for reward in rewards[-sizes[-1] :]]
-    assert normalised == pytest.approx(expected, abs=1e-5)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_is_saved_as_json_goes_on_to_the_last_bit():
@@ -39,21 +44,21 @@ def test_what_is_saved_as_json_goes_on_to_the_last_bit():
     whole.update(draw(7))
     first.update(draw(7))
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert whole.update(draw(5, seed=1)) == second.update(draw(5, seed=1))
+    assert normalised_after(whole, draw(5, seed=1)) == normalised_after(second, draw(5, seed=1))
     assert whole.state_dict() == second.state_dict()
 
 
 def test_equal_rewards_and_the_very_first_one_become_nothing():
-    assert RunningNormalisation().update([7.5]) == [0.0]
-    assert RunningNormalisation().update([7.5] * 4) == [0.0] * 4
-    assert RunningNormalisation().update([]) == []
+    assert normalised_after(RunningNormalisation(), [7.5]) == [0.0]
+    assert normalised_after(RunningNormalisation(), [7.5] * 4) == [0.0] * 4
+    assert normalised_after(RunningNormalisation(), []) == []
 
 
 def test_what_is_no_number_stays_none_and_does_not_spoil_the_figures():
     spoilt, clean = RunningNormalisation(), RunningNormalisation()
-    first = spoilt.update([1.0, math.nan, 3.0, math.inf])
+    first = normalised_after(spoilt, [1.0, math.nan, 3.0, math.inf])
     assert [math.isnan(value) for value in first] == [False, True, False, True]
-    assert [first[0], first[2]] == clean.update([1.0, 3.0])
+    assert [first[0], first[2]] == normalised_after(clean, [1.0, 3.0])
     assert spoilt.state_dict() == clean.state_dict()
 
 

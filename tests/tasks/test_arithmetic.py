@@ -39,6 +39,12 @@ def test_all_problems_lists_each_problem_once():
     assert Problem(0, "-", 12) in problems
 
 
+def test_operands_go_to_12_with_plus_and_minus_by_default():
+    assert all_problems() == all_problems(12, "+-")
+    assert split_problems(None, 4) == split_problems(None, 4, max_operand=12, operators="+-", seed=0)
+    assert word_problems(5) == word_problems(5, seed=0)
+
+
 def test_an_operator_given_twice_counts_once():
     assert all_problems(3, "++") == all_problems(3, "+")
 

@@ -184,6 +184,7 @@ def make_episodes(config: GRPOConfig, objects: PythonObjects, policy: Policy) ->
         decoder(policy),
         make_environment(named, policy.tokenizer, chat=config.data.chat),
         max_failed_share=config.rewards.max_failed_share,
+        processes=connected_processes(),
     )
 
 

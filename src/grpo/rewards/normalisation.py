@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from grpo.distributed import Processes
 from grpo.errors import CheckpointError
 from grpo.rewards.output import Failure, RewardOutput, RewardValue
 
@@ -34,22 +35,23 @@ class RunningNormalisation:
         """Standard deviation (ddof 1) of the rewards; 0 before the second."""
         return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
 
-    def update(self, rewards: Sequence[float]) -> list[float]:
-        """Update mean and standard deviation with rewards, and return them as (reward − mean) / (std + 1e-6).
-
-        NaN and infinity do not enter mean and standard deviation, and are returned as NaN.
-
-        Example:
-            >>> [round(value, 3) for value in RunningNormalisation().update([10.0, 12.0, 14.0])]
-            [-1.0, 0.0, 1.0]
-        """
+    def update(self, rewards: Sequence[float]) -> None:
+        """Update mean and standard deviation with rewards; NaN and infinity are left out."""
         finite = [reward for reward in rewards if math.isfinite(reward)]
         if finite:
-            self._merge(
-                len(finite), mean := math.fsum(finite) / len(finite), math.fsum((x - mean) ** 2 for x in finite)
-            )
-        mean, scale = self.mean, self.std + _EPSILON
-        return [(reward - mean) / scale if math.isfinite(reward) else math.nan for reward in rewards]
+            mean = math.fsum(finite) / len(finite)
+            self._merge(len(finite), mean, math.fsum((reward - mean) ** 2 for reward in finite))
+
+    def normalise(self, reward: float) -> float:
+        """Return (reward − mean) / (std + 1e-6); NaN for NaN and infinity.
+
+        Example:
+            >>> running = RunningNormalisation()
+            >>> running.update([10.0, 12.0, 14.0])
+            >>> running.mean, running.std, round(running.normalise(14.0), 3)
+            (12.0, 2.0, 1.0)
+        """
+        return (reward - self.mean) / (self.std + _EPSILON) if math.isfinite(reward) else math.nan
 
     def _merge(self, count: int, mean: float, squares: float) -> None:
         """Merge a batch by Chan, Golub and LeVeque (1979), which loses no digits as a sum of squares would."""
@@ -77,17 +79,20 @@ class RunningNormalisation:
         self.count, self.mean, self.squares = count, mean, squares
 
 
-def normalise_output(output: RewardOutput, running: RunningNormalisation) -> RewardOutput:
-    """Return the output with its numbers normalised after they have updated `running`; None and failures stay.
+def normalise_output(output: RewardOutput, running: RunningNormalisation, processes: Processes) -> RewardOutput:
+    """Return the output with its numbers normalised; None and failures stay.
 
-    Token rewards become failures: there is one mean for all positions of a text.
+    Before, the numbers of all processes update `running`, in order of rank. Token rewards become failures: there is
+    one mean for all positions of a text.
     """
     values: list[RewardValue] = [_FOR_TOKENS if isinstance(value, tuple) else value for value in output.values]
-    places = [place for place, value in enumerate(values) if isinstance(value, float)]
-    numbers = running.update([value for value in values if isinstance(value, float)])
-    for place, number in zip(places, numbers, strict=True):
-        values[place] = number
-    return replace(output, values=tuple(values), raw_values=output.values)
+    running.update([number for numbers in processes.gather(_numbers(values)) for number in numbers])
+    normalised = (running.normalise(value) if isinstance(value, float) else value for value in values)
+    return replace(output, values=tuple(normalised), raw_values=output.values)
+
+
+def _numbers(values: Sequence[RewardValue]) -> list[float]:
+    return [value for value in values if isinstance(value, float)]
 
 
 _FOR_TOKENS = Failure(TypeError("gave a reward for each token, and normalise=running takes one for a completion"))

@@ -1,21 +1,18 @@
-"""Outputs of all reward functions → scores, metrics and log entries of a step's completions."""
+"""Outputs of all reward functions → scores and log entries of a step's completions."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from grpo.errors import RewardError
 from grpo.rewards.failures import describe_error
-from grpo.rewards.function import RewardFunction
 from grpo.rewards.output import Failure, RewardOutput, value_sum
 from grpo.rewards.reward_parsing import LARGEST_FLOAT32, parse_rewards
-from grpo.rewards.weights import WeightSchedule
 from grpo.types import Group, Score, ScoredGroup
 
-__all__ = ["ALL_REWARDS", "absent_output", "environment_outputs", "log_entries", "reward_metrics", "scores_of"]
+__all__ = ["ALL_REWARDS", "absent_output", "environment_outputs", "log_entries", "scores_of"]
 
 ALL_REWARDS = "all"
 """The name in `Score.failures` for a total that is missing although no single function failed."""
@@ -105,34 +102,6 @@ def _add(sums: Sequence[float | None], rewards: Sequence[float | None], weight: 
         before if reward is None else (before or 0.0) + weight * reward
         for before, reward in zip(sums, rewards, strict=True)
     ]
-
-
-def reward_metrics(
-    functions: Sequence[RewardFunction], outputs: Mapping[str, RewardOutput], weights: Mapping[str, float]
-) -> dict[str, float]:
-    """Return the metrics of each reward as `SuiteResult` lists them."""
-    metrics: dict[str, float] = {}
-    logged: dict[str, list[float]] = {}
-    by_name = {function.name: function for function in functions}
-    for reward, output in outputs.items():
-        name, function = f"rewards/{reward}", by_name.get(reward)
-        values = [value for value in map(value_sum, output.unnormalised) if value is not None]
-        if values:
-            mean = sum(values) / len(values)
-            deviations = sum((value - mean) ** 2 for value in values)
-            metrics[f"{name}/mean"] = mean
-            metrics[f"{name}/std"] = math.sqrt(deviations / max(1, len(values) - 1))
-        metrics[f"{name}/failed"] = float(len(output.failures))
-        if function is None:
-            continue
-        metrics[f"{name}/seconds"] = output.seconds
-        if isinstance(function.weight, WeightSchedule):
-            metrics[f"{name}/weight"] = weights[reward]
-        if function.gate is not None:
-            metrics[f"{name}/gated_out"] = float(sum(held is not None for held in output.withheld))
-        for metric, numbers in output.metrics.items():
-            logged.setdefault(f"user/{metric}", []).extend(numbers)
-    return metrics | {name: sum(numbers) / len(numbers) for name, numbers in logged.items()}
 
 
 def log_entries(outputs: Mapping[str, RewardOutput], count: int, warned: set[str]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from grpo.rewards.failures import describe_error, error_location
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.rewards.gates import apply_gates, resolve_gates
 from grpo.rewards.hooks import ChecksRows, CountsTotals, read_states, restore_states
+from grpo.rewards.metrics import RewardFigures, reward_metrics
 from grpo.rewards.normalisation import RunningNormalisation, normalise_output
 from grpo.rewards.output import RewardOutput
 from grpo.rewards.scores import (
@@ -22,7 +23,6 @@ from grpo.rewards.scores import (
     absent_output,
     environment_outputs,
     log_entries,
-    reward_metrics,
     scores_of,
 )
 from grpo.rewards.scoring import Scoring
@@ -42,8 +42,8 @@ class SuiteResult:
         groups: the groups with their scores and the values that functions gave to `log_extra`.
         outputs: of each function and of each reward of the environment, by name.
         weights: of each of them in this step, by name.
-        metrics: `rewards/NAME/mean`, `rewards/NAME/std` (ddof 1; of completions that have a number; before it is
-            normalised),
+        metrics: over the completions of all processes: `rewards/NAME/mean`, `rewards/NAME/std` (ddof 1; of
+            completions that have a number; before it is normalised),
             `rewards/NAME/failed` (completions), `rewards/NAME/seconds` (of the longest call),
             `rewards/NAME/weight` (if it changes), `rewards/NAME/gated_out` (completions; if it has a gate),
             `rewards/NAME/AMOUNT_total` (of `totals`),
@@ -83,7 +83,8 @@ class RewardSuite:
             timeout_s: seconds that one call of one function may take; None for no limit.
             max_failed_share: share of a step's completions that may lack a reward before the run stops.
             seed: of the run; seeds the generators of functions in processes.
-            processes: those that share a step; the share of failures is over the completions of all of them.
+            processes: those that share a step; normalisation, metrics and the share of failures are over the
+                completions of all of them.
             environment_weights: of rewards that an environment gives, by name; 1 for a name that is not there.
 
         Raises:
@@ -187,7 +188,7 @@ class RewardSuite:
         outputs = scoring.finish()
         if not self._is_evaluating:
             for name, running in self._normalisations.items():
-                outputs[name] = normalise_output(outputs[name], running)
+                outputs[name] = normalise_output(outputs[name], running, self.processes)
         outputs = apply_gates(self.functions, outputs)
         groups, texts = scoring.groups, scoring.texts
         outputs |= environment_outputs(groups, taken=outputs)
@@ -212,16 +213,24 @@ class RewardSuite:
     def _metrics(
         self, groups: Sequence[ScoredGroup], outputs: Mapping[str, RewardOutput], weights: Mapping[str, float]
     ) -> dict[str, float]:
-        metrics = reward_metrics(self.functions, outputs, weights)
+        failed_here = sum(bool(member.score.failures) for group in groups for member in group.rollouts)
+        figures = self.processes.sum({name: RewardFigures.of(output) for name, output in outputs.items()})
+        metrics = reward_metrics(self.functions, figures, weights)
         for name, amounts in self.totals().items():
             metrics |= {f"rewards/{name}/{amount}_total": number for amount, number in amounts.items()}
-        failed = sum(bool(member.score.failures) for group in groups for member in group.rollouts)
-        return metrics | {"rewards/failed_completions": float(failed)}
+        return metrics | {"rewards/failed_completions": float(self.processes.sum(failed_here))}
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Return the totals since the run began of functions that count them, as a judge does, by name."""
+        """Return the totals since the run began of functions that count them, as a judge does, by name.
+
+        They are summed over the processes, so all of them call this together.
+        """
         rewards: list[tuple[str, object]] = [(function.name, function.function) for function in self.functions]
-        return {name: dict(reward.totals) for name, reward in rewards if isinstance(reward, CountsTotals)}
+        return {
+            name: self.processes.sum(dict(reward.totals))
+            for name, reward in rewards
+            if isinstance(reward, CountsTotals)
+        }
 
     def close(self) -> None:
         """End the processes of functions that have any; a later scoring starts new ones."""

@@ -41,8 +41,8 @@ class Learner:
 
     Attributes:
         budget: the most tokens that a micro-batch should have.
-        mismatch_limit: greatest mean distance a token of the engine's log-probabilities that counts as rounding.
-        sampler_is_exact: the engine computes in the policy's own arithmetic, so its log-probabilities may
+        mismatch_limit: greatest mean distance a token of the sampler's log-probabilities that counts as rounding.
+        sampler_is_exact: the sampler computes in the policy's own arithmetic, so its log-probabilities may
             replace the policy's where those would cost a forward pass.
         sampler_correction: cap of `truncated_importance_weights`; None: no correction.
         processes: those that share a step; None: this one alone.
@@ -126,11 +126,11 @@ class Learner:
 
         The first epoch's log-probabilities are the old ones of the later epochs, since the policy moves only
         once all micro-batches have been seen; with dropout, which noises them, they are computed apart. They
-        also prove that the engine sampled from this policy. When memory runs out on any process, the epoch begins
+        also prove that the sampler sampled from this policy. When memory runs out on any process, the epoch begins
         again on all with micro-batches of half the size, as if they had been cut so from the start.
 
         Raises:
-            StaleWeightsError: the engine's log-probabilities are not this policy's.
+            StaleWeightsError: the sampler's log-probabilities are not this policy's.
             RunError: the loss is not a number, there is not enough memory for a single completion, or another
                 process failed.
         """

@@ -24,14 +24,14 @@ def check_sampler_mismatch(
     mean = sampler_mismatch(batches, logprobs, processes=processes)
     if mean > limit:
         raise StaleWeightsError(
-            f"the engine's log-probabilities differ from the policy's by {mean:.3g} a token on average, "
-            f"at most {limit:g} is rounding: the engine does not sample from the policy being trained"
+            f"the sampler's log-probabilities differ from the policy's by {mean:.3g} a token on average, "
+            f"at most {limit:g} is rounding: the sampler does not have the weights of the policy being trained"
         )
     return mean
 
 
 def sampler_mismatch(batches: Sequence[PackedBatch], logprobs: Sequence[Tensor], *, processes: Processes) -> float:
-    """Return the mean absolute difference a token between the engine's log-probabilities and the policy's.
+    """Return the mean absolute difference a token between the sampler's log-probabilities and the policy's.
 
     Args:
         logprobs: for each micro-batch the policy's, [B, T].

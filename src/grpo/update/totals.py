@@ -16,7 +16,7 @@ class Totals:
     """Sums over the micro-batches and epochs of a step.
 
     Attributes:
-        mismatch: mean distance a token between the engine's log-probabilities and the policy's.
+        mismatch: mean distance a token between the sampler's log-probabilities and the policy's.
         seconds_reference: spent in forward passes of the reference.
     """
 

@@ -188,6 +188,7 @@ def test_a_function_in_processes_sees_gives_and_logs_what_it_would_in_this_one(f
 
 def test_it_runs_in_other_processes_as_many_as_are_asked_for(file, steps, tmp_path):
     assert os.getpid() not in {pid for row in totals(steps({"name": f"{file}:process", "processes": 2})) for pid in row}
+    assert {pid for row in totals(steps({"name": f"{file}:process", "processes": 0})) for pid in row} == {os.getpid()}
     (notes := tmp_path / "notes").mkdir()
     met = steps({"name": f"{file}:meets", "processes": 3, "notes": str(notes)}, timeout_s=30)
     assert totals(met) == [[1.0] * 2, [1.0] * 3, [1.0] * 2]

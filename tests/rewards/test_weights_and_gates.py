@@ -38,6 +38,12 @@ def test_a_weight_goes_in_a_straight_line_and_then_stays(group):
     assert not any("rewards/steady/weight" in result.metrics for _, result in found)
 
 
+def test_whole_numbers_in_a_schedule_give_floats_at_every_step(group):
+    one = suite({"name": gives("rising", [1.0]), "weight": {"from": 0, "to": 2, "steps": 2}})
+    found = [score(one, group, 1, step)[1].metrics["rewards/rising/weight"] for step in range(3)]
+    assert [(type(weight), weight) for weight in found] == [(float, 0.0), (float, 1.0), (float, 2.0)]
+
+
 def test_an_evaluation_uses_the_weights_that_schedules_end_with_whatever_the_step(group):
     one = suite({"name": gives("rising", [1.0]), "weight": {"from": 0.0, "to": 3.0, "steps": 4}})
     with one.evaluating():

@@ -13,6 +13,7 @@ from torch import nn
 
 from grpo.engines.native import NativeEngine
 from grpo.engines.native import weights as weights_module
+from grpo.engines.native.structure import UnrecognisedError, recognise
 from grpo.types import Completion, Request, SamplingParams
 
 SIZES = {
@@ -296,3 +297,11 @@ def test_what_is_not_recognised_runs_by_its_own_modules_and_says_so_once(
     (message,) = [record.message for record in caplog.records if "by its own modules" in record.message]
     assert reason in message
     check_against_modules(model, engine)
+
+
+def test_weights_of_different_types_are_not_recognised() -> None:
+    model = random_model("Qwen3")
+    recognise(model, [None] * len(model.model.layers))
+    model.model.layers[0].mlp.up_proj.bfloat16()
+    with pytest.raises(UnrecognisedError, match=r"parameters of types torch\.bfloat16, torch\.float32"):
+        recognise(model, [None] * len(model.model.layers))

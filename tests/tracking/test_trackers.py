@@ -18,6 +18,7 @@ EVALUATION = {
     "accuracy_ci95": [0.4, 0.6],
     "accuracy_greedy": None,
     "pass_at_k": {"1": 0.5, "4": 0.75},
+    "rewards": {"format": 0.25, "own": None},
     "answers": {"x | y": 1, "12": 5, "1,000": 3, "nan": 1},
 }
 SUMMARY = {"steps": 2, "seconds": 1.0, "eval_before": None, "eval_after": {"accuracy": 0.5}}
@@ -41,6 +42,7 @@ def test_only_finite_numbers_become_points() -> None:
         "eval/accuracy_ci95_high": 0.6,
         "eval/pass_at_1": 0.5,
         "eval/pass_at_4": 0.75,
+        "eval/rewards/format": 0.25,
     }
     assert list(answer_counts(EVALUATION)) == ["12", "1,000", "nan", "x | y"]
     assert answer_counts({"reward": 1.0}) == {}
@@ -72,6 +74,7 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
         "eval/accuracy_ci95_high",
         "eval/pass_at_1",
         "eval/pass_at_4",
+        "eval/rewards/format",
     }
     answers = events.Histograms("eval/answers")
     assert [entry.step for entry in answers] == [1, 2, 3]

@@ -142,7 +142,7 @@ def test_an_engine_with_stale_weights_is_found_out(tiny_policy: Policy, make_col
     with torch.no_grad():
         for parameter in tiny_policy.trainable_parameters():
             parameter.mul_(1.02)
-    with pytest.raises(StaleWeightsError, match="does not have the weights of the policy"):
+    with pytest.raises(StaleWeightsError, match="does not sample from the policy that is trained"):
         learner.update(packed, 1)
 
 

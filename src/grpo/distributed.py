@@ -146,7 +146,7 @@ class Processes:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Leave a part of the program together: once all ranks have finished it, or with an error once one failed.
+        """Return from a part of the program once all ranks have finished it; raise on all ranks if one of them failed.
 
         Stages may contain exchanges and other stages. `KeyboardInterrupt` and the like are not announced: the process
         ends, and the others notice the lost connection.

@@ -57,7 +57,7 @@ class EpisodeCollector:
         max_failed_share: float = 0.5,
         processes: Processes | None = None,
     ) -> None:
-        """Take what samples.
+        """Take the sampler, the decoder and the environment of all episodes.
 
         Args:
             decode: token sequences → texts, special tokens left out.

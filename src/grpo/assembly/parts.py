@@ -54,8 +54,8 @@ _BFLOAT16_MISMATCH = 0.1
 def take_threads(config: GRPOConfig) -> GRPOConfig:
     """Let torch use as many threads as configured, or as there are idle cores; return the config that says so.
 
-    OMP_NUM_THREADS, where it is set, takes the place of looking. A resumed run takes as many as it began
-    with: the last bits of a sum depend on how it was shared out.
+    If OMP_NUM_THREADS is set, torch's number of threads is used and idle cores are not counted. A resumed run keeps
+    its number of threads, because the last bits of a sum depend on it.
     """
     threads = config.policy.threads
     if threads is None:
@@ -247,7 +247,8 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Ca
     algorithm, optimizer = config.algorithm, config.optimizer
     if not sampler.full_logprobs:
         raise ConfigError(
-            f"engine {config.rollout.engine} has no log-probabilities over the whole vocabulary to train from"
+            f"engine {config.rollout.engine} has no log-probabilities over the whole vocabulary, which training "
+            f"needs: use engine=native"
         )
     is_exact = sampler.trainer_arithmetic
     is_float32 = is_exact and policy.compute_dtype == torch.float32

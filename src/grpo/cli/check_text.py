@@ -57,7 +57,7 @@ def _forecast(samples: SampleResult) -> str:
     low, high = samples.interval
     return (
         f"Forecast: rewards differ in {sum(samples.spread)} of {len(samples.spread)} sampled groups of "
-        f"{samples.group_size}, so about {samples.share:.0%} of the groups of a step have something to learn from "
+        f"{samples.group_size}, so training can learn from about {samples.share:.0%} of the groups of a step "
         f"(95% interval {low:.0%} to {high:.0%})"
     )
 

@@ -23,7 +23,7 @@ __all__ = ["app"]
 _CONFIG_ENDINGS = (".yaml", ".yml")
 
 Model = Annotated[
-    str | None, typer.Option(metavar="RUN|DIR|ID", help="The model, where the first argument is not to name it.")
+    str | None, typer.Option(metavar="RUN|DIR|ID", help="The model; the first argument is then not read as one.")
 ]
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="grpo train by itself trains a small model that is part of the package: nothing to download.",
 )
-app.add_typer(reward.app, name="reward", help="Train, check or ask a reward.")
+app.add_typer(reward.app, name="reward", help="Train a reward model, check rewards, score texts.")
 
 
 @app.callback()
@@ -178,7 +178,7 @@ def generate(
     """Answer prompts with a trained model.
 
     MODEL is a run, a directory, a Hub id or tiny; by default runs/latest if there is one, else tiny. Without a prompt,
-    the text on standard input is one. With --model, and after --, every argument is a prompt:
+    standard input is read as one. With --model, every argument is a prompt; without it, every argument after -- is:
     grpo generate runs/latest "What is 7 + 5?" -- "x=3, what is x?"
 
     Options are those of `grpo train --help`, such as temperature=0.7 max_new_tokens=64 seed=1.
@@ -215,9 +215,9 @@ def doctor(
         bool, typer.Option("--sandbox", help="Required: try the sandbox of the reward unit_tests.")
     ] = False,
 ) -> int:
-    """Try on this machine the protections around programs that a reward runs; exit code 3 if one does not hold."""
+    """Test the protections of the sandbox on this machine; exit code 3 if one does not work."""
     if not sandbox:
-        raise ConfigError("grpo doctor needs --sandbox, the only part that it tries: see grpo doctor --help")
+        raise ConfigError("grpo doctor can test only the sandbox: write grpo doctor --sandbox")
 
     from grpo.sandbox import protections
 

@@ -29,7 +29,7 @@ __all__ = ["main", "script"]
 _NAME = "grpo"
 _INTERRUPTED = 130
 _USAGE_ERROR: Any = typer.BadParameter.__base__
-"""The root of Typer's errors in a command line. Typer exports this one heir of it alone."""
+"""Base class of Typer's errors about a command line. Typer exports only its subclass `BadParameter`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

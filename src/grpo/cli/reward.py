@@ -35,7 +35,8 @@ def train(
 ) -> int:
     """Train the reward model that a recipe's section `scorer` describes.
 
-    `grpo train` uses it by the rewards `ctr` and `preference`, as after grpo reward train ctr-headlines.
+    The rewards `ctr` and `preference` load it in `grpo train`, for example:
+    grpo reward train ctr-headlines, then grpo train ctr-headlines.
     Options are those of `grpo train --help`.
     """
     arguments = read_arguments(ctx, args)
@@ -90,7 +91,7 @@ def _show_report(report: ScorerReport) -> None:
         print(f"AUC       {best.auc:.3f}{most}")
     print(f"accuracy  {best.accuracy:.3f}")
     if best.brier is not None:
-        print(f"Brier     {best.brier:.3f}, the lower the better calibrated")
+        print(f"Brier     {best.brier:.3f}, mean squared error of the probabilities (lower is better)")
     if report.reliability is not None:
         print(f"picture   {report.reliability}")
     elif best.bins:
@@ -105,9 +106,9 @@ def check(
     *,
     rows: Annotated[int, typer.Option(metavar="N", min=1, help="Rows to probe.")] = 16,
     groups: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Groups to sample for the forecast of spread; 0: none.")
+        int, typer.Option(metavar="N", min=0, help="Groups to sample, to estimate how many can train; 0: none.")
     ] = 4,
-    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Calls that have to agree.")] = 3,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Equal calls, to compare values.")] = 3,
     as_json: AsJson = False,
 ) -> int:
     """Run a recipe's rewards on real rows with right answers, empty ones, echoes, repetitions and other probes.

@@ -45,7 +45,9 @@ class RewardOptions(BaseModel):
     weight: float | WeightOptions = Field(
         1.0, description="factor of its rewards: a number, or {from: 0.0, to: 1.0, steps: 100}"
     )
-    gate: str | None = Field(None, min_length=1, description="name of the reward without which this one does not count")
+    gate: str | None = Field(
+        None, min_length=1, description="name of another reward; this one counts only where that one is above gate_at"
+    )
     gate_at: float | None = Field(None, description="value that the gate's reward has to exceed; null: 0")
     normalise: Literal["running"] | None = Field(
         None, description="running: it counts as its deviation from its mean over the run, in standard deviations"
@@ -163,16 +165,21 @@ class RewardsSection(Section):
     )
     combine: Literal["sum", "normalise"] = option(
         "sum",
-        "normalise the weighted sum of the rewards, or each reward in its group and add them up (GDPO)",
+        "sum: add up the weighted rewards, then normalise; normalise: normalise each reward in its group, then add up "
+        "(GDPO)",
         synonyms={"multi_objective_aggregation": {"sum_then_normalize": "sum", "normalize_then_sum": "normalise"}},
         spellings={"normalize": "normalise"},
     )
     correct_reward: float | None = option(
-        None, "reward for a right answer by functions that compare with the reference; null: their own"
+        None, "reward for a right answer, for functions that compare with the reference; null: each function's own"
     )
-    wrong_reward: float | None = option(None, "their reward for any other answer; null: their own")
+    wrong_reward: float | None = option(
+        None, "reward for any other answer, for the same functions; null: each function's own"
+    )
     environment_weights: dict[str, float] = option(
         {}, "weights of the rewards that an environment gives, by name; a name that is not there has weight 1"
     )
     reward_timeout_s: Positive | None = option(60.0, "seconds a reward function may take; null: no limit")
-    max_failed_share: Share = option(0.5, "share of a step's rewards that may fail before the run stops")
+    max_failed_share: Share = option(
+        0.5, "share of a step's completions (and of its episodes) that may fail before the run stops"
+    )

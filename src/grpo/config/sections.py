@@ -137,7 +137,7 @@ class DataSection(Section):
     """The source of prompts and the form of a right answer."""
 
     task: Literal["arithmetic", "gsm8k", "headlines", "finance", "programs", "rows"] = option(
-        "arithmetic", "rows (own data) when train_file or dataset is given and no task", fixed=True
+        "arithmetic", "source of the prompts; rows: your own data, the default with train_file or dataset", fixed=True
     )
     train_file: str | None = option(
         None,
@@ -181,7 +181,7 @@ class DataSection(Section):
         None, "rows to evaluate on; null: all of eval_file or eval_split, else the task's number; 0: none", fixed=True
     )
     max_operand: Count = option(
-        12, "arithmetic: largest number in a sum", fixed=True, needs={"task": ("arithmetic", "programs")}
+        12, "arithmetic and programs: largest operand", fixed=True, needs={"task": ("arithmetic", "programs")}
     )
     operators: Annotated[str, AfterValidator(_known_operators)] = option(
         "+-", "arithmetic: signs to use", fixed=True, needs={"task": ("arithmetic",)}
@@ -234,7 +234,8 @@ class RolloutSection(Section):
     )
     zero_variance_groups: Literal["skip", "resample", "keep"] = option(
         "skip",
-        "groups whose rewards are all equal: no compute, new prompts in their place, or as any other",
+        "groups whose rewards are all equal; skip: do not train on them; resample: replace them by groups of new "
+        "prompts; keep: train on them",
         synonyms=("uniform_groups",),
     )
     max_resamples: Count = option(
@@ -265,7 +266,7 @@ class AlgorithmSection(Section):
     epsilon_high: Positive | None = option(None, "upper clip range; null: the method's")
     advantage_scale: Literal["group", "batch", "none"] | None = option(
         None,
-        "standard deviation that advantages are divided by; null: the method's",
+        "divide advantages by the standard deviation in the group, in the batch, or not at all; null: the method's",
         # The third value shows that this is a choice and no switch.
         synonyms={"scale_rewards": {"true": "group", "false": "none", "batch": "batch"}},
         needs={"combine": ("sum",)},
@@ -305,9 +306,11 @@ class OptimizerSection(Section):
         "steps over which the learning rate rises; may exceed steps",
         excludes={"warmup_ratio": "say how long the warm-up is"},
     )
-    warmup_ratio: Share | None = option(None, "the same as a share of all steps", displaces=("warmup_steps",))
+    warmup_ratio: Share | None = option(None, "warmup_steps as a share of all steps", displaces=("warmup_steps",))
     min_learning_rate_ratio: Share = option(
-        0.0, "end of linear and cosine, as a share of the peak", needs={"schedule": ("linear", "cosine")}
+        0.0,
+        "final learning rate of the schedules linear and cosine, as a share of the peak",
+        needs={"schedule": ("linear", "cosine")},
     )
     weight_decay: NotNegative = option(0.0, "decoupled weight decay")
     adam_beta1: BelowOne = option(0.9, "decay of AdamW's first moment")
@@ -347,7 +350,7 @@ class OutputSection(Section):
     log_every: Interval = option(
         1, "steps between lines on the screen and points in the trackers", synonyms=("logging_steps",)
     )
-    eval_every: Interval = option(0, "steps between evaluations, besides before and after", synonyms=("eval_steps",))
+    eval_every: Interval = option(0, "steps between evaluations during training", synonyms=("eval_steps",))
     eval_at_start: bool = option(True, "evaluate before training", synonyms=("eval_on_start",))
     eval_prompts: Count | None = option(None, "most held-out prompts an evaluation uses; null: all")
     eval_samples: Count = option(
@@ -359,12 +362,14 @@ class OutputSection(Section):
     tensorboard: bool = option(False, "log to TensorBoard", synonyms=("use_tensorboard",))
     wandb: bool = option(False, "log to Weights & Biases", synonyms=("use_wandb",))
     wandb_project: str | None = option(None, "project at Weights & Biases", needs="wandb")
-    wandb_run_name: str | None = option(None, "name of the run there; null: that of the run directory", needs="wandb")
+    wandb_run_name: str | None = option(
+        None, "name of the run at Weights & Biases; null: the run directory's", needs="wandb"
+    )
     live: bool | None = option(None, "live display; null: when the output is a terminal")
 
 
 class Shorthands(Section):
-    """Names that stand for other options; no configuration keeps them."""
+    """Options that only set other options; a saved configuration has those others instead."""
 
     batch_size: Count | None = option(
         None, "prompts_per_step = batch_size × gradient_accumulation_steps", displaces=("prompts_per_step",)

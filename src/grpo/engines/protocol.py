@@ -1,4 +1,4 @@
-"""The Sampler protocol: the one way in which training, evaluation, chat and server get completions."""
+"""The Sampler protocol: the one way in which training, evaluation and generation get completions."""
 
 from __future__ import annotations
 

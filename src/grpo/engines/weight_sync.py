@@ -26,7 +26,8 @@ def sync_weights(sampler: Sampler, weights: ExportedWeights, version: int) -> No
     event_loop.run(sampler.update_weights(weights, version))
     if sampler.policy_version != version:
         raise StaleWeightsError(
-            f"the sampler reports weights of version {sampler.policy_version} after it was given version {version}"
+            f"the sampler reports weights of version {sampler.policy_version} after it was given version {version}: "
+            f"correct the engine's update_weights"
         )
     if not sampler.capabilities.in_process and (names := differing_tensors(sampler, weights)):
         raise StaleWeightsError(f"after the update to version {version} {describe_difference(names)}")
@@ -45,6 +46,9 @@ def describe_difference(names: list[str] | None) -> str:
     if names is None:
         return "the sampler has no checksums that would name the tensor"
     if not names:
-        return "the sampler holds all tensors of the policy, so it computes with them in another way"
+        return (
+            "the sampler holds all tensors of the policy, but computes with them in another way: report it, with the "
+            "model's config.json"
+        )
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"the sampler holds other values of {', '.join(names[:_NAMED])}{more}"

@@ -26,7 +26,7 @@ class MultiTurn:
     def __init__(
         self, make: Callable[[], StepEnvironment], tokenizer: Any, *, chat: bool | None = None, max_turns: int = 16
     ) -> None:
-        """Take what makes the state of one episode.
+        """Take the function that makes the step environment of each episode.
 
         Args:
             make: called once an episode.

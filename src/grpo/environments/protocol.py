@@ -21,8 +21,8 @@ class Environment(Protocol):
     async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
         """Return one episode that begins with `prompt`.
 
-        It runs on the package's event loop beside the other episodes of a step: whatever waits is awaited. An
-        exception fails this episode only, which is then counted and left out of its group.
+        It runs on the package's event loop beside the other episodes of a step, so code that waits must use `await`.
+        An exception fails only this episode, which is counted and left out of its group.
 
         Args:
             sampler: where the policy's turns come from.
@@ -32,7 +32,7 @@ class Environment(Protocol):
 
 
 class EpisodeSampler:
-    """A sampler as one episode sees it: its place in the batch and its way of sampling are settled.
+    """The sampler of one episode, with its place in the batch and its sampling parameters already set.
 
     Attributes:
         sampling: how tokens are drawn; `max_tokens` is the budget of the whole episode, in tokens after the prompt.

@@ -9,7 +9,7 @@ __all__ = ["SingleTurn"]
 
 
 class SingleTurn:
-    """The environment whose first step is done."""
+    """An environment whose episode ends after the first turn of the policy."""
 
     async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
         """Return one completion of the prompt."""

@@ -1,4 +1,4 @@
-"""Names of environments, and what an object given as one becomes."""
+"""The table of environments by name, and the conversion of a name, class or object to an `Environment`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _METHODS = ("reset", "step", "close")
 
 
 def make_environment(given: Any, tokenizer: Any, *, chat: bool | None = None) -> Environment:
-    """Return the environment that a name of the table, an environment, its class or a step environment's class means.
+    """Return the environment for a name in the table, an environment, its class, or a step environment's class.
 
     Args:
         tokenizer, chat: for the messages of step environments; see `TurnTokens`.

@@ -27,8 +27,8 @@ class TurnTokens:
         """Take the policy's tokenizer and try its template.
 
         Args:
-            chat: prompts are rendered with the chat template; None: if there is one. Otherwise turns are plain text,
-                joined by blank lines as the messages of a prompt are.
+            chat: True or None: use the chat template if the tokenizer has one. Otherwise turns are plain text, joined
+                by blank lines like the messages of a prompt.
 
         Raises:
             ModelError: the template changes earlier turns when messages follow, so that no extension is exact.
@@ -40,7 +40,7 @@ class TurnTokens:
             self._after_turn([{"role": "user", "content": _QUESTION}])
 
     def between(self, end_token: int, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Return the tokens from after the policy's end token to where it writes its next turn.
+        """Return the tokens between the policy's end token and the start of its next turn.
 
         Args:
             end_token: the last token of the policy's turn.
@@ -66,8 +66,8 @@ class TurnTokens:
         closing = alone.rpartition(_ANSWER)[2]
         if _ANSWER not in alone or not after.startswith(closing):
             raise ModelError(
-                "the chat template renders a turn differently once messages follow it: an episode of several turns "
-                "cannot keep its tokens under this template"
+                "the chat template renders a turn differently once messages follow it, so the sampled tokens cannot be "
+                "kept: set chat=false, or use a model with another template"
             )
         return after
 

@@ -53,7 +53,7 @@ class Candidates:
     separator: str
 
     def around(self, reference: str | None) -> tuple[str, ...]:
-        """Return the answers with the right one neither first nor last, since taking the first or last may be right.
+        """Return the answers with the right one neither first nor last, as a reward may rightly read only one of those.
 
         Numbers extend beyond all right ones already. Empty when there is no other answer.
         """

@@ -44,8 +44,8 @@ class ProbeKind:
         fixes: advice on rewards that pay for the text.
         labels: odd answers, each tried on several rows where it is wrong; empty: every row gets a text.
         needs_tags: whether the probe is left out where the format has no tags.
-        twice: whether there is a second probe, where the format has tags, that writes the text in the format.
-        always_counts: whether the text also counts where it contains the right answer; False: that is an accident.
+        twice: True: if the format has tags, a second probe writes the text in the format.
+        always_counts: False: leave out rows whose right answer the text contains by accident; True: count all rows.
     """
 
     name: str

@@ -59,8 +59,8 @@ class SuiteRunner:
     def steady(self, layout: Layout) -> Iterator[None]:
         """Hold the suite's rewards in one state: final weights, no running normalisation, no growing memory.
 
-        Functions with a state score `layout` first, so that the state is not empty, and have their old state again
-        at the end. Functions that keep earlier answers (`without_memory()`) answer without them.
+        If a function has a state, all functions score `layout` once beforehand, so that the state is not empty. The old
+        state is restored at the end. Stored answers of functions with `without_memory()` are not used.
         """
         before = copy.deepcopy(self.suite.state_dict())
         rewards: list[object] = [function.function for function in self.suite.functions]

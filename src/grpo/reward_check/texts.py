@@ -53,7 +53,7 @@ _POINTS = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row to write a text for. Methods and properties that may return None have no text for the row then.
+    """A row of the data, for which probes write texts. A method or property returns None if it has no text for the row.
 
     Attributes:
         right: the completion with the right answer; None: the row has none.

@@ -70,7 +70,7 @@ def rejected(text: ComparisonResult, standard: Standard) -> FindingKind | None:
 
 
 def other_answer(text: ComparisonResult, standard: Standard) -> FindingKind | None:
-    """Return the finding for the right answer to another row, which may be a good answer here where several are."""
+    """Return the finding for the right answer to another row; it may suit this row too if answers are not exact."""
     if not standard.is_exact:
         return kinds.OTHER_PROMPTS if text.above + text.level > FOREIGN_SHARE * text.rows else None
     if standard.sees_answers:

@@ -15,7 +15,7 @@ __all__ = ["RewardFigures", "reward_metrics"]
 
 @dataclass(frozen=True, slots=True)
 class RewardFigures:
-    """What the metrics of one reward need of a step's completions; those of two processes add up (`+`).
+    """Figures of one reward for a step's completions, from which its metrics are computed; `+` joins two processes.
 
     Attributes:
         values: of the completions that have a number, before it is normalised.

@@ -94,7 +94,7 @@ class RewardSuite:
         if not names:
             raise ConfigError("no reward function was given: name at least one")
         if len({*names, ALL_REWARDS}) <= len(names):
-            raise ConfigError(f"rewards are named {names}: give each its own name, and none {ALL_REWARDS!r}")
+            raise ConfigError(f"rewards are named {names}: give each a different name; {ALL_REWARDS!r} is reserved")
         if timeout_s is not None and not timeout_s > 0:
             raise ConfigError(f"reward timeout is {timeout_s!r}: use seconds above 0, or none for no limit")
         if not 0 <= max_failed_share <= 1:
@@ -121,8 +121,8 @@ class RewardSuite:
             for missing in [name for name in function.columns if name not in columns]:
                 raise DataError(
                     f"reward {function.name!r} needs the column {missing!r}, the data has {sorted(columns)}: "
-                    f"map a column to that name, or use another reward (one is called with prompts, completions, "
-                    f"completion_ids and the data's columns by name)"
+                    f"rename a column of the data, or use another reward (a function may take prompts, completions, "
+                    f"completion_ids and any column of the data)"
                 )
 
     def check_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The "log" line of the story: one place that passes measurements to files, screen and trackers."""
+"""The journal of a run: it passes measurements to files, screen and trackers."""
 
 from __future__ import annotations
 

@@ -124,10 +124,11 @@ class Learner:
     def update(self, packed: PackedStep, step: int) -> dict[str, float]:
         """Train the policy on a step's micro-batches, once an epoch, and return metrics of the whole step.
 
-        The first epoch's log-probabilities are the old ones of the later epochs, since the policy moves only
-        once all micro-batches have been seen; with dropout, which noises them, they are computed apart. They
-        also prove that the sampler sampled from this policy. When memory runs out on any process, the epoch begins
-        again on all with micro-batches of half the size, as if they had been cut so from the start.
+        The first epoch's log-probabilities are the old log-probabilities of all epochs, because the optimizer steps
+        after the last micro-batch of an epoch. Dropout would make them noisy: then the old log-probabilities are
+        computed without dropout, or taken from the sampler. They are compared with the sampler's, to check that the
+        sampler has this policy's weights. When memory runs out on any process, all processes repeat the epoch with
+        micro-batches of half the size.
 
         Raises:
             StaleWeightsError: the sampler's log-probabilities are not this policy's.
@@ -200,8 +201,8 @@ class Learner:
     def _known_beforehand(self, batches: Sequence[PackedBatch], totals: Totals) -> OldLogprobs:
         """Return the log-probabilities that the first epoch begins with.
 
-        They are the reference's and, where dropout makes the epoch's own unusable and the sampler's may replace them,
-        the policy's of the first micro-batch.
+        They are the reference model's. With dropout and an exact sampler they include the policy's for the first
+        micro-batch: if the sampler's agree with these, the sampler's are used for the other micro-batches.
         """
         old = OldLogprobs([], self._references(batches, totals))
         if self.policy.has_dropout and self.sampler_is_exact and len(batches) > 1:

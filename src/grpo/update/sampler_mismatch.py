@@ -25,7 +25,7 @@ def check_sampler_mismatch(
     if mean > limit:
         raise StaleWeightsError(
             f"the sampler's log-probabilities differ from the policy's by {mean:.3g} a token on average, "
-            f"at most {limit:g} is rounding: the sampler does not have the weights of the policy being trained"
+            f"at most {limit:g} is rounding: the sampler does not sample from the policy that is trained"
         )
     return mean
 

@@ -1,4 +1,4 @@
-"""The launcher: a process between the caller and a program that makes the jail and ends the program.
+"""The launcher: the process that isolates a program, starts it and ends it for the caller.
 
 It starts once for each program, and imports would take half of its time. Modules in this folder therefore import, of
 the package, only this folder, `grpo.sandbox.folder` and `grpo.processes`, and none of them imports pathlib, json,

@@ -1,11 +1,11 @@
 """The system calls that a program may not make, as a seccomp filter.
 
-The filter lists forbidden calls, because an interpreter and its libraries use most of the others. Always forbidden
-are calls that change the machine, widen the attack surface of the kernel or outlive the program. With `shared`, the
-program sees the same processes, network, IPC and files as all others. Then calls are forbidden as well that reach
-other processes, any socket, or the memory, semaphores and queues of others (System V IPC), and those that change
-properties of a file that Landlock does not control: owner, mode, times, attributes and (in its versions 1 and 2)
-length.
+The filter lists forbidden calls, because an interpreter and its libraries use most of the others. Calls that
+change the machine, widen the attack surface of the kernel or have effects after the program's end are always forbidden.
+With `shared`, the program sees the same processes, network, IPC and files as all others. Then the filter also forbids
+calls that reach other processes, open a socket, or use the memory, semaphores and queues of others (System V IPC), and
+calls that change properties of a file that Landlock does not control: owner, mode, times, attributes and (in its
+versions 1 and 2) length.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def arithmetic(processes: Processes) -> Any:
         "place": processes.place(2 + processes.rank),
         "is_main": processes.is_main,
         "barrier": processes.barrier(),
+        "one object": connected_processes() is processes,
     }
 
 

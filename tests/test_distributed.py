@@ -87,6 +87,7 @@ def test_ranks_add_up_agree_and_know_their_place(ranks: Results) -> None:
             "place": [[0, 5], [2, 5]][rank],
             "is_main": rank == 0,
             "barrier": None,
+            "one object": True,
         }
     assert results(ranks, "gradients") == [[[3.0] * 3, [21.0] * 2]] * 2
 

@@ -42,6 +42,21 @@ def test_an_evaluation_is_the_same_every_time(tiny_policy: Policy, sums: list[Pr
     assert evaluator.evaluate(0, 10) == evaluator.evaluate(5, 10)
 
 
+def test_greedy_episodes_that_all_fail_leave_their_figures_out(tiny_policy: Policy, sums: list[Prompt]) -> None:
+    class NotGreedy:
+        async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
+            if sampler.sampling.temperature == 0:
+                raise ValueError("not greedy")
+            return await SingleTurn().rollout(prompt, sampler, seed)
+
+    evaluator = make_evaluator(tiny_policy, sums)
+    expected = evaluator.evaluate(0, 10).metrics
+    evaluator.episodes.environment = NotGreedy()
+    evaluator.episodes.max_failed_share = 1.0
+    metrics = evaluator.evaluate(0, 10).metrics
+    assert metrics == {name: value for name, value in expected.items() if not name.startswith("accuracy_greedy")}
+
+
 def test_an_evaluation_tells_strict_lenient_and_greedy_apart(tiny_policy: Policy, sums: list[Prompt]) -> None:
     metrics = make_evaluator(tiny_policy, sums).evaluate(0, 10).metrics
 

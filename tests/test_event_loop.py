@@ -99,6 +99,24 @@ def test_waiting_for_oneself_is_refused() -> None:
         event_loop.run(inner())
 
 
+def test_waiting_for_oneself_in_a_thread_that_a_coroutine_awaits_is_refused() -> None:
+    async def inner() -> None:
+        await asyncio.to_thread(event_loop.run, asyncio.sleep(0))
+
+    with pytest.raises(RuntimeError, match="await the coroutine"):
+        event_loop.run(inner())
+
+
+def test_a_child_that_is_forked_while_the_loop_runs_has_a_loop_of_its_own() -> None:
+    async def forks() -> int:
+        if (child := os.fork()) == 0:
+            thread = ThreadPoolExecutor(1).submit(event_loop.run, asyncio.sleep(0, 7))
+            os._exit(thread.result(20))
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert event_loop.run(forks()) == 7
+
+
 @callers
 def test_an_interrupt_cancels_the_coroutine_and_waits_for_its_cleanup(run: Callable[[object], object]) -> None:
     steps: list[str] = []
@@ -147,9 +165,12 @@ def test_an_interrupt_in_the_middle_of_a_computation_reaches_the_caller() -> Non
             time.sleep(0.001)
 
     async def waits() -> None:
+        tasks = [asyncio.ensure_future(computes()), asyncio.ensure_future(asyncio.sleep(600))]
         try:
-            await asyncio.gather(computes(), asyncio.sleep(600))
+            await asyncio.gather(*tasks)
         finally:
+            tasks[1].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             closed.append("closed")
 
     with pytest.raises(KeyboardInterrupt):

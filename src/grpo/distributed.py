@@ -135,14 +135,20 @@ class Processes:
         import torch
         from torch import distributed
 
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        buckets = list(_buckets(gradients))
+        # Reserved before the exchange: memory that runs out later on one rank would leave the others waiting.
+        size = max((sum(gradient.numel() for gradient in bucket) for bucket in buckets), default=0)
+        flats = {kind: gradient.new_empty(size) for kind, gradient in {g.dtype: g for g in gradients}.items()}
         self._exchange("sum_gradients", None)
-        with self._connection():
-            for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
-                flat = torch.cat([gradient.flatten() for gradient in bucket])
+        for bucket in buckets:
+            sizes = [gradient.numel() for gradient in bucket]
+            flat = flats[bucket[0].dtype][: sum(sizes)]
+            torch.cat([gradient.flatten() for gradient in bucket], out=flat)
+            with self._connection():
                 distributed.all_reduce(flat)
-                totals = torch.split(flat, [gradient.numel() for gradient in bucket])
-                for gradient, total in zip(bucket, totals, strict=True):
-                    gradient.copy_(total.view_as(gradient))
+            for gradient, total in zip(bucket, torch.split(flat, sizes), strict=True):
+                gradient.copy_(total.view_as(gradient))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -211,12 +217,23 @@ class Processes:
             ) from error
 
 
+_connected: dict[str, Any] = {}
+"""The default group, and the one object for its processes."""
+
+
 def connected_processes() -> Processes:
-    """Return the processes of the default group of `torch.distributed`; this one alone if there is no group."""
+    """Return the processes of the default group of `torch.distributed`; this one alone if there is no group.
+
+    All parts of a run get the same object, so that each of them knows of a failure that one of them has met.
+    """
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return Processes()
-    return Processes(distributed.get_rank(), distributed.get_world_size())
+    group = distributed.group.WORLD
+    if _connected.get("group") is not group:
+        _connected.update(group=group, processes=Processes(distributed.get_rank(), distributed.get_world_size()))
+    processes: Processes = _connected["processes"]
+    return processes
 
 
 def _add(left: Any, right: Any) -> Any:

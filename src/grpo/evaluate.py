@@ -11,7 +11,7 @@ from typing import Any
 from grpo.errors import RunError
 from grpo.intervals import wilson_interval
 from grpo.rewards import RewardSuite
-from grpo.rollout import EpisodeCollector
+from grpo.rollout import EpisodeCollector, judged_texts
 from grpo.seeding import derive_seed
 from grpo.tasks import Verifier
 from grpo.types import Group, Prompt, SamplingParams, Verdict
@@ -83,10 +83,10 @@ class Evaluator:
             metrics["reward"] = _mean(numbers) if numbers else None
             metrics["rewards"] = {name: scored.metrics.get(f"rewards/{name}/mean") for name in scored.outputs}
         if self.verifier is not None:
-            greedy, greedy_texts = self._sample(replace(self.sampling, temperature=0.0), 1)
-            metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(greedy, greedy_texts))
+            greedy = self._sample(replace(self.sampling, temperature=0.0), 1)
+            metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(*greedy))
         elif self.is_well_formed is not None:
-            metrics["format_rate"] = _mean([self.is_well_formed(text) for text in texts])
+            metrics["format_rate"] = _mean([self.is_well_formed(text) for text in judged_texts(sampled, texts)])
         return Evaluation(metrics)
 
     def _sample(self, sampling: SamplingParams, samples: int) -> tuple[list[Group], list[str]]:
@@ -101,7 +101,7 @@ class Evaluator:
         """Return one verdict a completion, grouped by prompt; a prompt without completions has no group."""
         assert self.verifier is not None
         rows = [group.prompt.columns for group in groups for _ in group.rollouts]
-        verdicts = iter(self.verifier.verdicts(texts, rows))
+        verdicts = iter(self.verifier.verdicts(judged_texts(groups, texts), rows))
         return [[next(verdicts) for _ in group.rollouts] for group in groups if group.rollouts]
 
     def _accuracies(self, sampled: list[list[Verdict]], greedy: list[list[Verdict]]) -> dict[str, Any]:
@@ -112,20 +112,24 @@ class Evaluator:
         powers = [2**exponent for exponent in range(self.samples.bit_length()) if 2**exponent <= self.samples]
         # An episode that failed in its environment leaves a row shorter.
         rows_of = {k: [row for row in strict if len(row) >= k] for k in powers}
-        return {
+        accuracies = {
             "accuracy": _mean_of_rows(strict),
             "accuracy_ci95": list(confidence_interval(strict)),
             "accuracy_lenient": _mean_of_rows(lenient),
             "accuracy_lenient_ci95": list(confidence_interval(lenient)),
-            "accuracy_greedy": _mean_of_rows(greedy_strict),
-            "accuracy_greedy_ci95": list(confidence_interval(greedy_strict)),
-            "accuracy_greedy_lenient": _mean_of_rows([[verdict.lenient for verdict in row] for row in greedy]),
             "format_rate": _mean_of_rows([[verdict.well_formed for verdict in row] for row in sampled]),
             "pass_at_k": {
                 str(k): _mean([pass_at_k(len(row), sum(row), k) for row in rows]) for k, rows in rows_of.items() if rows
             },
             "answers": dict(answers.most_common(_SHOWN_ANSWERS)),
         }
+        if greedy:  # not empty unless all its episodes failed in the environment
+            accuracies |= {
+                "accuracy_greedy": _mean_of_rows(greedy_strict),
+                "accuracy_greedy_ci95": list(confidence_interval(greedy_strict)),
+                "accuracy_greedy_lenient": _mean_of_rows([[verdict.lenient for verdict in row] for row in greedy]),
+            }
+        return accuracies
 
 
 def pass_at_k(num_samples: int, num_right: int, k: int) -> float:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent.futures import Future, wait
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 __all__ = ["run"]
@@ -25,8 +27,9 @@ _CANCELLATION_S = 5.0
 """Time for a coroutine to free its resources after it was cancelled."""
 
 _turn = threading.Lock()
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
-"""The loop by process id: a forked child must not share its parent's."""
+_loop: asyncio.AbstractEventLoop | None = None
+_on_loop: ContextVar[bool] = ContextVar("on_loop", default=False)
+"""True in coroutines that run on the loop, and in threads to which they hand work by `asyncio.to_thread`."""
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -36,28 +39,43 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     seconds at most.
 
     Raises:
-        RuntimeError: the caller runs on that loop itself, and would wait for itself; await the coroutine there.
+        RuntimeError: a coroutine on that loop waits for the caller, and would wait for itself; await the coroutine.
     """
-    running = _running_loop()
-    if running is None:
-        return _run_here(coroutine)
-    if running is _loop():
+    if _on_loop.get():
         coroutine.close()
         raise RuntimeError("grpo's event loop cannot wait for itself: await the coroutine instead of run()")
-    return _run_in_thread(coroutine)
+    return _run_here(coroutine) if _running_loop() is None else _run_in_thread(coroutine)
 
 
 def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    global _loop  # noqa: PLW0603 (one loop for the whole process)
     with _turn:
-        loop = _loop()
-        task = loop.create_task(coroutine)
+        loop = _loop = _loop or asyncio.new_event_loop()
+        context = copy_context()
+        context.run(_on_loop.set, True)
+        task = context.run(loop.create_task, coroutine)
         try:
             return loop.run_until_complete(task)
-        except BaseException:
-            if not task.done():
-                task.cancel()
-                loop.run_until_complete(asyncio.wait([task], timeout=_CANCELLATION_S))
+        except BaseException as error:
+            _clean_up(loop, task, error)
             raise
+
+
+def _clean_up(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], error: BaseException) -> None:
+    """Cancel the task and let it end, after `error` has ended the loop.
+
+    An interrupt ends the loop again for each task that waits for the interrupted one.
+    """
+    task.cancel()
+    end = time.monotonic() + _CANCELLATION_S
+    while not task.done() and (left := end - time.monotonic()) > 0:
+        try:
+            loop.run_until_complete(asyncio.wait([task], timeout=left))
+        except BaseException as again:
+            if again is not error:
+                raise
+    if task.done() and not task.cancelled():
+        task.exception()  # otherwise asyncio would report it as lost
 
 
 def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -87,17 +105,21 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
         while not result.done():
             wait((result,), _WAKE_UP_S)
     except BaseException:
-        _loop().call_soon_threadsafe(interrupted.set)
+        if _loop is not None:
+            _loop.call_soon_threadsafe(interrupted.set)
         thread.join(_CANCELLATION_S)
         raise
     return result.result()
 
 
-def _loop() -> asyncio.AbstractEventLoop:
-    process = os.getpid()
-    if process not in _loops:
-        _loops[process] = asyncio.new_event_loop()
-    return _loops[process]
+def _start_anew() -> None:
+    """Leave loop and lock to the parent process: in a forked child nobody would ever release them."""
+    global _loop, _turn
+    _loop, _turn = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

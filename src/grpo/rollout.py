@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ class EpisodeCollector:
             sampler = EpisodeSampler(self.sampler, sampling, (place, index), len(prompts[place].token_ids))
             try:
                 rollout = await self.environment.rollout(prompts[place], sampler, seeds[place][index])
+                if sampler.error is not None:  # the environment has caught it
+                    raise sampler.error
                 return checked_rollout(rollout, sampling)
             # `sys.exit` in an environment is a failed episode, not the end of the run.
             except (Exception, SystemExit) as error:
@@ -165,8 +168,9 @@ def checked_rollout(rollout: Any, sampling: SamplingParams) -> Rollout:
     """Return what an environment returned, if it is an episode that can be trained on.
 
     Raises:
-        TypeError: it is no `Rollout`.
-        ValueError: its sequences have different lengths, no token was sampled, or it is over the budget.
+        TypeError: it is no `Rollout`, or its rewards are no mapping.
+        ValueError: its sequences have different lengths, no token was sampled, a log-probability is not finite, or it
+            is over the budget.
     """
     if not isinstance(rollout, Rollout):
         raise TypeError(f"rollout() returned a {type(rollout).__name__}, not a grpo.types.Rollout")
@@ -175,11 +179,30 @@ def checked_rollout(rollout: Any, sampling: SamplingParams) -> Rollout:
         raise ValueError(
             f"the episode has {lengths[0]} token ids, {lengths[1]} flags and {lengths[2]} log-probabilities"
         )
+    if not isinstance(rollout.rewards, Mapping):
+        raise TypeError(f"the episode's rewards are a {type(rollout.rewards).__name__}, not numbers by name")
     if not any(rollout.sampled):
         raise ValueError("the episode has no token that the policy sampled")
+    if not all(map(math.isfinite, rollout.logprobs)):
+        raise ValueError("the episode has a log-probability that is not finite")
     if lengths[0] > sampling.max_tokens:
         raise ValueError(f"the episode has {lengths[0]} tokens, over max_completion_length {sampling.max_tokens}")
     return rollout
+
+
+def judged_texts(groups: Sequence[Group], texts: Sequence[str]) -> list[str]:
+    """Return the text of each episode that is right or wrong: as built-in rewards read it.
+
+    It is the last message for a prompt of messages, otherwise the whole text.
+
+    Args:
+        texts: as `EpisodeCollector.texts` returns them.
+    """
+    members = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    return [
+        text if isinstance(prompt.raw, str) or not rollout.messages else str(rollout.messages[-1]["content"])
+        for (prompt, rollout), text in zip(members, texts, strict=True)
+    ]
 
 
 def sampled_turns(rollout: Rollout) -> list[tuple[int, ...]]:
@@ -305,7 +328,9 @@ class RolloutCollector:
         """Return a round of `count` groups, of which the first is number `place` of the round on all processes."""
         began = time.perf_counter()
         prompts = self.prompts.take(consumed + place, count)
-        scoring = self.rewards.begin(prompts, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed))
+        scoring = self.rewards.begin(
+            prompts, first=place, step=step - 1, max_steps=self.max_steps, epoch=self.epoch(consumed)
+        )
 
         def on_group(place: int, group: Group) -> None:
             scoring.add(place, group.rollouts, self.episodes.texts(group.rollouts))

@@ -146,9 +146,9 @@ class Trainer:
         began = time.perf_counter()
         epoch = self.collector.epoch(self.progress.prompts_consumed)
         metrics = self.evaluator.evaluate(step, self.plan.steps, epoch).metrics
-        self.progress = self.progress.after_evaluation(
-            metrics, value=metrics.get("accuracy", metrics.get("reward")), seconds=time.perf_counter() - began
-        )
+        # All ranks save the best weights, or none does.
+        value = self.processes.broadcast(metrics.get("accuracy", metrics.get("reward")))
+        self.progress = self.progress.after_evaluation(metrics, value=value, seconds=time.perf_counter() - began)
         self.journal.evaluation(step, metrics)
 
     def _save(self) -> None:

@@ -15,6 +15,7 @@ from short_runs import CHARACTERS, WORDS, lines_of, sums, tree, write_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo import GRPOConfig, load_config, recipes
+from grpo.assembly.parts import make_method
 from grpo.cli import main
 from grpo.policy.tiny import TINY_DIRECTORY
 from grpo.tracking import find_run
@@ -236,6 +237,17 @@ def test_a_custom_method_may_be_a_function(train):
     )
     run = train("method=my_surrogate:plain", "steps=2")
     assert len(lines_of(run / "metrics.jsonl")) == 2
+
+
+def test_a_custom_methods_way_to_combine_rewards_holds_unless_the_option_is_set(monkeypatch):
+    Path("own_methods.py").write_text(
+        "from grpo.algorithm import Method\ngdpo = Method(combine='normalise', scale='none')\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    assert make_method(GRPOConfig(method="own_methods:gdpo")).combine == "normalise"
+    assert make_method(GRPOConfig(method="own_methods:gdpo", combine="sum")).combine == "sum"
+    assert make_method(GRPOConfig()).combine == "sum"
+    assert make_method(GRPOConfig(combine="normalise")).combine == "normalise"
 
 
 def test_the_default_recipe_starts_without_any_word(grpo_command, monkeypatch):

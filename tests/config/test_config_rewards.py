@@ -88,7 +88,7 @@ def test_an_impossible_value_is_refused_with_the_name_of_the_option(spec, expect
 @pytest.mark.parametrize(
     ("options", "combine"),
     [
-        ({}, "sum"),
+        ({}, None),
         ({"combine": "normalise"}, "normalise"),
         ({"rewards": {"combine": "normalize", "a": 1}}, "normalise"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "normalise"),

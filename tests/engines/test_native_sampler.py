@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import signal
 
 import pytest
 import torch
@@ -97,6 +98,55 @@ def test_a_cancelled_call_leaves_the_others_and_frees_the_engine(model: nn.Modul
     (alone,) = generate(NativeEngine(model, end_ids=[]), [Request(0, OTHER, (2,), SAMPLING)])[0]
     assert event_loop.run(one_of_two()).token_ids == alone.token_ids
     assert sampler.engine.num_cache_bytes == 0
+
+
+def test_a_cancelled_call_among_merged_ones_frees_the_engine_once_the_others_have_ended(model: nn.Module) -> None:
+    sampler = NativeSampler(NativeEngine(model, end_ids=[]))
+    long = SamplingParams(max_tokens=40)
+
+    async def timed_out() -> None:
+        calls = [asyncio.ensure_future(sampler.complete(PROMPT, long, (seed,), position=(0, seed))) for seed in (1, 2)]
+        while not sampler.engine.has_work:
+            await asyncio.sleep(0)
+        calls[0].cancel()
+        assert sampler.engine.has_work
+        await calls[1]
+
+    event_loop.run(timed_out())
+    assert not sampler.engine.has_work
+    sampler.engine.load_weights(model, 2)
+
+
+def test_an_interrupt_in_the_engine_leaves_the_loop_once_and_every_call_is_cleaned_up(model: nn.Module) -> None:
+    sampler = sampler_of(model)
+    step, closed = sampler.engine.step, []
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        step()
+
+    async def episode(seed: int) -> None:
+        try:
+            await sampler.complete(PROMPT, SAMPLING, (seed,), position=(0, seed))
+        finally:
+            await asyncio.sleep(0)
+            closed.append(seed)
+
+    async def all_of_them() -> None:
+        episodes = [asyncio.ensure_future(episode(seed)) for seed in range(4)]
+        try:
+            await asyncio.gather(*episodes)
+        finally:
+            await asyncio.gather(*episodes, return_exceptions=True)
+
+    sampler.engine.step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        event_loop.run(all_of_them())
+    assert closed == [0, 1, 2, 3]
+    sampler.engine.step = step  # type: ignore[method-assign]
+    assert not sampler.engine.has_work
+    for _ in range(4):
+        assert event_loop.run(sampler.complete(PROMPT, SAMPLING, (1,))) == expected(model, PROMPT, (1,))
 
 
 def test_a_stream_that_is_left_early_stops_its_request(model: nn.Module) -> None:

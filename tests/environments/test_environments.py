@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +16,11 @@ from typing import Any
 import pytest
 
 from grpo.engines.native import NativeEngine, NativeSampler
-from grpo.environments import MultiTurn, SingleTurn, StepResult, make_environment
+from grpo.environments import EpisodeSampler, MultiTurn, SingleTurn, StepResult, make_environment
 from grpo.environments.turn_tokens import TurnTokens
 from grpo.errors import ConfigError, DataError, ModelError, RunError
 from grpo.policy import Policy
-from grpo.rollout import EpisodeCollector
+from grpo.rollout import EpisodeCollector, judged_texts
 from grpo.types import Group, Prompt, Rollout, SamplingParams
 
 SAMPLING = SamplingParams(max_tokens=90)
@@ -209,6 +211,74 @@ def test_too_many_failed_episodes_stop_with_the_first_exception(tiny_policy: Pol
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert len(closed) == 8
     assert not collector.sampler.engine.has_work  # type: ignore[attr-defined]
+
+
+def test_a_failure_of_the_sampler_is_not_lost_where_the_environment_catches_it(
+    tiny_policy: Policy, sums: list[Prompt]
+) -> None:
+    class Careless:
+        async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
+            with contextlib.suppress(Exception):
+                return await SingleTurn().rollout(prompt, sampler, seed)
+            return Rollout((3,), (True,), (-1.0,), "stop", 0)
+
+    collector = collector_of(tiny_policy, Careless())
+
+    def fail() -> None:
+        raise RunError("the weights have diverged")
+
+    collector.sampler.engine.step = fail  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="the weights have diverged"):
+        collector.collect(sums[:2], seeds_of(sums[:2], 4), SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("episode", "reason"),
+    [
+        (Rollout((3,), (True,), (-1.0,), "stop", 0, rewards=[1.0]), "rewards are a list"),  # type: ignore[arg-type]
+        (Rollout((3,), (True,), (math.nan,), "stop", 0), "a log-probability that is not finite"),
+    ],
+)
+def test_an_episode_without_sense_fails_alone(
+    tiny_policy: Policy, sums: list[Prompt], caplog: pytest.LogCaptureFixture, episode: Rollout, reason: str
+) -> None:
+    class Once:
+        async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
+            return episode if seed == 0 else await SingleTurn().rollout(prompt, sampler, seed)
+
+    (group,) = collector_of(tiny_policy, Once()).collect(sums[:1], [[0, 1, 2]], SAMPLING)
+    assert len(group.rollouts) == 2
+    assert reason in caplog.text
+
+
+def test_an_interrupt_in_an_environment_closes_the_others(tiny_policy: Policy, sums: list[Prompt]) -> None:
+    closed: list[int] = []
+
+    class Interrupted:
+        async def rollout(self, prompt: Prompt, sampler: EpisodeSampler, seed: int) -> Rollout:
+            try:
+                if seed == 1:
+                    signal.raise_signal(signal.SIGINT)
+                return await SingleTurn().rollout(prompt, sampler, seed)
+            finally:
+                await asyncio.sleep(0)
+                closed.append(seed)
+
+    collector = collector_of(tiny_policy, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        collector.collect(sums[:2], [[0, 1], [2, 3]], SAMPLING)
+    assert sorted(closed) == [0, 1, 2, 3]
+    assert not collector.sampler.engine.has_work  # type: ignore[attr-defined]
+    assert len(collector.collect(sums[:1], [[5]], SAMPLING)) == 1
+
+
+def test_what_is_judged_is_the_last_message_or_the_whole_text(groups: list[Group]) -> None:
+    texts = [f"text {number}" for number in range(sum(len(group.rollouts) for group in groups))]
+    plain = [replace(group, prompt=replace(group.prompt, raw="a question")) for group in groups]
+    chat = [replace(group, prompt=replace(group.prompt, raw=[{"role": "user", "content": "?"}])) for group in groups]
+    assert judged_texts(plain, texts) == texts
+    members = [rollout for group in groups for rollout in group.rollouts]
+    assert judged_texts(chat, texts) == [rollout.messages[-1]["content"] for rollout in members]
 
 
 def test_a_failure_of_the_sampler_is_not_one_of_the_episode(tiny_policy: Policy, sums: list[Prompt]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import two_turns
 
@@ -166,3 +167,23 @@ def test_a_run_survives_groups_without_any_episode(tmp_path: Path) -> None:
     assert len(logged) == 2 * 4 * 3 - sum(line["failed_episodes"] for line in lines)
     assert not any(line["row"] == 0 for line in logged)
     assert all(math.isfinite(value) for line in lines for value in line.values())
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    class Counting:
+        async def rollout(self, prompt: Prompt, sampler: Any, seed: int) -> Any:
+            raise AssertionError("no episode should begin")
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"mean": numpy.float64(0.5)}
+
+        def load_state_dict(self, state: Mapping[str, Any]) -> None:
+            pass
+
+    config = GRPOConfig(steps=1, output_dir=str(tmp_path / "run"))
+    trainer = GRPOTrainer(
+        "tiny", config, train_dataset=["Hello"], rewards=lambda completions, **_: [0.0], environment=Counting()
+    )
+    with pytest.raises(ConfigError, match=r"state_dict\(\) of the environment cannot be saved: .*float64.*float\(\)"):
+        trainer.train()
+    assert not (tmp_path / "run").exists()

@@ -13,6 +13,7 @@ from grpo.assembly.objects import PythonObjects
 from grpo.assembly.parts import decoder, make_policy, make_policy_sampler, sampling_params
 from grpo.checkpoint import model_step
 from grpo.config import GRPOConfig
+from grpo.engines import Sampler, sync_weights
 from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
 from grpo.policy.sources import find_source
@@ -103,9 +104,22 @@ def generate(
 
 
 def complete(
-    config: GRPOConfig, policy: Policy, rows: Sequence[Row], *, num_completions: int = 1
+    config: GRPOConfig,
+    policy: Policy,
+    rows: Sequence[Row],
+    *,
+    num_completions: int = 1,
+    sampler: Sampler | None = None,
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield `{"prompt", "completions"}` for each row, sampled from the present policy."""
+    """Yield `{"prompt", "completions"}` for each row, sampled from the present policy.
+
+    Args:
+        sampler: of the policy, which gets its present weights; None: a new one.
+    """
+    if sampler is None:
+        sampler = make_policy_sampler(config, policy)
+    else:
+        sync_weights(sampler, policy.export_weights(), version=sampler.policy_version)
     system_prompt = config.data.system_prompt
     if system_prompt is None:
         system_prompt = find_format(config.data.answer_format).system_prompt
@@ -122,7 +136,7 @@ def complete(
             f"shorten them or raise max_prompt_length"
         )
     # Questions put to the model are single turns, whatever environment it was trained in.
-    episodes = EpisodeCollector(make_policy_sampler(config, policy), decoder(policy))
+    episodes = EpisodeCollector(sampler, decoder(policy))
     for start in range(0, len(rendered.prompts), _PROMPTS_AT_ONCE):
         yield from _complete_batch(
             config, episodes, rendered.prompts[start : start + _PROMPTS_AT_ONCE], num_completions

@@ -130,7 +130,8 @@ class GRPOTrainer:
     def generate(self, prompts: Sequence[Any], *, num_completions: int = 1) -> list[list[str]]:
         """Return `num_completions` texts for each prompt (a text or messages), sampled as `config` says."""
         rows = read_rows([prompts] if isinstance(prompts, str) else list(prompts))
-        answers = complete(self.config, self._parts.policy, rows, num_completions=num_completions)
+        parts = self._parts
+        answers = complete(self.config, parts.policy, rows, num_completions=num_completions, sampler=parts.sampler)
         return [list(answer["completions"]) for answer in answers]
 
     def save_model(self, directory: str | Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from grpo.config import GRPOConfig
+from grpo.distributed import connected_processes
 from grpo.errors import ConfigError
 from grpo.machine import free_memory_bytes
 from grpo.policy import Policy
@@ -47,13 +48,15 @@ def take_budgets(config: GRPOConfig, policy: Policy, prompts: Sequence[Prompt], 
             f"{longest}: raise it to at least {needed}, or lower max_prompt_length or max_completion_length"
         )
     if trains and config.optimizer.tokens_per_micro_batch is None:
-        chosen["tokens_per_micro_batch"] = token_budget(
+        budget = token_budget(
             policy,
             free_bytes=free_memory_bytes(str(policy.device)),
             prompt_length=lengths[len(lengths) // 2],
             completion_length=longest,
             group_size=config.rollout.group_size,
         )
+        # The least of all ranks, which run the same number of micro-batches.
+        chosen["tokens_per_micro_batch"] = -connected_processes().max(-budget)
     return config.replace(**chosen) if chosen else config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
@@ -58,10 +59,10 @@ def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckRe
         parts.rewards,
         PromptOrder(train, config.optimizer.seed, shuffle=config.data.shuffle).take(0, min(rows, len(train))),
         answer_format=parts.task.answer_format,
-        groups=[Group(group.prompt, tuple(member.rollout for member in group.rollouts)) for group in groups] or None,
+        groups=[_without_rewards(group) for group in groups] or None,
         texts=[member.text for group in groups for member in group.rollouts] or None,
         truncated=config.rollout.truncated,
-        combine=config.rewards.combine,
+        combine=parts.method.combine,
         repeats=repeats,
         batch_size=config.rollout.prompts_per_step * config.rollout.group_size,
         max_steps=number_of_steps(config, len(train)),
@@ -70,6 +71,11 @@ def _check(parts: Parts, sample_groups: int, rows: int, repeats: int) -> CheckRe
         # Longer texts are beyond what the policy can write.
         max_characters=min(LONGEST, round(config.rollout.max_completion_length * _characters_a_token(train))),
     )
+
+
+def _without_rewards(group: ScoredGroup) -> Group:
+    """Return a group without the rewards of its environment, which texts of probes do not get."""
+    return Group(group.prompt, tuple(replace(member.rollout, rewards={}) for member in group.rollouts))
 
 
 def _characters_a_token(prompts: Sequence[Prompt]) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from grpo.algorithm import Method, find_method
 from grpo.assembly.budgets import cache_budget, engine_dtype
@@ -49,6 +52,21 @@ _log = logging.getLogger(__name__)
 
 _FLOAT32_MISMATCH = 1e-3
 _BFLOAT16_MISMATCH = 0.1
+
+
+def options_for(part: Callable[..., Any], *sections: BaseModel) -> dict[str, Any]:
+    """Return the options that a part takes under their own names: its keyword-only parameters, or a dataclass's fields.
+
+    An option that only one part uses is therefore a field of its section and a parameter of the part, and nothing else.
+    """
+    if is_dataclass(part):
+        names = {field.name for field in fields(part)}
+    else:
+        parameters = inspect.signature(part).parameters.values()
+        names = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    return {
+        name: getattr(section, name) for section in sections for name in type(section).model_fields if name in names
+    }
 
 
 def take_threads(config: GRPOConfig) -> GRPOConfig:
@@ -164,9 +182,11 @@ def make_policy_sampler(config: GRPOConfig, policy: Policy) -> Sampler:
     return make_sampler(
         config.rollout.engine,
         policy,
-        max_sequences=config.rollout.max_sequences,
-        max_cache_tokens=config.rollout.max_cache_tokens or cache_budget(config, policy),
-        dtype=engine_dtype(config, policy),
+        **{
+            **{name: getattr(config.rollout, name) for name in type(config.rollout).model_fields if name != "engine"},
+            "max_cache_tokens": config.rollout.max_cache_tokens or cache_budget(config, policy),
+            "dtype": engine_dtype(config, policy),
+        },
     )
 
 
@@ -190,13 +210,8 @@ def make_episodes(config: GRPOConfig, objects: PythonObjects, policy: Policy) ->
 
 def sampling_params(config: GRPOConfig) -> SamplingParams:
     """Return the sampling parameters of completions."""
-    rollout = config.rollout
     return SamplingParams(
-        max_tokens=rollout.max_completion_length,
-        temperature=rollout.temperature,
-        top_k=rollout.top_k,
-        top_p=rollout.top_p,
-        min_p=rollout.min_p,
+        max_tokens=config.rollout.max_completion_length, **options_for(SamplingParams, config.rollout)
     )
 
 
@@ -226,15 +241,10 @@ def make_collector(
         PromptOrder(prompts, config.optimizer.seed, shuffle=config.data.shuffle),
         rewards,
         sampling=sampling_params(config),
-        prompts_per_step=config.rollout.prompts_per_step,
-        group_size=config.rollout.group_size,
-        zero_variance_groups=config.rollout.zero_variance_groups,
-        max_resamples=config.rollout.max_resamples,
         max_steps=steps,
-        seed=config.optimizer.seed,
-        truncated=config.rollout.truncated,
-        combine=config.rewards.combine,
+        combine=make_method(config).combine,
         processes=connected_processes(),
+        **options_for(RolloutCollector, config.rollout, config.optimizer),
     )
 
 
@@ -252,6 +262,7 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Ca
         )
     is_exact = sampler.trainer_arithmetic
     is_float32 = is_exact and policy.compute_dtype == torch.float32
+    correction = {"sampler_correction": None} if is_exact else {}
     warmup_steps = optimizer.warmup_steps
     if optimizer.warmup_ratio is not None:
         warmup_steps = round(optimizer.warmup_ratio * steps)
@@ -276,21 +287,12 @@ def make_learner(config: GRPOConfig, policy: Policy, method: Method, sampler: Ca
         ),
         learning_rate,
         method,
-        beta=algorithm.beta,
-        gamma=algorithm.gamma,
-        temperature=config.rollout.temperature,
-        max_completion_length=config.rollout.max_completion_length,
-        epochs_per_step=algorithm.epochs_per_step,
-        max_grad_norm=optimizer.max_grad_norm,
         skip_zero_variance_groups=config.rollout.zero_variance_groups == "skip",
-        truncated=config.rollout.truncated,
-        tokens_per_micro_batch=optimizer.tokens_per_micro_batch,
         min_micro_batches=optimizer.gradient_accumulation_steps,
         mismatch_limit=_FLOAT32_MISMATCH if is_float32 else _BFLOAT16_MISMATCH,
-        seed=optimizer.seed,
         sampler_is_exact=is_exact,
-        sampler_correction=None if is_exact else algorithm.sampler_correction,
         processes=connected_processes(),
+        **{**options_for(Learner, algorithm, optimizer, config.rollout), **correction},
     )
 
 

@@ -13,7 +13,7 @@ from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.invocation import own_command
 from grpo.assembly.objects import PythonObjects, write_objects
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
-from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState
+from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState, require_saveable
 from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
 from grpo.engines import sync_weights
@@ -89,6 +89,7 @@ def run_parts(
         stateful["environment"] = parts.episodes.environment
     if state is not None:
         state.restore(stateful)
+    require_saveable({name: part for name, part in stateful.items() if part is not learner})
     sync_weights(parts.sampler, policy.export_weights(), version=progress.step)
     with ExitStack() as stack:
         stack.callback(parts.rewards.close)
@@ -106,6 +107,8 @@ def run_parts(
         console.start(announce(parts, run.path, steps, progress.step, changes))
         for note in notes:
             journal.note(note)
+        if not parts.sampler.capabilities.seeded:
+            journal.note(f"engine {config.rollout.engine} cannot repeat completions: a resumed run samples others")
         remark_on_data(parts, journal)
         trainer = Trainer(
             policy=policy,

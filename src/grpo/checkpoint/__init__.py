@@ -1,6 +1,6 @@
 """State of a run on disk, for resume: `checkpoint-{step}/` and `final_model/`, complete or absent."""
 
-from grpo.checkpoint.state import Progress, Stateful, TrainingState
+from grpo.checkpoint.state import Progress, Stateful, TrainingState, require_saveable
 from grpo.checkpoint.store import (
     Checkpoint,
     CheckpointStore,
@@ -26,6 +26,7 @@ __all__ = [
     "find_model",
     "model_step",
     "reopen",
+    "require_saveable",
     "save_checkpoint",
     "save_final",
 ]

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from grpo.errors import ConfigError
 from grpo.storage import DamagedError
 
 __all__ = ["STATE_FILE", "Progress", "Stateful", "TrainingState", "read_state", "write_state"]
@@ -106,6 +107,21 @@ class TrainingState:
         for name, part in parts.items():
             if name in self.parts:
                 part.load_state_dict(self.parts[name])
+
+
+def require_saveable(parts: Mapping[str, Stateful]) -> None:
+    """Check before a run that the states of its parts can be saved.
+
+    Raises:
+        ConfigError: a state holds something that a checkpoint cannot.
+    """
+    for name, part in parts.items():
+        try:
+            _plain(part.state_dict())
+        except TypeError as error:
+            raise ConfigError(
+                f"state_dict() of the {name} cannot be saved: {error}; float() and int() make NumPy's numbers plain"
+            ) from error
 
 
 def write_state(path: Path, state: TrainingState) -> None:

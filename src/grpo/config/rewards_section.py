@@ -163,10 +163,10 @@ class RewardsSection(Section):
         synonyms=("functions", "reward_funcs", "reward_functions"),
         displaces=("reward_weights",),
     )
-    combine: Literal["sum", "normalise"] = option(
-        "sum",
+    combine: Literal["sum", "normalise"] | None = option(
+        None,
         "sum: add up the weighted rewards, then normalise; normalise: normalise each reward in its group, then add up "
-        "(GDPO)",
+        "(GDPO); null: the method's",
         synonyms={"multi_objective_aggregation": {"sum_then_normalize": "sum", "normalize_then_sum": "normalise"}},
         spellings={"normalize": "normalise"},
     )

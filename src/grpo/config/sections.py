@@ -269,7 +269,7 @@ class AlgorithmSection(Section):
         "divide advantages by the standard deviation in the group, in the batch, or not at all; null: the method's",
         # The third value shows that this is a choice and no switch.
         synonyms={"scale_rewards": {"true": "group", "false": "none", "batch": "batch"}},
-        needs={"combine": ("sum",)},
+        needs={"combine": (None, "sum")},
     )
     gamma: AboveZeroShare = option(1.0, "discount of later rewards, per token")
     epochs_per_step: Count = option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -33,7 +34,7 @@ def make_sampler(engine: str, policy: Policy, **options: Any) -> Sampler:
 
     Args:
         engine: a key of `ENGINES`.
-        options: of that engine.
+        options: of all engines; each takes those that its function has as parameters.
 
     Raises:
         ConfigError: there is no such engine, or an option is impossible.
@@ -42,4 +43,5 @@ def make_sampler(engine: str, policy: Policy, **options: Any) -> Sampler:
         raise ConfigError(f"no engine named {engine!r}: use one of {', '.join(sorted(ENGINES))}")
     module, _, name = ENGINES[engine].partition(":")
     make: Callable[..., Sampler] = getattr(importlib.import_module(module), name)
-    return make(policy, **options)
+    taken = inspect.signature(make).parameters
+    return make(policy, **{name: value for name, value in options.items() if name in taken})

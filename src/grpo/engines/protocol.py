@@ -28,9 +28,9 @@ class Capabilities:
     """
 
     trainer_arithmetic: bool
-    full_logprobs: bool = True
-    seeded: bool = True
-    in_process: bool = True
+    full_logprobs: bool
+    seeded: bool
+    in_process: bool
 
 
 @dataclass(frozen=True, slots=True)

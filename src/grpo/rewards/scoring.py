@@ -35,12 +35,16 @@ class Scoring:
         prompts: Sequence[Prompt],
         state: TrainerState,
         weights: Mapping[str, float],
+        *,
+        first: int = 0,
     ) -> None:
         """Prepare a step without completions.
 
         Args:
             prompts: of all groups in the step.
+            first: number of the first group among those of all processes.
         """
+        self._first = first
         self._functions = functions
         self._caller = caller
         self._prompts = prompts
@@ -91,7 +95,8 @@ class Scoring:
         _cancel(list(self._calls.values()))
 
     def _start(self, function: RewardFunction, place: int) -> None:
-        self._calls[function.name, place] = self._caller.start(function, self._batch(place), place)
+        number = place if place == _WHOLE_STEP else self._first + place
+        self._calls[function.name, place] = self._caller.start(function, self._batch(place), number)
 
     def _batch(self, place: int) -> RewardBatch:
         if place != _WHOLE_STEP:

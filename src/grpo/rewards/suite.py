@@ -165,16 +165,22 @@ class RewardSuite:
             scoring.add(place, group.rollouts, [next(remaining) for _ in group.rollouts])
         return self.conclude(scoring, max_failed_share=max_failed_share)
 
-    def begin(self, prompts: Sequence[Prompt], *, step: int, max_steps: int, epoch: float = 0.0) -> Scoring:
+    def begin(
+        self, prompts: Sequence[Prompt], *, step: int, max_steps: int, epoch: float = 0.0, first: int = 0
+    ) -> Scoring:
         """Return a scoring that takes the groups of these prompts one by one and ends with `conclude`.
 
-        Arguments are those of `score`.
+        Other arguments are those of `score`.
+
+        Args:
+            first: number of the first group among those of all processes.
         """
         weights = {
             function.name: final_weight(function.weight) if self._is_evaluating else weight_at(function.weight, step)
             for function in self.functions
         }
-        return Scoring(self.functions, self._caller, prompts, TrainerState(step, max_steps, epoch), weights)
+        state = TrainerState(step, max_steps, epoch)
+        return Scoring(self.functions, self._caller, prompts, state, weights, first=first)
 
     def conclude(self, scoring: Scoring, *, max_failed_share: float | None = None) -> SuiteResult:
         """Wait for the calls of a scoring that has all its groups, and return the groups scored.
@@ -204,6 +210,8 @@ class RewardSuite:
 
     def metrics_of(self, results: Sequence[SuiteResult]) -> dict[str, float]:
         """Return the metrics of several scorings as if their completions had been scored together."""
+        if len(results) == 1:
+            return dict(results[0].metrics)
         outputs: dict[str, RewardOutput] = {}
         for name in dict.fromkeys(name for result in results for name in result.outputs):
             parts = [result.outputs.get(name) or absent_output(result.groups) for result in results]

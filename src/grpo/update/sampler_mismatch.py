@@ -22,7 +22,7 @@ def check_sampler_mismatch(
         StaleWeightsError: it is above `limit`, so more than rounding; on all ranks.
     """
     mean = sampler_mismatch(batches, logprobs, processes=processes)
-    if mean > limit:
+    if not mean <= limit:  # NaN is no agreement
         raise StaleWeightsError(
             f"the sampler's log-probabilities differ from the policy's by {mean:.3g} a token on average, "
             f"at most {limit:g} is rounding: the sampler does not sample from the policy that is trained"

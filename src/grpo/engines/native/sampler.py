@@ -90,7 +90,9 @@ class NativeSampler:
             trainer_arithmetic: the engine computes in the dtype of the policy's own forward pass.
         """
         self.engine = engine
-        self.capabilities = Capabilities(trainer_arithmetic=trainer_arithmetic)
+        self.capabilities = Capabilities(
+            trainer_arithmetic=trainer_arithmetic, full_logprobs=True, seeded=True, in_process=True
+        )
         self._waiting: list[_Call] = []
         self._admitted: dict[int, list[tuple[_Call, int]]] = {}
         """By the engine's request id: for each of its seeds, the call and the index of the seed there."""
@@ -201,6 +203,8 @@ class NativeSampler:
         self._waiting.append(call)
         if self._driver is None or self._driver.done():
             self._driver = asyncio.get_running_loop().create_task(self._drive())
+            # Retrieved, so that asyncio does not report the exception of a driver that was interrupted.
+            self._driver.add_done_callback(lambda driver: driver.cancelled() or driver.exception())
         return call
 
     def _drop(self, call: _Call) -> None:
@@ -208,8 +212,12 @@ class NativeSampler:
         call.future.cancel()
         if call in self._waiting:
             self._waiting.remove(call)
+        self._cancel_unwanted()
+
+    def _cancel_unwanted(self) -> None:
+        """Stop the engine's requests whose calls have all been answered or forgotten."""
         for request_id, owners in list(self._admitted.items()):
-            if all(owner.future.done() for owner, _ in owners) and any(owner is call for owner, _ in owners):
+            if all(owner.future.done() for owner, _ in owners):
                 self.engine.cancel(request_id)
                 del self._admitted[request_id]
 
@@ -232,8 +240,12 @@ class NativeSampler:
                 self.engine.step()
                 self._hand_out()
             # An engine that fails ends its calls, which report the exception: the driver has no caller of its own.
-            except BaseException as error:
+            except Exception as error:
                 self._fail_all(error)
+            # An interrupt ends the event loop once, here; each call that repeated it would end the loop again.
+            except BaseException:
+                self._fail_all(RunError("sampling was interrupted"))
+                raise
 
     def _admit(self) -> None:
         """Give waiting calls to the engine in order of position, those that share a prompt as one request."""
@@ -263,6 +275,7 @@ class NativeSampler:
             call, index = self._admitted[request_id][place]
             call.end(index, completion)
         self._admitted = {number: owners for number, owners in self._admitted.items() if self.engine.holds(number)}
+        self._cancel_unwanted()
 
     def _hand_out_pieces(self, request_id: int, owners: Sequence[tuple[_Call, int]]) -> None:
         for place, tokens, logprobs in self.engine.running(request_id):

@@ -44,7 +44,7 @@ class Caller:
         """Return a new call, which waits for the earlier ones in its thread or for a free process.
 
         Args:
-            place: of the group in its step.
+            place: of the group in its step, over all processes.
         """
         if function.processes:
             seed = derive_seed(self.seed, "reward", function.name, batch.state.global_step, place, *batch.texts)

@@ -58,7 +58,7 @@ TESTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("update/*.py",), (*UPDATE, "tests/test_update_*.py", "tests/invariants/test_gradient*.py", *RUNS)),
     (("groups.py",), ("tests/test_groups.py", "tests/test_rollout.py", *UPDATE)),
     (("packing.py",), ("tests/test_packing.py", *UPDATE, "tests/invariants/test_packed_equals_padded.py")),
-    (("rollout.py",), ("tests/test_rollout.py", "tests/rewards/test_overlap.py", *RUNS)),
+    (("rollout.py",), ("tests/test_rollout.py", "tests/rewards/test_overlap.py", "tests/environments/*.py", *RUNS)),
     (("evaluate.py", "intervals.py"), ("tests/test_intervals.py", "tests/test_evaluate.py", SEEN, RUNS[1])),
     (("schedules.py",), ("tests/test_schedules.py", "tests/test_update.py", RUNS[1])),
     (("seeding.py",), ("tests/test_seeding.py", "tests/test_rollout.py", "tests/tasks/test_order.py", *RUNS)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,13 @@ def test_logprobs_are_those_of_the_whole_vocabulary_at_the_temperature() -> None
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(token_logprobs(logits, tokens, 0.7), logprobs)
     assert torch.equal(token_logprobs(logits, tokens, 0.0), token_logprobs(logits, tokens, 1.0))
+
+
+@pytest.mark.parametrize("temperature", [1e-37, 1.0])
+def test_logprobs_of_given_tokens_do_not_overflow(temperature: float) -> None:
+    logits = torch.tensor([[300.0, 0.0, 200.0], [-300.0, -300.0, -9e3]])
+    expected = torch.tensor([0.0, -math.log(2.0)])
+    torch.testing.assert_close(token_logprobs(logits, torch.tensor([0, 1]), temperature), expected)
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:

@@ -222,6 +222,14 @@ def test_an_adapter_of_another_rank_is_refused(model_directory: Path, tmp_path: 
         other.load_weights(model_directory)
 
 
+def test_a_model_object_whose_adapter_was_frozen_is_trained(model_directory: Path) -> None:
+    model = load_policy(model_directory, device="cpu", lora=LoraSettings(rank=2, alpha=4)).model
+    expected = {name for name, value in model.named_parameters() if value.requires_grad}
+    model.requires_grad_(False)
+    policy = load_policy(model, tokenizer=load_policy(model_directory, device="cpu").tokenizer, device="cpu")
+    assert {name for name, value in policy.model.named_parameters() if value.requires_grad} == expected
+
+
 def test_lora_on_top_of_an_adapter_is_refused(model_directory: Path, tmp_path: Path) -> None:
     lora_policy(model_directory).save(tmp_path / "saved")
     with pytest.raises(ConfigError, match="adapter already"):

@@ -213,6 +213,13 @@ def test_a_model_whose_logits_are_more_than_its_head_makes_them_itself(
     torch.testing.assert_close(forward(model, batch, temperature=1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_check_leaves_the_model_in_the_mode_that_it_had(make_model: Any, training: bool) -> None:
+    model = make_model("llama").train(training)
+    choose_forward(model, 0, can_attend=use_attention(model))
+    assert {module.training for module in model.modules()} == {training}
+
+
 def test_half_precision_hidden_states_get_a_float32_softmax() -> None:
     head, hidden, targets = head_and_inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -13,7 +13,7 @@ from grpo import recipes
 from grpo.errors import ConfigError, DataError, RunError
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rewards.code import UnitTestReward, verifier_as_rewarded
-from grpo.sandbox import Limits, check_tests, run_tests
+from grpo.sandbox import Case, Limits, Tester, TestRun, check_tests, run_tests
 from grpo.tasks import AnswerVerifier, find_format
 from grpo.tasks.program_answers import ProgramVerifier
 
@@ -505,6 +505,33 @@ def test_a_judge_with_a_rewards_options_knows_what_that_found(monkeypatch: pytes
     verdicts = verifier.verdicts([FENCED, HALF, "other"], [{"tests": TESTS}] * 3)
     assert [verdict.lenient for verdict in verdicts] == [True, False, False]
     assert tested == ["other"]
+
+
+def test_an_interpreter_that_says_nothing_is_reported_with_its_exit_code(tmp_path: Path) -> None:
+    silent = tmp_path / "python"
+    silent.write_text('#!/bin/sh\ncase "$*" in *base_prefix*) echo \'["/usr", "/usr", "/usr"]\';; *) exit 3;; esac\n')
+    silent.chmod(0o755)
+    with pytest.raises(RunError, match=r"does not run in the sandbox: ended with exit code \d+: see `grpo doctor"):
+        run_tests(FENCED, TESTS, python=str(silent), namespaces=False)
+
+
+def test_results_are_kept_and_reused_only_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tester, tested = Tester(), []
+    run = tester._run
+
+    def noted(case: Case, deadline: float | None) -> object:
+        tested.append(case)
+        return run(case, deadline)
+
+    monkeypatch.setattr(tester, "_run", noted)
+    case = Case("def double(x):\n    return 2 * x", "assert double(2) == 4")
+    for known, count in ((False, 1), (False, 2), (True, 2)):
+        assert isinstance(tester.run_all([case], known=known)[case], TestRun)
+        assert len(tested) == count
+
+
+def test_amounts_just_inside_their_limits_are_taken() -> None:
+    resolve_rewards({"name": "unit_tests", "deadline_s": 0.01, "at_once": 1, "memory_mb": 48, "wall_s": 0.1})
 
 
 def test_an_interpreter_that_dies_before_the_program_is_a_failure_and_not_a_score(

@@ -44,6 +44,11 @@ def test_whole_numbers_in_a_schedule_give_floats_at_every_step(group):
     assert [(type(weight), weight) for weight in found] == [(float, 0.0), (float, 1.0), (float, 2.0)]
 
 
+def test_a_schedule_may_take_a_single_step(group):
+    one = suite({"name": gives("rising", [1.0]), "weight": {"from": 0.0, "to": 3.0, "steps": 1}})
+    assert [score(one, group, 1, step)[0][0].total for step in range(2)] == [0.0, 3.0]
+
+
 def test_an_evaluation_uses_the_weights_that_schedules_end_with_whatever_the_step(group):
     one = suite({"name": gives("rising", [1.0]), "weight": {"from": 0.0, "to": 3.0, "steps": 4}})
     with one.evaluating():

@@ -51,6 +51,13 @@ def test_trained_weights_are_float32_even_if_the_files_are_bfloat16(model_direct
     assert {parameter.dtype for parameter in policy.trainable_parameters()} == {torch.float32}
 
 
+def test_weights_that_are_trained_are_read_in_float32_whatever_the_computation(model_directory: Path) -> None:
+    policy = load_policy(model_directory, device="cpu", dtype="bfloat16")
+    weights = load_file(model_directory / "model.safetensors")
+    assert torch.equal(policy.model.state_dict()["lm_head.weight"], weights["lm_head.weight"])
+    assert not torch.equal(weights["lm_head.weight"].bfloat16().float(), weights["lm_head.weight"])
+
+
 def test_bfloat16_computes_in_bfloat16_over_float32_weights(model_directory: Path, make_batch: Any) -> None:
     policy = load_policy(model_directory, device="cpu", dtype="bfloat16", reference="start")
     exact = load_policy(model_directory, device="cpu", dtype="float32")

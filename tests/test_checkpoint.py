@@ -151,6 +151,12 @@ def test_only_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert kept == [[1], [1, 2], [2, 3], [3, 4], [3, 4, 5], [3, 5, 6]]
 
 
+def test_a_file_with_the_name_of_a_checkpoint_is_none(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-7").write_text("notes")
+    (tmp_path / "checkpoint-3").mkdir()
+    assert checkpoint_steps(tmp_path) == [3]
+
+
 def test_keep_last_0_keeps_all(tmp_path: Path) -> None:
     learner = Learner()
     for _ in range(4):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -101,6 +102,30 @@ def test_a_step_of_zero_variance_groups_still_ends(tiny_policy: Policy, make_col
     assert metrics["micro_batches"] == 0
     assert metrics["grad_norm"] == 0
     assert all(not change.any() for change in moved)
+
+
+def test_a_step_without_a_trained_group_moves_the_policy_as_one_with_zero_gradients(
+    tiny_policy: Policy, make_collector: MakeCollector
+) -> None:
+    """AdamW's moments go on, whether zero gradients were computed or left out."""
+
+    def equal(completions: list[str], **columns: object) -> list[float]:
+        return [1.0] * len(completions)
+
+    before = copy.deepcopy(tiny_policy.model.state_dict())
+    steps = [make_collector(rewards).collect(1, 0).groups for rewards in (("correctness",), [equal])]
+    weights = []
+    for skip in (False, True):
+        tiny_policy.model.load_state_dict(before)
+        learner = make_learner(tiny_policy, skip_zero_variance_groups=skip)
+        learner.optimizer = torch.optim.AdamW(tiny_policy.trainable_parameters(), lr=1.0)
+        learner.learning_rate = lambda step: 1e-3
+        learner.mismatch_limit = 1e3  # the second step was sampled before the first moved the policy
+        for number, groups in enumerate(steps):
+            learner.update(learner.pack(groups, learner.advantages(groups)), number + 1)
+        weights.append(copy.deepcopy(tiny_policy.model.state_dict()))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_masked_truncated_completions_leave_no_trace(tiny_policy: Policy, make_collector: MakeCollector) -> None:

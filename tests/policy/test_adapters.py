@@ -230,6 +230,12 @@ def test_a_model_object_whose_adapter_was_frozen_is_trained(model_directory: Pat
     assert {name for name, value in policy.model.named_parameters() if value.requires_grad} == expected
 
 
+@pytest.mark.parametrize(("reference", "expected"), [("none", False), ("start", True), ("tiny", True)])
+def test_a_policy_with_adapters_has_the_reference_that_was_asked_for(reference: str, expected: bool) -> None:
+    policy = load_policy("tiny", device="cpu", lora=LoraSettings(rank=2, alpha=4), reference=reference)
+    assert policy.has_reference == expected
+
+
 def test_lora_on_top_of_an_adapter_is_refused(model_directory: Path, tmp_path: Path) -> None:
     lora_policy(model_directory).save(tmp_path / "saved")
     with pytest.raises(ConfigError, match="adapter already"):

@@ -530,6 +530,24 @@ def test_results_are_kept_and_reused_only_where_that_is_asked_for(monkeypatch: p
         assert len(tested) == count
 
 
+def test_namespaces_that_the_system_refuses_are_an_error_only_where_they_are_demanded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+
+    def refused() -> str:
+        asked.append(True)
+        return "the kernel refuses them"
+
+    monkeypatch.setattr("grpo.rewards.code.namespaces_refused", refused)
+    with pytest.raises(ConfigError, match="namespaces=true, but the kernel refuses them: see `grpo doctor"):
+        UnitTestReward(namespaces=True)
+    UnitTestReward(namespaces=None)
+    assert len(asked) == 2
+    UnitTestReward(namespaces=False)
+    assert len(asked) == 2
+
+
 def test_amounts_just_inside_their_limits_are_taken() -> None:
     resolve_rewards({"name": "unit_tests", "deadline_s": 0.01, "at_once": 1, "memory_mb": 48, "wall_s": 0.1})
 

@@ -29,6 +29,11 @@ def test_going_round_in_circles_earns_no_more_than_one_round():
     assert repeated <= short + 0.03
 
 
+def test_a_word_counts_anew_after_other_words():
+    texts = [f"<reasoning>{words}</reasoning>" for words in ("a b c a d c", "a b c a b c")]
+    assert reasoning_length(texts, target=6, limit=60, reward=6.0) == pytest.approx([6.0, 5.0])
+
+
 def test_only_the_words_inside_the_block_count():
     text = "<reasoning>one two</reasoning><answer>three four five six</answer> seven eight"
     assert reasoning_length([text], target=4, reward=1.0) == [0.5]

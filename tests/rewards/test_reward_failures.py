@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import pickle
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ import torch
 
 from grpo.errors import RewardError
 from grpo.rewards import RewardSuite, resolve_rewards
+from grpo.rewards.failures import RemoteError
 
 NAN = float("nan")
 
@@ -325,6 +327,17 @@ def test_a_bad_value_is_told_with_the_line_where_its_function_begins(group):
         score(RewardSuite(resolve_rewards(broken)), group)
     assert f"(at {__file__}:{broken.__code__.co_firstlineno})" in str(caught.value)
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_an_error_from_another_process_shows_its_line_and_its_traceback():
+    try:
+        raise ValueError("in a worker")
+    except ValueError as error:
+        remote = RemoteError.of(error)
+    assert str(pickle.loads(pickle.dumps(remote))).splitlines()[:2] == [
+        "ValueError: in a worker",
+        "Traceback (most recent call last):",
+    ]
 
 
 def test_no_share_allowed_means_that_one_failure_stops_the_run(group):

@@ -42,7 +42,7 @@ RAISES = lines("def g(x):", "    if x: raise {}", "g(f(1))", "assert f(2)")
         ("def test_a():\n    assert f(1)\ndef test_b(x=1):\n    assert f(x)\ndef helper(): return 1", 2),
         ("def test_a(*, x=1):\n    f(x)", 1),
         ("def test_a():\n    assert f(1)\ntest_a()", 1),
-        ("def test_a():\n    assert f(1)\ndef helper():\n    test_a()", 1),
+        ("def test_a():\n    assert f(1)\ndef test_b():\n    test_a()\n    assert f(2)", 2),
         ("async def test_a():\n    assert await f(1)", 1),
         ("class TestA:\n    def test_a(self): assert f(1)\n    def test_b(self): f(2)\n    def other(self): pass", 2),
         (CASE + "\n    def test_a(self): self.assertEqual(f(1), 1)", 1),

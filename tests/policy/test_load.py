@@ -369,9 +369,28 @@ def test_code_beside_the_weights_is_not_run(model_directory: Path, tmp_path: Pat
         model_type="evil",
         auto_map={"AutoConfig": "modeling_evil.Config", "AutoModelForCausalLM": "modeling_evil.Model"},
     )
-    with pytest.raises(ModelError, match="does not load"):
+    with pytest.raises(ModelError, match="cannot be read"):
         load_policy(model_directory, device="cpu")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_an_implementation_of_attention_that_is_not_installed_is_not_needed(
+    model_directory: Path, make_batch: Any, name: str
+) -> None:
+    expected = logprobs(load_policy(model_directory, device="cpu"), make_batch())
+    change_json(model_directory / "config.json", **{name: "flash_attention_2"})
+    policy = load_policy(model_directory, device="cpu")
+    assert policy.forward.packed
+    assert torch.equal(logprobs(policy, make_batch()), expected)
+
+
+@pytest.mark.parametrize("wanted", ["kernels-community/flash-attn2", "someone/kernel@main:attention"])
+def test_attention_kernels_from_a_repository_are_refused(model_directory: Path, wanted: str) -> None:
+    change_json(model_directory / "config.json", attn_implementation=wanted)
+    with pytest.raises(ModelError, match=f"asks for attention kernels from the repository {wanted}") as error:
+        load_policy(model_directory, device="cpu")
+    assert_one_line(error)
 
 
 def test_damaged_weights_are_one_clear_line(model_directory: Path) -> None:

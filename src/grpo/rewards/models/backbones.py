@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -161,13 +162,19 @@ def _fits(module: nn.Module, dtype: torch.dtype | None, device: str | None) -> b
 def _load_classifier(name: str, revision: str | None) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
-    from grpo.policy.files import without_progress_bars
+    from transformers.utils.peft_utils import find_adapter_config_file
 
+    from grpo.policy.files import read_config, without_progress_bars
+
+    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
+    adapter = find_adapter_config_file(name, revision=revision)
+    if adapter is None:
+        options["config"] = read_config(name, revision=revision, local=False)
+    else:
+        read_config(json.loads(Path(adapter).read_bytes())["base_model_name_or_path"], local=False)
     try:
         with without_progress_bars():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                name, revision=revision or "main", output_loading_info=True
-            )
+            model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load reward model {name!r} as a sequence classifier: {reason}") from error
@@ -180,8 +187,7 @@ def _load_classifier(name: str, revision: str | None) -> nn.Module:
 
 def _causal_base(directory: Path) -> str | None:
     """Return the base of the adapter in `directory` if that is a causal LM, else None."""
-    from transformers import AutoConfig
-
+    from grpo.policy.files import read_config
     from grpo.policy.sources import find_source
 
     if not (directory / "adapter_config.json").is_file():
@@ -191,7 +197,7 @@ def _causal_base(directory: Path) -> str | None:
     source = find_source(base)
     if source.base is not None:
         raise ModelError(f"{directory} is an adapter on {base}, which is an adapter itself: merge that one first")
-    kinds = AutoConfig.from_pretrained(source.directory, local_files_only=True).architectures or []
+    kinds = read_config(source.directory).architectures or []
     return base if any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds) else None
 
 

@@ -171,7 +171,7 @@ def _tokenizer(tokenizer: Any, name: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(tokenizer, revision=revision or "main")
+        return AutoTokenizer.from_pretrained(tokenizer, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load the tokenizer of reward model {name!r} from {tokenizer!r}: {reason}") from error

@@ -12,7 +12,7 @@ from grpo.config import GENERATED, GRPOConfig
 from grpo.errors import ConfigError
 from grpo.storage import write_atomically
 
-__all__ = ["PythonObjects", "require_objects", "settle", "write_objects"]
+__all__ = ["PythonObjects", "require_model_and_rows", "require_objects", "settle", "write_objects"]
 
 _OBJECTS = ".objects.json"
 
@@ -53,6 +53,24 @@ class PythonObjects:
             "environment": self.environment,
         }
         return [name for name, value in present.items() if value is not None]
+
+
+def require_model_and_rows(config: GRPOConfig, objects: PythonObjects) -> None:
+    """Check that a model and training rows were named: the defaults of the command line are no answer to a script.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    named = config.explicit_options()
+    if objects.model is None and "model" not in named:
+        raise ConfigError(
+            "no model was given: GRPOTrainer(model=…) takes a Hub id, a directory, 'tiny' or a Hugging Face causal LM"
+        )
+    if objects.train_rows is None and not {"task", "train_file", "dataset"} & set(named):
+        raise ConfigError(
+            "no training rows were given: GRPOTrainer(train_dataset=…) takes prompts, rows, a datasets.Dataset or a "
+            "file; GRPOConfig(task='arithmetic') trains on generated sums"
+        )
 
 
 def settle(config: GRPOConfig, objects: PythonObjects) -> tuple[GRPOConfig, PythonObjects]:

@@ -41,6 +41,7 @@ class Learner:
 
     Attributes:
         budget: the most tokens that a micro-batch should have.
+        skip_zero_variance_groups: pack no group whose gradient is 0; with a KL term no group is left out.
         mismatch_limit: greatest mean distance a token of the sampler's log-probabilities that counts as rounding.
         sampler_is_exact: the sampler computes in the policy's own arithmetic, so its log-probabilities may
             replace the policy's where those would cost a forward pass.
@@ -101,7 +102,8 @@ class Learner:
         """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""
         loss_mask = counted_completions(groups, self.truncated)
         trained = None
-        if self.skip_zero_variance_groups:
+        # The KL term has a gradient in every group.
+        if self.skip_zero_variance_groups and self.beta == 0:
             trained = advantages.has_gradient.unsqueeze(1).expand_as(advantages.per_completion)
 
         def cut(max_tokens: int | None) -> list[PackedBatch]:

@@ -168,7 +168,7 @@ def write_manifest(folder: Path, description: Mapping[str, Any]) -> None:
     for path in paths:
         sync_file(path)
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in paths
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
     }
     manifest = folder / _MANIFEST
     manifest.write_text(json.dumps({**description, "files": files}, indent=1) + "\n", encoding="utf-8")
@@ -222,11 +222,11 @@ def verify_manifest(folder: Path) -> None:
         if path.stat().st_size != entry.get("size"):
             raise DamagedError(f"{name} has {path.stat().st_size} bytes instead of {entry.get('size')}")
     for name, entry in files.items():
-        if _sha256(folder / name) != entry.get("sha256"):
+        if sha256_of(folder / name) != entry.get("sha256"):
             raise DamagedError(f"the checksum of {name} is wrong")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

@@ -18,6 +18,7 @@ from grpo.assembly.parts import (
     sampling_params,
     take_threads,
 )
+from grpo.assembly.run_record import with_absolute_paths
 from grpo.config import GRPOConfig
 from grpo.engines import Sampler
 from grpo.errors import ConfigError
@@ -66,7 +67,7 @@ def assemble(
         only_evaluate: rows to train on may be missing.
     """
     objects = objects or PythonObjects()
-    config = take_threads(config)
+    config = with_absolute_paths(take_threads(config))
     keep_freed_memory()
     if config.rollout.temperature == 0 and not only_evaluate:
         raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")

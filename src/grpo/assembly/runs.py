@@ -13,6 +13,7 @@ from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.invocation import own_command
 from grpo.assembly.objects import PythonObjects, write_objects
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
+from grpo.assembly.run_record import RunRecord
 from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState, require_saveable
 from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
@@ -48,6 +49,7 @@ def train_parts(parts: Parts) -> Outcome:
     require_free_space(directory or Path("runs"), needed)
     with RunDirectory.create(directory, name=parts.task.name) as run:
         run.write_config(parts.config.to_yaml())
+        RunRecord.of(parts.config).write(run.path)
         write_objects(run.path, parts.objects.names())
         try:
             return run_parts(parts, run, Progress())

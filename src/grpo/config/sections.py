@@ -234,8 +234,8 @@ class RolloutSection(Section):
     )
     zero_variance_groups: Literal["skip", "resample", "keep"] = option(
         "skip",
-        "groups whose rewards are all equal; skip: where beta is 0, do not train on them; resample: replace them by groups of new "
-        "prompts; keep: train on them",
+        "groups whose rewards are all equal; skip: do not train on them where beta is 0; resample: replace them by "
+        "groups of new prompts; keep: train on them",
         synonyms=("uniform_groups",),
     )
     max_resamples: Count = option(

@@ -133,10 +133,20 @@ class RunDirectory:
                 steps = "before"
             summary.replace(self.path / f"summary-{steps}.json")
 
-    def rewind(self, step: int) -> None:
-        """Remove the lines of steps after `step` from the logs; -1 removes all, evaluation before training included."""
-        for name in (_METRICS, _COMPLETIONS, _EVALUATIONS):
-            rewind_lines(self.path / name, step)
+    def last_step(self) -> int:
+        """Return the last step in `metrics.jsonl`; 0 if there is none."""
+        return max((int(line["step"]) for line in self.metrics()), default=0)
+
+    def rewind(self, step: int, *, evaluated: bool = True) -> None:
+        """Remove the lines of steps after `step` from the logs; -1 removes all, evaluation before training included.
+
+        Args:
+            evaluated: the evaluation after `step` is known to the run that continues; otherwise its line is removed,
+                because the evaluation will be repeated.
+        """
+        rewind_lines(self.path / _METRICS, step)
+        rewind_lines(self.path / _COMPLETIONS, step)
+        rewind_lines(self.path / _EVALUATIONS, step if evaluated else step - 1)
 
     def discard(self) -> None:
         """Remove a run that could not begin: the directory, its content, and the link `runs/latest` to it."""

@@ -246,7 +246,10 @@ def test_what_a_user_of_trl_writes_runs():
         ({"config": GRPOConfig(train_file="x.jsonl")}, "train_dataset and train_file both"),
         ({"config": GRPOConfig(task="arithmetic"), "train_dataset": ["a"]}, "task arithmetic makes its own rows"),
         ({"config": GRPOConfig(task="headlines"), "train_dataset": ["a"]}, "task headlines makes its own rows"),
-        ({"config": load_config("finance-preferences"), "eval_dataset": ["a"], "train_dataset": None}, "give train_dataset as well"),
+        (
+            {"config": load_config("finance-preferences"), "eval_dataset": ["a"], "train_dataset": None},
+            "give train_dataset as well",
+        ),
         ({"eval_dataset": sums(3), "train_dataset": None}, "no training rows were given"),
         ({"train_dataset": None}, "no training rows were given: GRPOTrainer(train_dataset=…) takes prompts, rows"),
         ({"model": None}, "no model was given: GRPOTrainer(model=…) takes a Hub id, a directory"),

@@ -217,7 +217,7 @@ def test_code_beside_a_classifier_is_not_run_whatever_is_typed(tokenizer, tmp_pa
     tokenizer.save_pretrained(directory)
     (directory / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     kinds = ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer")
-    content = json.loads((directory / file).read_text()) | {"auto_map": {kind: "evil.Evil" for kind in kinds}}
+    content = json.loads((directory / file).read_text()) | {"auto_map": dict.fromkeys(kinds, "evil.Evil")}
     if file == "config.json":
         content["model_type"] = "evil"
     (directory / file).write_text(json.dumps(content))

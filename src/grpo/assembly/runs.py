@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -125,13 +126,25 @@ def run_parts(
             parts=stateful,
             processes=connected_processes(),
         )
-        outcome = trainer.train()
+        try:
+            outcome = trainer.train()
+        except Exception:
+            step = None
+            # A disk that is full, for instance, fails the rescue as well; the first error is the one to show.
+            with contextlib.suppress(Exception):
+                step = trainer.rescue()
+            if step is not None:
+                journal.interrupted(trainer.summary(), f"saved after step {step}; {_resume_with(run.path)}")
+            raise
         if outcome.signal_number is not None:
             step = trainer.progress.step
             done = f"saved after step {step}" if step else "nothing was trained yet"
-            command = f"{own_command()} train --resume {shlex.quote(str(run.path))}"
-            journal.interrupted(outcome.summary, f"{done}; resume with: {command}")
+            journal.interrupted(outcome.summary, f"{done}; {_resume_with(run.path)}")
         return outcome
+
+
+def _resume_with(run: Path) -> str:
+    return f"resume with: {own_command()} train --resume {shlex.quote(str(run))}"
 
 
 def _plan(config: GRPOConfig, steps: int) -> Plan:

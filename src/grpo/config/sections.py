@@ -356,7 +356,11 @@ class OutputSection(Section):
     eval_samples: Count = option(
         4, "completions sampled for each prompt of an evaluation", synonyms=("num_generations_eval",)
     )
-    save_every: Interval = option(0, "steps between checkpoints; the end is always saved", synonyms=("save_steps",))
+    save_every: Interval = option(
+        0,
+        "steps between checkpoints; in any case one is saved every ten minutes and at the end",
+        synonyms=("save_steps",),
+    )
     keep_checkpoints: Count = option(3, "latest checkpoints to keep, besides the best", synonyms=("save_total_limit",))
     log_completions: bool = option(True, "write every completion with its rewards to completions.jsonl")
     tensorboard: bool = option(False, "log to TensorBoard", synonyms=("use_tensorboard",))

@@ -41,6 +41,7 @@ class Learner:
 
     Attributes:
         budget: the most tokens that a micro-batch should have.
+        num_optimizer_steps: that were begun by this object.
         skip_zero_variance_groups: pack no group whose gradient is 0; with a KL term no group is left out.
         mismatch_limit: greatest mean distance a token of the sampler's log-probabilities that counts as rounding.
         sampler_is_exact: the sampler computes in the policy's own arithmetic, so its log-probabilities may
@@ -90,6 +91,7 @@ class Learner:
         self.sampler_is_exact = sampler_is_exact
         self.sampler_correction = sampler_correction
         self.processes = processes or Processes()
+        self.num_optimizer_steps = 0
         self.budget = MicroBatchBudget(tokens_per_micro_batch, self.processes)
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> StepAdvantages:
@@ -301,6 +303,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
         if not torch.isfinite(norm):
             raise RunError(f"the gradient's norm is {norm.item()}: lower the learning rate, or train in float32")
+        self.num_optimizer_steps += 1
         try:
             self.optimizer.step()
         except (RuntimeError, MemoryError) as error:

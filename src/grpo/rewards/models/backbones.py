@@ -161,7 +161,6 @@ def _fits(module: nn.Module, dtype: torch.dtype | None, device: str | None) -> b
 
 def _load_classifier(name: str, revision: str | None) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
-
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from grpo.policy.files import read_config, without_progress_bars

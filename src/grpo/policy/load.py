@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +96,8 @@ def load_policy(
         keep_adapter_copy(module)
     elif not had_adapter:
         module.requires_grad_(True)
-        _make_savable(module)
+    _make_savable(causal_lm(module))
+    _require_savable(module, tokenizer)
     if trains_adapter and source is None:
         logger.warning(
             "the base model in memory has no name: what is saved is the adapter alone, keep the base beside it"
@@ -232,14 +235,55 @@ def _speed_up(module: nn.Module, *, compile: bool = False) -> None:
 
 
 def _make_savable(module: Any) -> None:
-    """Correct the generation settings of some published models, which transformers loads but refuses to save."""
+    """Correct the generation settings of some published models, which transformers loads but refuses to save.
+
+    Sampling is switched on where settings of sampling are given; settings that are then still invalid are left out.
+    """
     settings = getattr(module, "generation_config", None)
-    if settings is None:
+    if settings is None or not _invalid_settings(settings):
         return
+    settings.do_sample = True
+    left_out: dict[str, Any] = {}
+    while invalid := [name for name in _invalid_settings(settings) if name not in left_out]:
+        for name in invalid:
+            left_out[name] = getattr(settings, name, None)
+            setattr(settings, name, None)
+    if left_out:
+        shown = ", ".join(f"{name}={value!r}" for name, value in left_out.items())
+        logger.warning("the model's generation settings %s cannot be saved: saved models do without", shown)
+
+
+def _invalid_settings(settings: Any) -> list[str]:
+    """Return the names of generation settings that transformers refuses to save."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         settings.validate(strict=True)
-    except ValueError:
-        settings.do_sample = True
+    except ValueError as error:
+        return re.findall(r"^- `(\w+)`", str(error), flags=re.MULTILINE)
+    finally:
+        transformers_logging.set_verbosity(level)
+    return []
+
+
+def _require_savable(module: Any, tokenizer: Any) -> None:
+    """Write the small files of a saved model once, so that what makes saving fail shows before the first step.
+
+    Raises:
+        ModelError: one of them cannot be written.
+    """
+    model = causal_lm(module)
+    parts = {"configuration": model.config, "generation settings": getattr(model, "generation_config", None)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in {**parts, "tokenizer": tokenizer}.items():
+            try:
+                if part is not None:
+                    part.save_pretrained(folder)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ModelError(f"the {name} of {type(model).__name__} cannot be saved: {reason}") from error
 
 
 def _checkpoint_gradients(module: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from grpo.errors import ConfigError, ModelError
-from grpo.policy.adapters import TRAINED, LoraSettings, add_adapter, keep_adapter_copy
+from grpo.policy.adapters import TRAINED, LoraSettings, add_adapter, keep_adapter_copy, refuse_virtual_tokens
 from grpo.policy.attention import causal_lm, use_attention
 from grpo.policy.files import load_model, load_tokenizer
 from grpo.policy.fused import compile_layers, use_fused_layers
@@ -75,7 +75,7 @@ def load_policy(
     had_adapter = hasattr(module, "peft_config")
     trains_adapter = had_adapter or lora is not None
     if had_adapter:
-        _activate_adapter(module, lora)
+        _activate_adapter(module, lora, has_reference=reference == "start")
     tokenizer = load_tokenizer(tokenizer, source)
     end_token_ids = find_end_tokens(causal_lm(module), tokenizer)
     pad_token_id = choose_pad_token(causal_lm(module), tokenizer, end_token_ids)
@@ -133,12 +133,23 @@ def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[
         return None, model
 
 
-def _activate_adapter(module: Any, lora: LoraSettings | None) -> None:
-    """Make the adapter of the given model the one that is trained."""
+def _activate_adapter(module: Any, lora: LoraSettings | None, *, has_reference: bool) -> None:
+    """Make the adapter of the given model the one that is trained.
+
+    Args:
+        has_reference: the model without its adapter is the reference.
+    """
     if lora is not None:
         raise ConfigError("the model is an adapter already: leave out LoRA's settings to continue its training")
     if module.active_adapters != [TRAINED]:
         raise ModelError(f"the active adapter is {module.active_adapters}: it must be the one named {TRAINED!r}")
+    config = module.peft_config[TRAINED]
+    refuse_virtual_tokens(config)
+    if has_reference and (bias := getattr(config, "bias", "none")) != "none":
+        raise ModelError(
+            f"the adapter trains biases of its base (bias={bias!r}), so the base is no reference for the KL term: "
+            f"set beta=0, give a reference_model, or use an adapter with bias='none'"
+        )
     module.set_adapter(TRAINED)
 
 

@@ -71,7 +71,7 @@ def load_policy(
     """
     target = _device(device)
     compute_dtype = _compute_dtype(dtype, target)
-    source, module = _open(model, revision, compute_dtype if lora is not None else None)
+    source, module = _open(model, revision, compute_dtype, lora=lora is not None)
     had_adapter = hasattr(module, "peft_config")
     trains_adapter = had_adapter or lora is not None
     if had_adapter:
@@ -119,11 +119,17 @@ def load_policy(
     )
 
 
-def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[ModelSource | None, nn.Module]:
-    """Return the model and the place of its files, None if it has none."""
+def _open(
+    model: Any, revision: str | None, compute_dtype: torch.dtype, *, lora: bool
+) -> tuple[ModelSource | None, nn.Module]:
+    """Return the model and the place of its files, None if it has none.
+
+    A model is loaded in the data type that it will have, because its buffers are made in that type.
+    """
     if isinstance(model, (str, Path)):
         source = find_source(model, revision=revision)
-        return source, load_model(source, dtype=dtype)
+        trains_adapter = lora or source.base is not None
+        return source, load_model(source, dtype=compute_dtype if trains_adapter else torch.float32)
     if not isinstance(model, nn.Module) or not hasattr(causal_lm(model), "get_output_embeddings"):
         raise ModelError(f"a model is a name, a directory or a Hugging Face causal LM, not {type(model).__name__}")
     name = getattr(causal_lm(model).config, "_name_or_path", "")
@@ -180,12 +186,32 @@ def _compute_dtype(name: str, device: torch.device) -> torch.dtype:
 def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Return the module on `device`: adapters in float32, all else in `dtype` (quantized weights as they are)."""
     if not getattr(causal_lm(module), "is_quantized", False):
+        if dtype == torch.float32:
+            _restore_buffers(causal_lm(module))
         for name, parameter in module.named_parameters():
             if parameter.is_floating_point():
                 is_adapter = hasattr(module, "peft_config") and f".{TRAINED}." in name
                 parameter.data = parameter.data.to(torch.float32 if is_adapter else dtype)
         module.to(device)
     return module
+
+
+def _restore_buffers(model: Any) -> None:
+    """Compute buffers that no file holds again in float32, where a model in memory was made in a shorter type.
+
+    Gemma's scale of embeddings is one. The saved model will have them in full precision.
+    """
+    from accelerate import init_empty_weights
+
+    if all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.is_floating_point()):
+        return
+    with init_empty_weights(include_buffers=False):
+        fresh = type(model)(copy.deepcopy(model.config))
+    exact = dict(fresh.named_buffers())
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name not in saved and buffer.is_floating_point() and name in exact and exact[name].shape == buffer.shape:
+            buffer.data = exact[name].to(buffer.device)
 
 
 def _switch_off_dropout(module: nn.Module) -> None:

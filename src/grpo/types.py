@@ -148,8 +148,8 @@ class Score:
     Attributes:
         rewards: by function name, before weighting. None: not applicable, or failed (then it is in `failures`).
         failures: by function name, the exception in one line.
-        total: weighted sum of the rewards of whole completions; None when a function failed or none gave a number.
-            Such a completion is left out of its group's baseline and has advantage 0.
+        total: weighted sum of the rewards of whole completions; None when a function failed, or all returned None
+            (the completion is unscored). Such a completion is left out of its group's baseline and has advantage 0.
         token_rewards: weighted sum of per-token rewards, one entry a token, None where no function
             rewarded that token; None altogether when no function gives per-token rewards.
         counted: by function name, the weight and the reward (after gates) of each function that rewarded the
@@ -163,8 +163,13 @@ class Score:
     counted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
+    def is_unscored(self) -> bool:
+        """True where no reward applies to the completion, and none failed."""
+        return self.total is None and not self.failures
+
+    @property
     def sum(self) -> float | None:
-        """The total with all token rewards added; None when a function failed."""
+        """The total with all token rewards added; None where `total` is."""
         if self.total is None:
             return None
         return self.total + sum(reward for reward in self.token_rewards or () if reward is not None)

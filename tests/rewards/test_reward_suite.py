@@ -230,7 +230,21 @@ def test_the_total_is_the_weighted_sum_of_what_applies(group):
     assert totals(result) == [7.0, 10.0, None, 8.0]
     assert scores_of(result)[1].rewards == {"first": None, "second": 20.0}
     assert scores_of(result)[1].failures == {}
-    assert scores_of(result)[2].failures == {"all": "ValueError: no reward applies, every function returned None"}
+    assert scores_of(result)[2].failures == {}
+    assert [one.is_unscored for one in scores_of(result)] == [False, False, True, False]
+    assert (result.metrics["rewards/unscored"], result.metrics["rewards/failed_completions"]) == (1.0, 0.0)
+
+
+def test_none_from_every_reward_is_never_a_failure_and_is_said_once(group, caplog):
+    def absent(completions):
+        return [None] * len(completions)
+
+    one = RewardSuite(resolve_rewards([absent]), max_failed_share=0.0)
+    for step in range(2):
+        result = one.score([group("x", [1, 1])], ["a", "b"], step=step, max_steps=2)
+        assert totals(result) == [None, None]
+        assert result.metrics["rewards/unscored"] == 2.0
+    assert caplog.text.count("no reward applies to any of 2 completions") == 1
 
 
 def test_a_weight_of_zero_logs_without_counting(group):
@@ -261,7 +275,7 @@ def test_token_rewards_alone_are_a_reward(group):
     first, second = scores_of(result)
     assert (first.total, first.token_rewards, first.failures) == (0.0, (1.0, 2.0), {})
     assert second.total is None
-    assert "all" in second.failures
+    assert second.is_unscored
 
 
 def test_metrics_are_means_deviations_and_counts_of_what_has_a_number(group):
@@ -272,7 +286,8 @@ def test_metrics_are_means_deviations_and_counts_of_what_has_a_number(group):
     assert result.metrics["rewards/half/mean"] == 2.0
     assert result.metrics["rewards/half/std"] == pytest.approx(2.0**0.5)
     assert result.metrics["rewards/half/failed"] == 1.0
-    assert result.metrics["rewards/failed_completions"] == 2.0
+    assert result.metrics["rewards/failed_completions"] == 1.0
+    assert result.metrics["rewards/unscored"] == 1.0
     assert result.metrics["rewards/half/seconds"] >= 0.0
 
 

@@ -71,7 +71,8 @@ def load_policy(
     """
     target = _device(device)
     compute_dtype = _compute_dtype(dtype, target)
-    source, module = _open(model, revision, compute_dtype, lora=lora is not None)
+    dtype_of_all = torch.float32 if lora is None else compute_dtype
+    source, module = _open(model, revision, dtype_of_all, adapter_dtype=compute_dtype)
     had_adapter = hasattr(module, "peft_config")
     trains_adapter = had_adapter or lora is not None
     if had_adapter:
@@ -120,16 +121,19 @@ def load_policy(
 
 
 def _open(
-    model: Any, revision: str | None, compute_dtype: torch.dtype, *, lora: bool
+    model: Any, revision: str | None, dtype: torch.dtype, *, adapter_dtype: torch.dtype
 ) -> tuple[ModelSource | None, nn.Module]:
     """Return the model and the place of its files, None if it has none.
 
     A model is loaded in the data type that it will have, because its buffers are made in that type.
+
+    Args:
+        dtype: of a whole model.
+        adapter_dtype: of the base of an adapter.
     """
     if isinstance(model, (str, Path)):
         source = find_source(model, revision=revision)
-        trains_adapter = lora or source.base is not None
-        return source, load_model(source, dtype=compute_dtype if trains_adapter else torch.float32)
+        return source, load_model(source, dtype=dtype if source.base is None else adapter_dtype)
     if not isinstance(model, nn.Module) or not hasattr(causal_lm(model), "get_output_embeddings"):
         raise ModelError(f"a model is a name, a directory or a Hugging Face causal LM, not {type(model).__name__}")
     name = getattr(causal_lm(model).config, "_name_or_path", "")
@@ -201,7 +205,7 @@ def _restore_buffers(model: Any) -> None:
 
     Gemma's scale of embeddings is one. The saved model will have them in full precision.
     """
-    from accelerate import init_empty_weights
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
 
     if all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.is_floating_point()):
         return
@@ -250,7 +254,7 @@ def _other_reference(
     reference: Any, policy: nn.Module, device: torch.device, dtype: torch.dtype, pad_token_id: int
 ) -> Reference:
     """Return the model that was named as reference, frozen."""
-    source, module = _open(reference, None, dtype)
+    source, module = _open(reference, None, dtype, adapter_dtype=dtype)
     sizes = [causal_lm(each).config.get_text_config().vocab_size for each in (policy, module)]  # type: ignore[operator,union-attr]
     if sizes[0] != sizes[1]:
         name = source.name if source is not None else "in memory"

@@ -150,7 +150,7 @@ class RewardFunction:
         """Raise ConfigError if this function cannot run in processes of its own."""
         if self.is_async:
             reason = "but it is async"
-        elif hasattr(self.function, "load_state_dict"):
+        elif inspect.getattr_static(self.function, "load_state_dict", None) is not None:
             reason = "but a state that a run saves, which they would not share"
         elif not hasattr(os, "killpg"):
             reason = "which need Linux or macOS"

@@ -14,7 +14,7 @@ from grpo.rewards.calling.caller import Caller
 from grpo.rewards.failures import describe_error, error_location
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.rewards.gates import apply_gates, resolve_gates
-from grpo.rewards.hooks import ChecksRows, CountsTotals, read_states, restore_states
+from grpo.rewards.hooks import ChecksRows, CountsTotals, offers, read_states, restore_states
 from grpo.rewards.metrics import RewardFigures, reward_metrics
 from grpo.rewards.normalisation import RunningNormalisation, normalise_output
 from grpo.rewards.output import RewardOutput
@@ -136,7 +136,7 @@ class RewardSuite:
             DataError: a function cannot work with a row.
         """
         for function in self.functions:
-            if isinstance(function.function, ChecksRows):
+            if isinstance(function.function, ChecksRows) and offers(function.function, ChecksRows):
                 function.function.check_rows(rows)
 
     def score(
@@ -239,12 +239,12 @@ class RewardSuite:
 
         They are summed over the processes, so all of them call this together.
         """
-        rewards: list[tuple[str, object]] = [(function.name, function.function) for function in self.functions]
-        return {
-            name: self.processes.sum(dict(reward.totals))
-            for name, reward in rewards
-            if isinstance(reward, CountsTotals)
-        }
+        totals: dict[str, dict[str, float]] = {}
+        for function in self.functions:
+            reward: object = function.function
+            if isinstance(reward, CountsTotals) and offers(reward, CountsTotals):
+                totals[function.name] = self.processes.sum(dict(reward.totals))
+        return totals
 
     def close(self) -> None:
         """End the processes of functions that have any; a later scoring starts new ones."""

@@ -344,8 +344,8 @@ def test_a_missing_column_is_told_before_the_first_step():
     ("functions", "options", "message"),
     [
         ([], {}, "no reward function was given"),
-        ([reward_function(zeros), reward_function(zeros)], {}, "give each its own name"),
-        ([reward_function(zeros, name="all")], {}, "none 'all'"),
+        ([reward_function(zeros), reward_function(zeros)], {}, "give each a different name"),
+        ([reward_function(zeros, name="all")], {}, "'all' is reserved"),
         ([reward_function(zeros)], {"timeout_s": 0}, "use seconds above 0"),
         ([reward_function(zeros)], {"max_failed_share": 1.5}, "use a share from 0 to 1"),
     ],

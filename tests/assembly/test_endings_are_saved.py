@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from short_runs import CHARACTERS, WORDS, lines_of, tree
+from short_runs import CHARACTERS, WORDS, lines_of, quick, tree
 
+from grpo import GRPOTrainer
 from grpo import trainer as trainer_module
 from grpo.checkpoint import CheckpointStore
 from grpo.errors import RewardError, RunError, StaleWeightsError
@@ -99,3 +100,17 @@ def test_a_run_that_has_saved_nothing_for_long_saves_a_checkpoint(train, monkeyp
     monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     run = train(*OPTIONS)
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3", "checkpoint-4"}
+
+
+def test_a_run_from_python_is_told_how_to_resume_it_there(monkeypatch, capsys):
+    def length(completions, **_):
+        return [float(len(text)) for text in completions]
+
+    rows = [{"prompt": f"What is {number} + 1?"} for number in range(6)]
+    trainer = GRPOTrainer("tiny", quick(steps=4), train_dataset=rows, rewards=length)
+    with monkeypatch.context() as patch:
+        fails_at(patch, Learner, "pack", 3, RunError("in the third step"))
+        with pytest.raises(RunError, match="in the third step"):
+            trainer.train()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "saved after step 2; resume with: GRPOTrainer(train_dataset=…, rewards=…).train(resume_from='run')" in shown

@@ -12,7 +12,7 @@ from grpo.config import GENERATED, GRPOConfig
 from grpo.errors import ConfigError
 from grpo.storage import write_atomically
 
-__all__ = ["PythonObjects", "require_model_and_rows", "require_objects", "settle", "write_objects"]
+__all__ = ["PythonObjects", "python_command", "require_model_and_rows", "require_objects", "settle", "write_objects"]
 
 _OBJECTS = ".objects.json"
 
@@ -135,11 +135,16 @@ def require_objects(run: Path, names: Collection[str]) -> None:
     if "environment" in names and "environment" not in needed:
         raise ConfigError(f"{run} began in the environment of its config.yaml: leave out environment=… to resume it")
     if missing := [name for name in needed if name not in names]:
-        arguments = ", ".join(f"{name}=…" for name in needed)
         raise ConfigError(
             f"{run} was started in Python with objects that its config.yaml cannot hold ({', '.join(missing)}): "
-            f"resume it there: GRPOTrainer({arguments}).train(resume_from={str(run)!r})"
+            f"resume it there: {python_command(run, needed)}"
         )
+
+
+def python_command(run: Path, names: Collection[str]) -> str:
+    """Return the call that resumes a run which needs objects of these names."""
+    arguments = ", ".join(f"{name}=…" for name in names)
+    return f"GRPOTrainer({arguments}).train(resume_from={str(run)!r})"
 
 
 def _is_plain(reward: Any) -> bool:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from grpo.assembly.announcement import Changes, announce, make_trackers, remark_on_data, warnings_on
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.invocation import own_command
-from grpo.assembly.objects import PythonObjects, write_objects
+from grpo.assembly.objects import PythonObjects, python_command, write_objects
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
 from grpo.assembly.run_record import RunRecord
 from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState, require_saveable
@@ -134,16 +134,20 @@ def run_parts(
             with contextlib.suppress(Exception):
                 step = trainer.rescue()
             if step is not None:
-                journal.interrupted(trainer.summary(), f"saved after step {step}; {_resume_with(run.path)}")
+                journal.interrupted(
+                    trainer.summary(), f"saved after step {step}; {_resume_with(run.path, parts.objects)}"
+                )
             raise
         if outcome.signal_number is not None:
             step = trainer.progress.step
             done = f"saved after step {step}" if step else "nothing was trained yet"
-            journal.interrupted(outcome.summary, f"{done}; {_resume_with(run.path)}")
+            journal.interrupted(outcome.summary, f"{done}; {_resume_with(run.path, parts.objects)}")
         return outcome
 
 
-def _resume_with(run: Path) -> str:
+def _resume_with(run: Path, objects: PythonObjects) -> str:
+    if names := objects.names():
+        return f"resume with: {python_command(run, names)}"
     return f"resume with: {own_command()} train --resume {shlex.quote(str(run))}"
 
 

@@ -286,6 +286,7 @@ def test_a_trainer_evaluates_generates_and_saves():
     assert all(isinstance(text, str) for answers in texts for text in answers)
     assert trainer.generate("What is 2 + 3?", num_completions=3) == [texts[0]]
     trainer.save_model("saved")
+    assert not Path("saved/training_state.pt").exists()
     assert not differs(AutoModelForCausalLM.from_pretrained("saved").state_dict(), weights_of(trainer.model))
     assert AutoTokenizer.from_pretrained("saved").chat_template
     assert not Path("run").exists()

@@ -104,6 +104,7 @@ def run_parts(
             make_trackers(config, run.path),
             log_every=config.output.log_every,
             log_completions=config.output.log_completions,
+            options=config.flat(),
         )
         for tracker in journal.trackers:
             tracker.start(config.flat(), step=progress.step)

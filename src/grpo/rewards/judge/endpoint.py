@@ -125,7 +125,7 @@ class Endpoint:
                 model=options.model, messages=list(conversation), extra_body=options.request_members
             )
         except Exception as error:
-            raise request_error(error, options, self._key) from error
+            raise request_error(error, options, self._key) from None  # its texts may repeat the key
         meter.count(**completion_tokens(completion))
         return completion_text(completion, options, self._key)
 

@@ -48,8 +48,10 @@ OPERATIONS: dict[str, Any] = {
     "__lt__": operator.lt,
     "__le__": operator.le,
 }
-"""What a check can do with an object of the program, by its name here or that of a method. Arithmetic is not among it: an object
-that answers `value - 3` decides itself whether it is near 3."""
+"""What a check can do with an object of the program, by its name here or that of a method.
+
+Arithmetic is not among it: an object that answers `value - 3` decides itself whether it is near 3.
+"""
 
 
 def serve(requests: int, replies: int, sender: int) -> None:

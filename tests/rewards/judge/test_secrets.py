@@ -51,9 +51,13 @@ def test_an_address_with_a_secret_in_the_environment_is_refused_too(monkeypatch)
 @pytest.mark.parametrize("name", ["user and password", "headers", "variable"])
 def test_a_run_with_a_secret_in_its_options_writes_no_file_with_it(name, tmp_path, capsys, caplog):
     judge = {"name": "judge", "model": "m", "base_url": "http://127.0.0.1:1/v1", "cache_dir": str(tmp_path)}
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=r"base_url|request|api_key_env") as caught:
         config = GRPOConfig(
-            output_dir=str(tmp_path / "run"), rewards={"functions": [judge | WITH_SECRETS[name]]}, steps=1
+            model="tiny",
+            task="arithmetic",
+            output_dir=str(tmp_path / "run"),
+            rewards={"functions": [judge | WITH_SECRETS[name]]},
+            steps=1,
         )
         GRPOTrainer(config=config).train()
     assert SECRET not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import traceback
 
 import pytest
@@ -110,3 +111,15 @@ def test_a_short_key_of_an_own_server_changes_no_answer(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "5")
     with judge_server(lambda asked: "Score: 5") as server:
         assert rewards_of(judge_at(server.url), ["good"]) == [0.5]
+
+
+def test_a_key_in_an_answer_that_is_already_in_the_cache_is_not_logged(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with judge_server(lambda asked: "Score: 5") as server:
+        judge = judge_at(server.url, cache_dir=tmp_path)
+        rewards_of(judge, ["good"])
+        with sqlite3.connect(tmp_path / "answers.sqlite3") as connection:
+            connection.execute("UPDATE answers SET text = ?", (f"Your key is {SECRET}.\nScore: 7",))
+        logged = {}
+        assert rewards_of(judge, ["good"], log_extra=logged.__setitem__) == [0.7]
+    assert logged["judge/helpfulness"] == ["Your key is ….\nScore: 7"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import DataError, ModelError
 from grpo.tasks.rows import Row
+from grpo.tasks.template_marks import TemplateMarks
 from grpo.types import Message, Prompt
 
 __all__ = ["Rendered", "render", "render_chat"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,9 @@ def render(
     """Return the rows as prompts for one policy.
 
     With the chat template, a text becomes one user message; without it, messages become one text, joined by blank
-    lines. Prompts longer than `max_prompt_length` are dropped and counted, never cut. `Prompt.raw` has the type of
-    the row, so that a reward function for texts receives texts with any policy: a text is unchanged, and messages
-    start with the system message.
+    lines. A text that the template has been applied to already stays as it is, and so do its tokens. Prompts longer
+    than `max_prompt_length` are dropped and counted, never cut. `Prompt.raw` has the type of the row, so that a reward
+    function for texts receives texts with any policy: a text is unchanged, and messages start with the system message.
 
     Args:
         tokenizer: a `transformers` tokenizer.
@@ -55,11 +59,19 @@ def render(
         )
     use_chat = has_template if chat is None else chat
     conversations = [_with_system(row.prompt, system_prompt) for row in rows]
+    texts = _already_rendered(rows, tokenizer) if has_template else [None] * len(rows)
+    if system_prompt is not None:
+        _warn_about_lost_system_prompt(texts, system_prompt)
+    is_rendered = [use_chat or text is not None for text in texts]
+    places = [place for place, text in enumerate(texts) if text is None]
+    others = [conversations[place] for place in places]
     if use_chat:
-        texts = render_chat(tokenizer, conversations, template_options=template_options)
+        written = render_chat(tokenizer, others, template_options=template_options)
     else:
-        texts = ["\n\n".join(message["content"] for message in messages) for messages in conversations]
-    token_ids = _tokenise(tokenizer, texts, special_tokens=not use_chat)
+        written = ["\n\n".join(message["content"] for message in messages) for messages in others]
+    for place, text in zip(places, written, strict=True):
+        texts[place] = text
+    token_ids = _tokenise(tokenizer, texts, is_rendered)
     prompts = [
         Prompt(row.number, row.prompt if isinstance(row.prompt, str) else messages, text, ids, row.columns)
         for row, messages, text, ids in zip(rows, conversations, texts, token_ids, strict=True)
@@ -147,16 +159,71 @@ def _is_prefilled(messages: Sequence[Message]) -> bool:
     return messages[-1]["role"] == "assistant"
 
 
-def _tokenise(tokenizer: Any, texts: list[str], *, special_tokens: bool) -> list[tuple[int, ...]]:
-    """Return token ids; texts from a chat template already contain their special tokens, plain texts do not."""
+def _already_rendered(rows: Sequence[Row], tokenizer: Any) -> list[str | None]:
+    """Return each prompt to which the chat template has been applied already, with one start token; None for others."""
+    if not any(isinstance(row.prompt, str) for row in rows):
+        return [None] * len(rows)
+    marks = TemplateMarks.of(tokenizer)
+    if marks is None:
+        return [None] * len(rows)
+    return [
+        marks.with_start(row.prompt) if isinstance(row.prompt, str) and marks.are_in(row.prompt) else None
+        for row in rows
+    ]
+
+
+def _warn_about_lost_system_prompt(rendered: Sequence[str | None], system_prompt: str) -> None:
+    without = sum(text is not None and system_prompt not in text for text in rendered)
+    if without:
+        _log.warning(
+            "%d of %d prompts have the chat template applied already and are used as they are, without the system "
+            "prompt %r: give messages instead, or put it into the prompts",
+            without,
+            len(rendered),
+            system_prompt if len(system_prompt) <= 40 else f"{system_prompt[:40]}…",
+        )
+
+
+def _tokenise(tokenizer: Any, texts: Sequence[str | None], is_rendered: Sequence[bool]) -> list[tuple[int, ...]]:
+    """Return token ids; texts from a chat template already contain their special tokens, plain texts do not.
+
+    A plain text gets the tokens that the tokenizer puts before texts, but none twice, and none of those after texts:
+    an end token would say that the completion is over.
+    """
     if not texts:
         return []
-    encoded = tokenizer(texts, add_special_tokens=special_tokens, return_attention_mask=False, verbose=False)
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     token_ids = [tuple(ids) for ids in encoded["input_ids"]]
-    for text, ids in zip(texts, token_ids, strict=True):
+    leading: tuple[int, ...] = ()
+    plain = is_rendered.index(False) if False in is_rendered else None
+    if plain is not None:
+        leading = _leading_tokens(tokenizer, str(texts[plain]), token_ids[plain])
+    for place, (text, ids) in enumerate(zip(texts, token_ids, strict=True)):
         if not ids:
-            raise DataError(f"prompt {text[:40]!r} has no tokens in {_name(tokenizer)}: remove it from the data set")
+            raise DataError(
+                f"prompt {str(text)[:40]!r} has no tokens in {_name(tokenizer)}: remove it from the data set"
+            )
+        if not is_rendered[place]:
+            token_ids[place] = leading + _without_leading(ids, leading)
     return token_ids
+
+
+def _leading_tokens(tokenizer: Any, text: str, ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the special tokens that the tokenizer puts before a text, whose own tokens are `ids`."""
+    encoded = tokenizer([text], add_special_tokens=True, return_attention_mask=False, verbose=False)
+    complete = tuple(encoded["input_ids"][0])
+    number = next(
+        (start for start in range(len(complete) - len(ids) + 1) if complete[start : start + len(ids)] == ids), None
+    )
+    if number is None:
+        number = int(complete[:1] == (getattr(tokenizer, "bos_token_id", None),))
+    return complete[:number]
+
+
+def _without_leading(ids: tuple[int, ...], leading: tuple[int, ...]) -> tuple[int, ...]:
+    while leading and ids[: len(leading)] == leading:
+        ids = ids[len(leading) :]
+    return ids
 
 
 def _name(tokenizer: Any) -> str:

@@ -25,6 +25,7 @@ from grpo.errors import ConfigError, DataError
 from grpo.machine import idle_cores
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.policy.sources import find_source
+from grpo.policy.tokens import decode_texts
 from grpo.rewards import Backbones, RewardSuite, resolve_rewards
 from grpo.rewards.imports import import_object
 from grpo.rollout import EpisodeCollector, RolloutCollector
@@ -216,10 +217,10 @@ def sampling_params(config: GRPOConfig) -> SamplingParams:
 
 
 def decoder(policy: Policy) -> Callable[[Sequence[Sequence[int]]], list[str]]:
-    """Return the function that turns completions into text for rewards and logs; end tokens are left out."""
+    """Return the function that turns completions into text for rewards and logs, without end tokens."""
 
     def decode(completions: Sequence[Sequence[int]]) -> list[str]:
-        return list(policy.tokenizer.batch_decode([list(ids) for ids in completions], skip_special_tokens=True))
+        return decode_texts(policy.tokenizer, completions, end_token_ids=policy.end_token_ids)
 
     return decode
 

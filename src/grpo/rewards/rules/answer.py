@@ -67,6 +67,7 @@ def last_integer(
 def accuracy(
     completions: Sequence[Completion],
     answer: Sequence[Any],
+    opened_tags: Sequence[str] | None = None,
     *,
     format: str = "answer_tags",
     correct_reward: float = 1.0,
@@ -76,7 +77,7 @@ def accuracy(
     wanted = find_format(format)
     verdicts = [
         None if reference is None else verify(text, reference, answer_format=wanted).strict
-        for text, reference in zip(completion_texts(completions), map(_reference, answer), strict=True)
+        for text, reference in zip(completion_texts(completions, opened_tags), map(_reference, answer), strict=True)
     ]
     return _rewards(verdicts, correct_reward, wrong_reward)
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from grpo.errors import DataError
 from grpo.tasks.hub import load_folder, load_hub
+from grpo.tasks.values import is_missing, plain_value
 
 __all__ = ["Record", "read_records"]
 
@@ -49,7 +50,7 @@ def read_records(source: object, *, split: str | None = None, config_name: str |
     if isinstance(source, Sequence):
         return _enumerate(source)
     if hasattr(source, "iterrows") and hasattr(source, "to_dict"):  # a pandas.DataFrame
-        return _enumerate(source.to_dict("records"))
+        return _enumerate(_without_nan(record) for record in source.to_dict("records"))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         return _enumerate(source[number] for number in range(len(source)))  # a torch Dataset
     raise DataError(
@@ -162,6 +163,15 @@ def _read_dataset(dataset: Any, split: str | None) -> Iterator[Record]:
         raise DataError("a streamed data set may be endless: take a part of it as a list, list(dataset.take(10000))")
     records = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
     return _enumerate(records)
+
+
+def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of a data frame, in which NaN and NA stand for null, with Python's own types."""
+    plain = {column: plain_value(value) for column, value in record.items()}
+    return {
+        column: None if is_missing(value) and not isinstance(value, (str, list)) else value
+        for column, value in plain.items()
+    }
 
 
 def _enumerate(records: Iterable[Any]) -> Iterator[Record]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from grpo.errors import DataError
 from grpo.tasks.readers import read_records
+from grpo.tasks.values import is_missing, kind_of, plain_value
 from grpo.types import Message
 
 __all__ = ["ROLES", "Row", "read_rows"]
@@ -62,7 +63,7 @@ def read_rows(
         config_name: configuration of a Hub data set that has several.
         prompt_column: the column with the prompt: text, or a list of {"role", "content"}.
         answer_column: the column with the reference answer, renamed to `answer`. The default column may be
-            missing, any other must exist. An `answer` that is null in every row is left out.
+            missing, any other must exist. An `answer` that is missing (null, NaN, blank) in every row is left out.
         column_names: other columns to rename, {name in the source: name for reward functions}.
 
     Raises:
@@ -94,7 +95,7 @@ def read_rows(
 
 def _row(number: int, where: str, record: Any, prompt_column: str, renamed: Mapping[str, str]) -> Row:
     if not isinstance(record, Mapping):
-        raise DataError(f"{where}: {_kind(record)} where an object like {{{prompt_column!r}: …}} is needed")
+        raise DataError(f"{where}: {kind_of(record)} where an object like {{{prompt_column!r}: …}} is needed")
     if prompt_column not in record:
         raise DataError(f"{where}: {_no_column(prompt_column, record)}: set prompt_column to one of them")
     columns: dict[str, Any] = {}
@@ -104,8 +105,14 @@ def _row(number: int, where: str, record: Any, prompt_column: str, renamed: Mapp
         ours = renamed.get(column, column)
         if ours in columns:
             raise DataError(f"{where}: two columns would be named {ours!r}: rename one of them with column_names")
-        columns[ours] = value
+        columns[ours] = _answer(value) if ours == "answer" else value
     return Row(number, _prompt(record[prompt_column], where), columns, where)
+
+
+def _answer(value: Any) -> Any:
+    """Return an answer in Python's own types; None if it is missing (null, NaN, blank, an empty list)."""
+    value = plain_value(value)
+    return None if is_missing(value) else value
 
 
 def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
@@ -114,7 +121,7 @@ def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
             raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")
         return value
     if not isinstance(value, Iterable) or isinstance(value, (Mapping, bytes)):
-        raise DataError(f'{where}: the prompt is {_kind(value)}: use text or a list of {{"role", "content"}}')
+        raise DataError(f'{where}: the prompt is {kind_of(value)}: use text or a list of {{"role", "content"}}')
     messages = tuple(_message(message, f"{where}, message {index}") for index, message in enumerate(value))
     if not messages or not messages[-1]["content"].strip():
         raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")
@@ -125,11 +132,11 @@ def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
 
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, Mapping):
-        raise DataError(f'{where}: {_kind(value)} where {{"role", "content"}} is needed')
+        raise DataError(f'{where}: {kind_of(value)} where {{"role", "content"}} is needed')
     if value.get("role") not in ROLES:
         raise DataError(f"{where}: role {value.get('role')!r}: use one of {', '.join(ROLES)}")
     if not isinstance(value.get("content"), str):
-        raise DataError(f"{where}: the content is {_kind(value.get('content'))}: use text")
+        raise DataError(f"{where}: the content is {kind_of(value.get('content'))}: use text")
     return {key: entry for key, entry in value.items() if entry is not None}
 
 
@@ -139,8 +146,3 @@ def _no_column(column: str, record: Mapping[str, Any]) -> str:
 
 def _without_answer(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in columns.items() if name != "answer"}
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
-    return names.get(type(value)) or ("a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")

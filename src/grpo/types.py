@@ -26,8 +26,8 @@ __all__ = [
     "Verdict",
 ]
 
-Message: TypeAlias = Mapping[str, str]
-"""One chat message: `{"role": "user", "content": "…"}`."""
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message: `{"role": "user", "content": "…"}`; both are texts, and there may be others, as `tool_calls`."""
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 """`stop`: the policy sampled an end token (kept in `token_ids`); `length`: the budget ran out."""

@@ -86,7 +86,24 @@ def test_columns_may_have_other_names(train):
     run = train("train_file=rows.jsonl", "prompt_column=q", "answer_column=a", "rewards=last_integer")
     line = lines_of(run / "completions.jsonl")[0]
     assert line["prompt"].startswith("What is")
-    assert set(line["columns"]) == {"answer", "level"}
+    assert set(line["columns"]) == {"answer", "level", "a", "q"}
+
+
+def test_rewards_take_renamed_and_nested_columns_by_their_own_names(train):
+    rows = [{"task": {"text": row["prompt"]}, "check": {"solution": row["answer"]}, "solution": "x"} for row in sums(8)]
+    write_lines("rows.jsonl", rows)
+    Path("mine.py").write_text(
+        "def same(completions, answer, solution, check):\n"
+        "    assert [each['solution'] for each in check] == answer and set(solution) == {'x'}\n"
+        "    return [float(len(text)) for text in completions]\n"
+    )
+    run = train(
+        "train_file=rows.jsonl", "prompt_column=task.text", "answer_column=check.solution", "rewards=mine.py:same"
+    )
+    for line in lines_of(run / "completions.jsonl"):
+        assert line["prompt"].startswith("What is")
+        assert line["columns"]["answer"] == line["columns"]["check"]["solution"]
+        assert "failures" not in line
 
 
 def test_the_answer_column_that_was_named_is_the_answer(train):

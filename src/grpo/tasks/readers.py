@@ -20,6 +20,8 @@ Record: TypeAlias = tuple[str, Any]
 """The place of a record ("questions.jsonl:12", "row 3") and the record as it was read."""
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_LONGEST_CELL = 2**31 - 1
+"""In characters; Python's own limit is 131,072."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -126,6 +128,7 @@ def _parse_json(text: str, where: str) -> Any:
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
     with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(_LONGEST_CELL)
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             header = list(reader.fieldnames or ())

@@ -19,6 +19,7 @@ from grpo.assembly.data import make_task
 from grpo.assembly.objects import PythonObjects
 from grpo.cli import main
 from grpo.config import load_config
+from grpo.policy.tiny import TINY_DIRECTORY
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "train.jsonl"
 
@@ -276,3 +277,30 @@ def test_fewer_rows_of_a_generated_task_are_a_sample_and_the_same_each_time(work
     everything = questions()
     assert set(ten) < set(everything)
     assert ten != everything[:10]
+
+
+def test_variables_of_the_chat_template_come_from_options_and_columns(train):
+    model = AutoModelForCausalLM.from_pretrained(TINY_DIRECTORY)
+    tokenizer = AutoTokenizer.from_pretrained(TINY_DIRECTORY)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|user|>{{ message['content'] }}<|end|>{% endfor %}"
+        "{% for tool in tools or [] %}{{ tool['name'] }}{% endfor %}"
+        "<|assistant|>{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    )
+    model.save_pretrained("thinker")
+    tokenizer.save_pretrained("thinker")
+    write_lines("rows.jsonl", [{**row, "tools": [{"name": "add"}]} for row in sums(4)])
+    Path("mine.py").write_text(
+        "from pathlib import Path\n"
+        "def seen(completions, opened_tags):\n"
+        "    Path('seen').write_text(','.join(opened_tags))\n"
+        "    return [float(len(text)) for text in completions]\n"
+    )
+    words = ["model=thinker", "train_file=rows.jsonl", "rewards=mine.py:seen", "eval_size=0"]
+    train(*words, output_dir="thinking")
+    assert Path("seen").read_text() == ",".join(["<think>"] * 4)
+    run = train(*words, "chat_template_kwargs={enable_thinking: false}", "tools=[{name: subtract}]", output_dir="b")
+    assert Path("seen").read_text() == ",,,"
+    config = GRPOConfig.from_file(run / "config.yaml")
+    assert config.data.chat_template_kwargs == {"enable_thinking": False}
+    assert config.data.tools == ({"name": "subtract"},)

@@ -67,7 +67,9 @@ class MultiTurn:
                 if turn == self._max_turns - 1:
                     episode.finish_reason = "length"
                     break
-                between = self._turn_tokens.between(completion.token_ids[-1], result.messages)
+                between = self._turn_tokens.between(
+                    completion.token_ids[-1], result.messages, template_options=prompt.template_options
+                )
                 if len(episode.token_ids) + len(between) >= sampler.sampling.max_tokens:
                     episode.finish_reason = "length"
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from grpo.errors import DataError, ModelError
 from grpo.tasks.rows import Row
 from grpo.tasks.template_marks import TemplateMarks
+from grpo.tasks.template_options import options_of_row, unused_options
+from grpo.tasks.tokenise import name_of, tokenise
 from grpo.types import Message, Prompt
 
 __all__ = ["Rendered", "render", "render_chat"]
@@ -33,6 +36,7 @@ def render(
     chat: bool | None = None,
     max_prompt_length: int | None = None,
     template_options: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> Rendered:
     """Return the rows as prompts for one policy.
 
@@ -46,7 +50,9 @@ def render(
         system_prompt: put before every row that has no system message of its own.
         chat: True: apply the chat template; None: apply it if the rows are messages or the tokenizer has a template.
         max_prompt_length: in tokens, with special tokens and template; None: no limit.
-        template_options: further variables of the chat template, for example `enable_thinking`.
+        template_options: further variables of the chat template, for example `enable_thinking`; entries of the column
+            `chat_template_kwargs` replace them.
+        tools: descriptions of tools for the template; the column `tools` replaces them.
 
     Raises:
         DataError: no row is left, or a prompt has no tokens.
@@ -55,26 +61,29 @@ def render(
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if not has_template and (chat or (chat is None and any(not isinstance(row.prompt, str) for row in rows))):
         raise ModelError(
-            f"{_name(tokenizer)} has no chat template: set chat=false for plain text, or use an instruction-tuned model"
+            f"{name_of(tokenizer)} has no chat template: set chat=false for plain text, or use an instruction-tuned "
+            f"model"
         )
     use_chat = has_template if chat is None else chat
     conversations = [_with_system(row.prompt, system_prompt) for row in rows]
-    texts = _already_rendered(rows, tokenizer) if has_template else [None] * len(rows)
+    options = [options_of_row(row, template_options, tools) for row in rows]
+    _warn_about_lost_options(options, tokenizer if use_chat else None)
+    rendered = _already_rendered(rows, tokenizer) if has_template else [None] * len(rows)
     if system_prompt is not None:
-        _warn_about_lost_system_prompt(texts, system_prompt)
-    is_rendered = [use_chat or text is not None for text in texts]
-    places = [place for place, text in enumerate(texts) if text is None]
-    others = [conversations[place] for place in places]
+        _warn_about_lost_system_prompt(rendered, system_prompt)
     if use_chat:
-        written = render_chat(tokenizer, others, template_options=template_options)
+        places = [place for place, text in enumerate(rendered) if text is None]
+        written = dict(zip(places, _render_each(tokenizer, conversations, options, places), strict=True))
     else:
-        written = ["\n\n".join(message["content"] for message in messages) for messages in others]
-    for place, text in zip(places, written, strict=True):
-        texts[place] = text
-    token_ids = _tokenise(tokenizer, texts, is_rendered)
+        written = {
+            place: "\n\n".join(message["content"] for message in messages)
+            for place, messages in enumerate(conversations)
+        }
+    texts = [written[place] if text is None else text for place, text in enumerate(rendered)]
+    token_ids = tokenise(tokenizer, texts, [use_chat or text is not None for text in rendered])
     prompts = [
-        Prompt(row.number, row.prompt if isinstance(row.prompt, str) else messages, text, ids, row.columns)
-        for row, messages, text, ids in zip(rows, conversations, texts, token_ids, strict=True)
+        Prompt(row.number, row.prompt if isinstance(row.prompt, str) else messages, text, ids, row.columns, variables)
+        for row, messages, text, ids, variables in zip(rows, conversations, texts, token_ids, options, strict=True)
         if max_prompt_length is None or len(ids) <= max_prompt_length
     ]
     if not prompts:
@@ -121,6 +130,23 @@ def render_chat(
     return texts
 
 
+def _render_each(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    options: Sequence[Mapping[str, Any]],
+    places: Sequence[int],
+) -> list[str]:
+    """Return the conversations at some places as texts, each with its own variables of the template."""
+    by_options: dict[str, list[int]] = {}
+    for place in places:
+        by_options.setdefault(json.dumps(options[place], sort_keys=True, default=repr), []).append(place)
+    texts: dict[int, str] = {}
+    for alike in by_options.values():
+        batch = [conversations[place] for place in alike]
+        texts |= zip(alike, render_chat(tokenizer, batch, template_options=options[alike[0]]), strict=True)
+    return [texts[place] for place in places]
+
+
 def _apply_without_system(tokenizer: Any, batch: Sequence[Sequence[Message]], options: Mapping[str, Any]) -> list[str]:
     import jinja2
 
@@ -129,8 +155,8 @@ def _apply_without_system(tokenizer: Any, batch: Sequence[Sequence[Message]], op
         return list(tokenizer.apply_chat_template(merged, tokenize=False, **options))
     except jinja2.TemplateError as error:
         raise ModelError(
-            f"the chat template of {_name(tokenizer)} refuses the messages: {error}: change the roles of the prompts, "
-            f"or set chat=false for plain text"
+            f"the chat template of {name_of(tokenizer)} refuses the messages: {error}: change the roles of the "
+            f"prompts, or set chat=false for plain text"
         ) from error
 
 
@@ -152,11 +178,11 @@ def _merge_system(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _is_system(message: Message) -> bool:
-    return message["role"] in ("system", "developer")
+    return str(message["role"]) in ("system", "developer")
 
 
 def _is_prefilled(messages: Sequence[Message]) -> bool:
-    return messages[-1]["role"] == "assistant"
+    return bool(messages[-1]["role"] == "assistant")
 
 
 def _already_rendered(rows: Sequence[Row], tokenizer: Any) -> list[str | None]:
@@ -172,6 +198,15 @@ def _already_rendered(rows: Sequence[Row], tokenizer: Any) -> list[str | None]:
     ]
 
 
+def _warn_about_lost_options(options: Sequence[Mapping[str, Any]], tokenizer: Any | None) -> None:
+    """Warn of variables that have no effect: there is no template (None), or it does not mention them."""
+    given = {name: None for each in options for name in each}
+    lost = list(given) if tokenizer is None else unused_options(given, tokenizer)
+    if lost:
+        reason = "prompts are plain text" if tokenizer is None else "the chat template does not mention it"
+        _log.warning("%s has no effect: %s", " and ".join(lost), reason)
+
+
 def _warn_about_lost_system_prompt(rendered: Sequence[str | None], system_prompt: str) -> None:
     without = sum(text is not None and system_prompt not in text for text in rendered)
     if without:
@@ -182,50 +217,3 @@ def _warn_about_lost_system_prompt(rendered: Sequence[str | None], system_prompt
             len(rendered),
             system_prompt if len(system_prompt) <= 40 else f"{system_prompt[:40]}…",
         )
-
-
-def _tokenise(tokenizer: Any, texts: Sequence[str | None], is_rendered: Sequence[bool]) -> list[tuple[int, ...]]:
-    """Return token ids; texts from a chat template already contain their special tokens, plain texts do not.
-
-    A plain text gets the tokens that the tokenizer puts before texts, but none twice, and none of those after texts:
-    an end token would say that the completion is over.
-    """
-    if not texts:
-        return []
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    token_ids = [tuple(ids) for ids in encoded["input_ids"]]
-    leading: tuple[int, ...] = ()
-    plain = is_rendered.index(False) if False in is_rendered else None
-    if plain is not None:
-        leading = _leading_tokens(tokenizer, str(texts[plain]), token_ids[plain])
-    for place, (text, ids) in enumerate(zip(texts, token_ids, strict=True)):
-        if not ids:
-            raise DataError(
-                f"prompt {str(text)[:40]!r} has no tokens in {_name(tokenizer)}: remove it from the data set"
-            )
-        if not is_rendered[place]:
-            token_ids[place] = leading + _without_leading(ids, leading)
-    return token_ids
-
-
-def _leading_tokens(tokenizer: Any, text: str, ids: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the special tokens that the tokenizer puts before a text, whose own tokens are `ids`."""
-    encoded = tokenizer([text], add_special_tokens=True, return_attention_mask=False, verbose=False)
-    complete = tuple(encoded["input_ids"][0])
-    number = next(
-        (start for start in range(len(complete) - len(ids) + 1) if complete[start : start + len(ids)] == ids), None
-    )
-    if number is None:
-        number = int(complete[:1] == (getattr(tokenizer, "bos_token_id", None),))
-    return complete[:number]
-
-
-def _without_leading(ids: tuple[int, ...], leading: tuple[int, ...]) -> tuple[int, ...]:
-    while leading and ids[: len(leading)] == leading:
-        ids = ids[len(leading) :]
-    return ids
-
-
-def _name(tokenizer: Any) -> str:
-    name = getattr(tokenizer, "name_or_path", None)
-    return f"the tokenizer of {name}" if name else "the tokenizer"

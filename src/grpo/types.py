@@ -26,8 +26,8 @@ __all__ = [
     "Verdict",
 ]
 
-Message: TypeAlias = Mapping[str, str]
-"""One chat message: `{"role": "user", "content": "…"}`."""
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message: `{"role": "user", "content": "…"}`; both are texts, and there may be others, as `tool_calls`."""
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 """`stop`: the policy sampled an end token (kept in `token_ids`); `length`: the budget ran out."""
@@ -43,6 +43,7 @@ class Prompt:
         text: the prompt as the policy reads it, chat template applied.
         token_ids: `text` in tokens.
         columns: the row's other columns (`answer`, …), handed to reward functions by name.
+        template_options: variables that the chat template got besides the messages.
     """
 
     row: int
@@ -50,6 +51,7 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...]
     columns: Mapping[str, Any]
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,8 @@ def complete(
         system_prompt=system_prompt,
         chat=config.data.chat,
         max_prompt_length=config.data.max_prompt_length,
+        template_options=config.data.chat_template_kwargs,
+        tools=config.data.tools,
     )
     if rendered.dropped:
         raise DataError(

@@ -80,7 +80,10 @@ def assemble(
     the_policy = cache(lambda: make_policy(config, objects) if policy is None else policy)
     backbones = Backbones()
     offer_base(backbones, config, objects, the_policy)
-    rewards = make_rewards(config, objects, [row.columns for row in (*task.train, *task.evaluation)], backbones)
+    rows = (*task.train, *task.evaluation)
+    rewards = make_rewards(
+        config, objects, [row.columns for row in rows], backbones, places=[row.place for row in rows]
+    )
     policy = the_policy()
     prompts = make_prompts(config, task, policy)
     config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)

@@ -179,7 +179,15 @@ def make_prompts(config: GRPOConfig, task: Task, policy: Policy) -> Prompts:
     def rendered(rows: Sequence[Row]) -> tuple[list[Prompt], int]:
         if not rows:
             return [], 0
-        result = render(rows, policy.tokenizer, system_prompt=system_prompt, chat=data.chat, max_prompt_length=limit)
+        result = render(
+            rows,
+            policy.tokenizer,
+            system_prompt=system_prompt,
+            chat=data.chat,
+            max_prompt_length=limit,
+            template_options=data.chat_template_kwargs,
+            tools=data.tools,
+        )
         return result.prompts, result.dropped
 
     train, dropped = rendered(task.train)

@@ -77,10 +77,10 @@ def known_about(field: FieldInfo, key: str) -> Any:
 
 
 def option_types(annotation: Any) -> frozenset[Any]:
-    """Return the plain types an annotation allows; a `Literal` stays whole, `None` is left out."""
+    """Return the plain types an annotation allows; a `Literal`, tuple or dict stays whole, `None` is left out."""
     if get_origin(annotation) is Annotated:
         return option_types(get_args(annotation)[0])
-    if get_origin(annotation) in (Literal, tuple):
+    if get_origin(annotation) in (Literal, tuple, dict):
         return frozenset({annotation})
     parts = get_args(annotation)
     if not parts:

@@ -165,16 +165,28 @@ class DataSection(Section):
         None, "split of the Hub data set to evaluate on", fixed=True, needs="dataset", displaces=("eval_file",)
     )
     prompt_column: str | None = option(
-        None, "column with the prompt; null: the task's usual names", fixed=True, needs={"task": ("gsm8k", "rows")}
+        None,
+        "column with the prompt, a.b for a nested one; null: the task's usual names",
+        fixed=True,
+        needs={"task": ("gsm8k", "rows")},
     )
     answer_column: str | None = option(
-        None, "column with the reference answer; null: the task's usual names", fixed=True, needs={"task": ("rows",)}
+        None,
+        "column with the reference answer, a.b for a nested one; null: the task's usual names",
+        fixed=True,
+        needs={"task": ("rows",)},
     )
     system_prompt: str | None = option(None, "text before each prompt; null: the task's own, if it has one")
     answer_format: Literal["answer_tags", "think_tags", "plain"] = option(
         "answer_tags", "<reasoning>…</reasoning><answer>…</answer>, <think>…</think>, or none; own rows: plain"
     )
     chat: bool | None = option(None, "use the chat template; null: where prompts or model need it")
+    chat_template_kwargs: dict[str, Any] | None = option(
+        None, "variables of the chat template, as {enable_thinking: false}; a column of this name comes first"
+    )
+    tools: tuple[dict[str, Any], ...] | None = option(
+        None, "descriptions of tools for the chat template; a column of this name comes first"
+    )
     max_prompt_length: Count = option(512, "tokens; longer prompts are dropped and counted, never cut", fixed=True)
     train_size: Count | None = option(None, "number of training rows to use; null: all", fixed=True)
     eval_size: Interval | None = option(

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from grpo.errors import DataError
 from grpo.tasks.hub import load_folder, load_hub
+from grpo.tasks.values import is_missing, plain_value
 
 __all__ = ["Record", "read_records"]
 
@@ -19,6 +20,8 @@ Record: TypeAlias = tuple[str, Any]
 """The place of a record ("questions.jsonl:12", "row 3") and the record as it was read."""
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_LONGEST_CELL = 2**31 - 1
+"""In characters; Python's own limit is 131,072."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -49,7 +52,7 @@ def read_records(source: object, *, split: str | None = None, config_name: str |
     if isinstance(source, Sequence):
         return _enumerate(source)
     if hasattr(source, "iterrows") and hasattr(source, "to_dict"):  # a pandas.DataFrame
-        return _enumerate(source.to_dict("records"))
+        return _enumerate(_without_nan(record) for record in source.to_dict("records"))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         return _enumerate(source[number] for number in range(len(source)))  # a torch Dataset
     raise DataError(
@@ -125,6 +128,7 @@ def _parse_json(text: str, where: str) -> Any:
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
     with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(_LONGEST_CELL)
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             header = list(reader.fieldnames or ())
@@ -162,6 +166,15 @@ def _read_dataset(dataset: Any, split: str | None) -> Iterator[Record]:
         raise DataError("a streamed data set may be endless: take a part of it as a list, list(dataset.take(10000))")
     records = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
     return _enumerate(records)
+
+
+def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of a data frame, in which NaN and NA stand for null, with Python's own types."""
+    plain = {column: plain_value(value) for column, value in record.items()}
+    return {
+        column: None if is_missing(value) and not isinstance(value, (str, list)) else value
+        for column, value in plain.items()
+    }
 
 
 def _enumerate(records: Iterable[Any]) -> Iterator[Record]:

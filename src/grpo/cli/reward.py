@@ -14,6 +14,7 @@ import typer
 from grpo.cli.arguments import BAD_VERDICT, Args, AsJson, Command, read_arguments, take_model
 from grpo.cli.printing import show_remarks
 from grpo.errors import ConfigError
+from grpo.storage import read_text
 
 if TYPE_CHECKING:
     from grpo.config import GRPOConfig
@@ -172,8 +173,4 @@ def score(
 
 
 def _lines_of(file: str) -> list[str]:
-    try:
-        return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read {file!r}: {reason}") from error
+    return [line for line in read_text(Path(file).expanduser()).splitlines() if line.strip()]

@@ -12,8 +12,9 @@ from grpo import recipes
 from grpo.config.layers import OWN_ROWS, merge_layers
 from grpo.config.overrides import Settings, parse_overrides, read_settings
 from grpo.config.schema import GRPOConfig, as_text
-from grpo.config.yaml_text import parse_options
+from grpo.config.yaml_text import MOST_BYTES, parse_options
 from grpo.errors import CheckpointError, ConfigError
+from grpo.storage import read_text
 
 __all__ = ["DEFAULT_RECIPE", "load_config", "load_model_config", "load_run_config"]
 
@@ -188,12 +189,7 @@ def _source_layers(source: str | Path) -> list[_Layer]:
         raise ConfigError(f"{name} is a directory: {hint}")
     if not path.exists():
         raise ConfigError(f"no recipe or file {name!r}: {_nearest(path)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}") from None
-    return _text_layers(text, name)
+    return _text_layers(read_text(path, most_bytes=MOST_BYTES), name)
 
 
 def _recipe_layers(name: str) -> list[_Layer]:

@@ -134,7 +134,7 @@ def _adapter_base(directory: Path) -> str | None:
         return None
     try:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} is not JSON: {error}") from error
     if not base:
         raise ModelError(f"{file} names no base model: set base_model_name_or_path in it")

@@ -9,6 +9,7 @@ from grpo.tasks.answers import FORMATS, AnswerFormat, find_format, verify
 from grpo.tasks.chat import Rendered, render, render_chat
 from grpo.tasks.gsm8k import gsm8k_task
 from grpo.tasks.order import PromptOrder
+from grpo.tasks.prompt_lengths import enough_of, without_overlong
 from grpo.tasks.rows import Row, read_rows
 from grpo.tasks.task import AnswerVerifier, Task, Verifier, arithmetic_task, rows_task
 
@@ -22,6 +23,7 @@ __all__ = [
     "Task",
     "Verifier",
     "arithmetic_task",
+    "enough_of",
     "find_format",
     "gsm8k_task",
     "read_rows",
@@ -29,4 +31,5 @@ __all__ = [
     "render_chat",
     "rows_task",
     "verify",
+    "without_overlong",
 ]

@@ -20,12 +20,14 @@ __all__ = [
     "DamagedError",
     "describe_manifest",
     "disk_error",
+    "expanded",
     "free_bytes",
     "read_manifest",
     "read_text",
     "readable_size",
     "require_free_space",
     "require_regular_file",
+    "require_short_names",
     "storage_errors",
     "sync_directory",
     "sync_file",
@@ -36,6 +38,7 @@ __all__ = [
 
 _MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_LONGEST_NAME = 255
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -121,6 +124,23 @@ def require_free_space(directory: Path, bytes_needed: int) -> None:
             f"not enough space for the run in {directory}: about {readable_size(bytes_needed)} needed, "
             f"{readable_size(free)} free; free some space, or choose another output_dir"
         )
+
+
+def expanded(path: str | Path) -> Path:
+    """Return `path` with the home directory in place of `~`; `~name` stays where no user has that name."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def require_short_names(path: Path) -> Path:
+    """Return `path` if a file system can hold its names.
+
+    Raises:
+        ConfigError: a name is longer than 255 bytes.
+    """
+    for name in path.parts:
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise ConfigError(f"the name {name[:40]}… has {len(name)} characters: {_LONGEST_NAME} bytes are allowed")
+    return path
 
 
 def require_regular_file(path: Path, error: type[InputError] = ConfigError) -> None:

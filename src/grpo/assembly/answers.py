@@ -19,6 +19,7 @@ from grpo.policy import Policy
 from grpo.policy.sources import find_source
 from grpo.rollout import EpisodeCollector
 from grpo.seeding import derive_seed
+from grpo.storage import expanded
 from grpo.tasks import Row, find_format, read_rows, render, without_overlong
 from grpo.types import Prompt
 
@@ -51,7 +52,7 @@ def find_weights(config: GRPOConfig) -> tuple[GRPOConfig, Weights | None]:
         ModelError: it is the directory of a run that has nothing to load.
     """
     name = config.policy.model
-    place = Path(name).expanduser()
+    place = expanded(name)
     if name == "tiny" or not place.is_dir():
         return config, None
     folder = find_source(name).directory

@@ -12,7 +12,7 @@ from typing import Any
 
 from grpo.config import OPTIONS, SECTIONS, GRPOConfig, parse_options, read_settings
 from grpo.errors import CheckpointError, ConfigError
-from grpo.storage import read_text, sha256_of, write_atomically
+from grpo.storage import expanded, read_text, sha256_of, write_atomically
 
 __all__ = ["RunRecord", "read_run_config", "with_absolute_paths"]
 
@@ -113,7 +113,7 @@ def with_absolute_paths(config: GRPOConfig) -> GRPOConfig:
     values = config.flat()
     changes: dict[str, Any] = {}
     for name in _PATHS:
-        if values[name] is not None and (path := Path(values[name]).expanduser()).exists():
+        if values[name] is not None and (path := expanded(values[name])).exists():
             changes[name] = _absolute(path)
     if values["environment"] != (place := _absolute_place(values["environment"])):
         changes["environment"] = place
@@ -128,8 +128,8 @@ def _absolute_place(name: str) -> str:
     """Return `file.py:name` and the folder of a classifier with an absolute path; any other name as it is."""
     place, separator, attribute = name.rpartition(":")
     if separator and (place.endswith(".py") or "/" in place):
-        return f"{_absolute(Path(place).expanduser())}:{attribute}"
-    path = Path(name).expanduser()
+        return f"{_absolute(expanded(place))}:{attribute}"
+    path = expanded(name)
     return _absolute(path) if "/" in name and path.is_dir() else name
 
 

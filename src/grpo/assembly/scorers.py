@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from grpo import reward_models
@@ -21,6 +20,7 @@ from grpo.reward_models import CTRScorer, OnEpoch, ScorerReport, ScorerSettings,
 from grpo.reward_models.checkpoint import DESCRIPTION_FILE, best_model_of
 from grpo.reward_models.output import BEST_MODEL, standing
 from grpo.rewards import SequenceClassifierReward
+from grpo.storage import expanded, require_short_names
 
 __all__ = ["score_texts", "scorer_settings", "train_scorer"]
 
@@ -57,7 +57,8 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
             "there is no scorer to train: take a recipe with a section `scorer`, as ctr-headlines or "
             "finance-preferences, or name a kind: scorer_kind=ctr or scorer_kind=pair"
         )
-    if not overwrite and standing(Path(options.scorer_dir) / BEST_MODEL) is not None:
+    output_dir = require_short_names(expanded(options.scorer_dir))
+    if not overwrite and standing(output_dir / BEST_MODEL) is not None:
         raise ConfigError(
             f"there is a scorer in {options.scorer_dir}: name another scorer_dir, or replace it with --overwrite"
         )
@@ -80,7 +81,7 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
         options.scorer_kind,
         rows,
         model=options.scorer_model or config.policy.model,
-        output_dir=options.scorer_dir,
+        output_dir=output_dir,
         settings=settings,
         on_epoch=on_epoch,
         eval_rows=eval_rows,
@@ -104,7 +105,7 @@ def score_texts(
         RunError: a score is not a number.
     """
     directory = best_model_of(scorer)
-    if directory is None and Path(scorer).expanduser().is_dir():
+    if directory is None and expanded(scorer).is_dir():
         raise ConfigError(
             f"no scorer in {scorer}: train one first (grpo reward train), or give a sequence classifier's directory or "
             f"Hub id"

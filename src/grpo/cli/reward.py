@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from grpo.cli.arguments import BAD_VERDICT, Args, AsJson, Command, read_arguments, take_model
-from grpo.cli.printing import show_remarks
+from grpo.cli.printing import json_line, show_remarks
+from grpo.cli.streams import read_standard_input
 from grpo.errors import ConfigError
-from grpo.storage import read_text
+from grpo.storage import expanded, read_text
 
 if TYPE_CHECKING:
     from grpo.config import GRPOConfig
@@ -50,7 +49,7 @@ def train(
     show_remarks(config)
     report = assembly.train_scorer(config, overwrite=overwrite, on_epoch=None if as_json else _show_epoch)
     if as_json:
-        print(json.dumps(report.to_json()))
+        print(json_line(report.to_json()))
         return 0
     _show_report(report)
     print(f"next\n  {_next_command(source, arguments.overrides, config)}")
@@ -126,7 +125,7 @@ def check(
     config = load_config(arguments.at_most_one("recipe or file"), arguments.overrides)
     show_remarks(config)
     report = check_rewards(config, sample_groups=groups, rows=rows, repeats=repeats)
-    print(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report_text(report))
+    print(json_line(report.to_json()) if as_json else report_text(report))
     return 0 if report.passed else BAD_VERDICT
 
 
@@ -159,7 +158,7 @@ def score(
         raise ConfigError("grpo reward score needs a model: grpo reward score runs/ctr-headlines-scorer 'A headline'")
     texts = [*arguments.positionals, *arguments.literals, *(_lines_of(file) if file is not None else [])]
     if not texts and not sys.stdin.isatty():
-        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        texts = [line for line in read_standard_input().splitlines() if line.strip()]
     if not texts:
         raise ConfigError(f"no text to score: write it after the model, {model}, or name a --file")
 
@@ -168,9 +167,9 @@ def score(
     scores = assembly.score_texts(model, texts, None if prompt is None else [prompt] * len(texts), device=device)
     for text, value in zip(texts, scores, strict=True):
         row: dict[str, Any] = {"text": text, "score": value}
-        print(json.dumps(row, ensure_ascii=False) if as_json else f"{value:.4f}  {text}")
+        print(json_line(row) if as_json else f"{value:.4f}  {text}")
     return 0
 
 
 def _lines_of(file: str) -> list[str]:
-    return [line for line in read_text(Path(file).expanduser()).splitlines() if line.strip()]
+    return [line for line in read_text(expanded(file)).splitlines() if line.strip()]

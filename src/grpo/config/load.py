@@ -14,7 +14,7 @@ from grpo.config.overrides import Settings, parse_overrides, read_settings
 from grpo.config.schema import GRPOConfig, as_text
 from grpo.config.yaml_text import MOST_BYTES, parse_options
 from grpo.errors import CheckpointError, ConfigError
-from grpo.storage import read_text
+from grpo.storage import expanded, read_text
 
 __all__ = ["DEFAULT_RECIPE", "load_config", "load_model_config", "load_run_config"]
 
@@ -109,7 +109,7 @@ def _run_of(model: str) -> Path | None:
     """Return the directory of the run that `model` is, or that its model lies in; None if it belongs to no run."""
     from grpo.tracking import find_run
 
-    path = Path(model).expanduser()
+    path = expanded(model)
     try:
         return find_run(path.parent if _is_inside_run(model) else path)
     except CheckpointError:
@@ -127,7 +127,7 @@ def _brings_rows(changes: Settings) -> bool:
 
 def _is_tiny(model: str) -> bool:
     """Return whether a model is the embedded one, or was trained from it."""
-    if model == "tiny" or not Path(model).expanduser().is_dir():
+    if model == "tiny" or not expanded(model).is_dir():
         return model == "tiny"
     run = _run_of(model)
     return run is not None and _is_tiny(GRPOConfig.from_file(run / "config.yaml").policy.model)
@@ -181,7 +181,7 @@ def _config(base: Sequence[_Layer], *changes: Settings, model: str | None = None
 
 def _source_layers(source: str | Path) -> list[_Layer]:
     name = str(source)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if name in recipes.names():
         return _recipe_layers(name)
     if path.is_dir():

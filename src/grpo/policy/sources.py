@@ -11,6 +11,7 @@ from pathlib import Path
 from grpo.checkpoint import checkpoint_steps, find_model
 from grpo.errors import CheckpointError, ModelError
 from grpo.policy.tiny import TINY_DIRECTORY
+from grpo.storage import expanded
 
 __all__ = ["ModelSource", "find_source", "is_hub_name"]
 
@@ -63,7 +64,7 @@ def find_source(model: str | Path, *, revision: str | None = None) -> ModelSourc
     name = str(model)
     if name == "tiny":
         return ModelSource("tiny", TINY_DIRECTORY)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return _local(path)
     if path.exists():

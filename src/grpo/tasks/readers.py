@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from grpo.errors import DataError
-from grpo.storage import require_regular_file
+from grpo.storage import expanded, require_regular_file
 from grpo.tasks.hub import load_folder, load_hub
 
 __all__ = ["Record", "read_records"]
@@ -36,7 +36,7 @@ def read_records(source: object, *, split: str | None = None, config_name: str |
         DataError: the source is missing, malformed or of an unsupported type.
     """
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.is_dir():
             source = load_folder(path, config_name=config_name, split=split or "train")
         elif path.exists() or _looks_like_a_path(source):

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from grpo.errors import CheckpointError
-from grpo.storage import read_text, storage_errors, write_atomically
+from grpo.storage import expanded, read_text, storage_errors, write_atomically
 from grpo.tracking.jsonl import append_lines, encode, rewind_lines
 
 __all__ = ["RunDirectory", "find_run", "require_empty"]
@@ -59,7 +59,7 @@ class RunDirectory:
             CheckpointError: `path` holds another run or other files; nothing is written.
             StorageError: it cannot be made.
         """
-        wanted = Path(_RUNS, name) if path is None else Path(path)
+        wanted = Path(_RUNS, name) if path is None else expanded(path)
         made = [place for place in wanted.parents if not place.exists()]
         if path is None:
             directory = _make_unique(Path(_RUNS), name)
@@ -195,7 +195,7 @@ def find_run(path: Path | str) -> Path:
     Raises:
         CheckpointError: there is no run.
     """
-    directory = Path(path)
+    directory = expanded(path)
     if directory.is_file() and directory.name == _LATEST:
         directory = directory.parent / directory.read_text(encoding="utf-8").strip()
     elif directory.is_symlink():

@@ -128,7 +128,7 @@ def _absolute_place(name: str) -> str:
     """Return `file.py:name` and the folder of a classifier with an absolute path; any other name as it is."""
     place, separator, attribute = name.rpartition(":")
     if separator and (place.endswith(".py") or "/" in place):
-        return f"{_absolute(expanded(place))}:{attribute}"
+        return f"{_absolute(file)}:{attribute}" if (file := expanded(place)).exists() else name
     path = expanded(name)
     return _absolute(path) if "/" in name and path.is_dir() else name
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+
+_PAUSE_S = 10.0
+"""Seconds between lines about the progress within an epoch where they stay, as in a file."""
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -47,11 +52,18 @@ def train(
 
     config = load_config(source, arguments.overrides)
     show_remarks(config)
-    report = assembly.train_scorer(config, overwrite=overwrite, on_epoch=None if as_json else _show_epoch)
+    progress = None if as_json else _Progress()
+    report = assembly.train_scorer(
+        config,
+        overwrite=overwrite,
+        on_epoch=None if progress is None else progress.epoch,
+        on_progress=progress,
+    )
     if as_json:
         print(json_line(report.to_json()))
         return 0
     _show_report(report)
+    config = config.replace(scorer_dir=str(report.best_model.parent))
     print(f"next\n  {_next_command(source, arguments.overrides, config)}")
     return 0
 
@@ -66,6 +78,10 @@ def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConf
     kept = []
     for override in overrides:
         name = normalise(override.partition("=")[0].removeprefix("scorer."))
+        if name in ("output_dir", "run_name", "output.output_dir", "output.run_name"):
+            if uses_it:
+                kept.append(f"scorer_dir={config.scorer.scorer_dir}")
+            continue
         # The policy's training needs the scorer's place, not the options of the scorer's training.
         if not name.startswith("scorer_") or (name == "scorer_dir" and uses_it):
             kept.append(override)
@@ -73,6 +89,33 @@ def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConf
         kept += [f"scorer_dir={config.scorer.scorer_dir}", f"rewards={reward}"]
     args = [source or "train_file=prompts.jsonl", *kept]
     return " ".join([own_command(), "train", *map(shlex.quote, args)])
+
+
+class _Progress:
+    """The present work: on one line that is written over on a terminal, else on a line now and then."""
+
+    def __init__(self) -> None:
+        self._is_live = sys.stdout.isatty()
+        self._last = -math.inf
+
+    def __call__(self, activity: str) -> None:
+        """Show what is done now."""
+        is_step = activity.startswith("epoch ")
+        now = time.monotonic()
+        if is_step and now - self._last < (0.1 if self._is_live else _PAUSE_S):
+            return
+        if is_step:
+            self._last = now
+        if self._is_live and is_step:
+            print(f"\r\x1b[K{activity}", end="", flush=True)
+        else:
+            print(activity, flush=True)
+
+    def epoch(self, epoch: EpochReport) -> None:
+        """Show the outcome of an epoch."""
+        if self._is_live:
+            print("\r\x1b[K", end="")
+        _show_epoch(epoch)
 
 
 def _show_epoch(epoch: EpochReport) -> None:

@@ -209,13 +209,20 @@ def generate(
 
 @app.command()
 def doctor(
-    sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Required: try the sandbox of the reward unit_tests.")
-    ] = False,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default runs/latest.")] = None,
+    *,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Try the sandbox of the reward unit_tests.")] = False,
 ) -> int:
-    """Test the protections of the sandbox on this machine; exit code 3 if one does not work."""
+    """Say how a run stands and what is wrong with it, or test the sandbox; exit code 3 if something is wrong."""
     if not sandbox:
-        raise ConfigError("grpo doctor can test only the sandbox: write grpo doctor --sandbox")
+        from grpo.cli.run_text import run_report
+        from grpo.config.load import LATEST_RUN
+
+        lines, is_bad = run_report(LATEST_RUN if run is None else run)
+        print("\n".join(lines))
+        return BAD_VERDICT if is_bad else 0
+    if run is not None:
+        raise ConfigError(f"--sandbox tests this machine and not a run: leave out {run!r}")
 
     from grpo.sandbox import protections
 

@@ -53,7 +53,7 @@ def show_note(text: str) -> None:
 
 def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     """Return the accuracies of `assembly.evaluate`, with intervals and meanings, and the mean of each reward."""
-    from grpo.tracking.formatting import EVALUATION_MEASURES, interval
+    from grpo.tracking.formatting import EVALUATION_MEASURES, counted, interval
 
     rows = [
         (f"  {label}", interval(metrics, name), meaning)
@@ -67,7 +67,8 @@ def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     ]
     means = metrics.get("rewards", {})
     rows += [(f"    {name}", f"{mean:.3f}", "") for name, mean in means.items() if mean is not None]
-    head = f"{model}: {metrics['prompts']} prompts × {metrics['samples_per_prompt']} completions"
+    prompts, completions = counted(metrics["prompts"], "prompt"), counted(metrics["samples_per_prompt"], "completion")
+    head = f"{model}: {prompts} × {completions}"
     return "\n".join([head, *aligned(rows)])
 
 

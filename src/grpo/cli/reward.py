@@ -127,8 +127,10 @@ def _show_epoch(epoch: EpochReport) -> None:
 
 
 def _show_report(report: ScorerReport) -> None:
+    from grpo.tracking.formatting import counted
+
     best, limit = report.best, report.attainable_auc
-    print(f"\n{report.num_train} rows to train on, {report.num_eval} held out, {report.seconds:.0f} s")
+    print(f"\n{counted(report.num_train, 'row')} to train on, {report.num_eval} held out, {report.seconds:.0f} s")
     if best.auc is not None:
         most = "" if limit is None else f" (the rule behind the clicks itself: {limit:.3f})"
         print(f"AUC       {best.auc:.3f}{most}")

@@ -125,6 +125,12 @@ class Console:
         for part in outcome(self._state().info, summary):
             self._print(part)
 
+    def clear(self) -> None:
+        """End the live display and remove it from the terminal."""
+        if self._live is not None:
+            self._live.transient = True
+        self.close()
+
     def close(self) -> None:
         """End the live display, leaving its last state on the terminal."""
         live, self._live = self._live, None

@@ -122,3 +122,11 @@ def test_a_log_that_is_shorter_than_the_checkpoint_is_reported(stopped, command,
     assert shown.code == 0
     assert f"metrics.jsonl ends at step {kept}, the checkpoint is of step 4" in " ".join(shown.out.split())
     assert json.loads((run / "summary.json").read_text())["steps"] == 4
+
+
+def test_a_finished_run_that_is_resumed_says_what_to_add(train, command):
+    run = train()
+    shown = command("train", "--resume", run)
+    assert shown.code == 0, shown.err
+    assert "the run has done all of its 1 step: to train further, add a larger steps" in shown.out
+    assert "--resume run steps=2" in shown.out

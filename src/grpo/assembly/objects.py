@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import GENERATED, GRPOConfig
-from grpo.errors import ConfigError
-from grpo.storage import write_atomically
+from grpo.errors import CheckpointError, ConfigError
+from grpo.storage import read_text, write_atomically
 
 __all__ = ["PythonObjects", "python_command", "require_model_and_rows", "require_objects", "settle", "write_objects"]
 
@@ -131,7 +131,7 @@ def require_objects(run: Path, names: Collection[str]) -> None:
         ConfigError: something is missing, or the run began in another environment.
     """
     file = run / _OBJECTS
-    needed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    needed = _needed(file) if file.is_file() else []
     if "environment" in names and "environment" not in needed:
         raise ConfigError(f"{run} began in the environment of its config.yaml: leave out environment=… to resume it")
     if missing := [name for name in needed if name not in names]:
@@ -166,3 +166,13 @@ def _refuse_two_values(config: GRPOConfig, names: Mapping[str, Any]) -> None:
                 else f"load_config(RECIPE, {name}={value!r}) gives it both"
             )
             raise ConfigError(f"{name} is {value!r} for the trainer and {explicit[name]!r} in its config: {remedy}")
+
+
+def _needed(file: Path) -> list[str]:
+    try:
+        names = json.loads(read_text(file, error=CheckpointError))
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{file} is damaged: it should be a list of names of Python objects")
+    return names

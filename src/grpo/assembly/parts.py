@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from grpo.rewards.imports import import_object
 from grpo.rewards.rules.answer import ANSWER_REWARDS
 from grpo.rollout import EpisodeCollector, RolloutCollector
 from grpo.schedules import learning_rate_factor
+from grpo.storage import expanded
 from grpo.tasks import PromptOrder
 from grpo.tasks.values import reference_texts
 from grpo.types import Prompt, SamplingParams
@@ -128,7 +128,7 @@ def offer_base(backbones: Backbones, config: GRPOConfig, objects: PythonObjects,
     base, revision = None, None
     if options.lora_rank > 0:
         base, revision = options.model, options.revision
-    elif Path(options.model).expanduser().is_dir():
+    elif expanded(options.model).is_dir():
         base = find_source(options.model).base
     if base is not None:
         backbones.offer(base, lambda: policy().model, revision=revision)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
+from grpo.assembly.invocation import own_command
 from grpo.assembly.objects import require_objects
 from grpo.assembly.parts import number_of_steps
 from grpo.assembly.run_record import RunRecord, read_run_config, with_absolute_paths
@@ -15,6 +17,7 @@ from grpo.checkpoint import CheckpointStore, Progress
 from grpo.config import OPTIONS, GRPOConfig, parse_overrides
 from grpo.errors import CheckpointError, ConfigError
 from grpo.tracking import RunDirectory, find_run
+from grpo.tracking.formatting import counted
 from grpo.trainer import Outcome
 
 __all__ = ["resume", "resume_with"]
@@ -60,7 +63,7 @@ def resume_with(
         parts = make_parts(config)
         steps = number_of_steps(config, len(parts.prompts.train))
         if steps < progress.step:
-            raise ConfigError(f"{directory} has done {progress.step} steps already: give more, as steps=N")
+            raise ConfigError(f"{directory} has done {counted(progress.step, 'step')} already: give more, as steps=N")
         changes = {**record.differences(before), **before.differences(config)}
         notes = record.changed_files()
         run.write_config(parts.config.to_yaml())
@@ -73,6 +76,13 @@ def resume_with(
             # The run is unfinished again: its former end must not be taken for a result.
             checkpoint = store.reopen(checkpoint)
             run.set_summary_aside()
+        elif steps == progress.step:
+            option = "num_epochs" if config.optimizer.steps is None else "steps"
+            more = 2 * (config.optimizer.num_epochs or 1) if option == "num_epochs" else 2 * steps
+            notes.append(
+                f"the run has done all of its {counted(steps, 'step')}: to train further, add a larger {option}, "
+                f"as in: {own_command()} train --resume {shlex.quote(str(path))} {option}={more:g}"
+            )
         parts.policy.load_weights(checkpoint.path)
         run.rewind(progress.step, evaluated=progress.evaluated_at(progress.step))
         if (logged := run.last_step()) < progress.step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from grpo.config import OPTIONS, SECTIONS, GRPOConfig, parse_options, read_settings
 from grpo.errors import CheckpointError, ConfigError
-from grpo.storage import sha256_of, write_atomically
+from grpo.storage import expanded, read_text, sha256_of, write_atomically
 
 __all__ = ["RunRecord", "read_run_config", "with_absolute_paths"]
 
@@ -52,7 +53,7 @@ class RunRecord:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             return cls(dict(content["options"]), dict(content["files"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise CheckpointError(
                 f"{file} is damaged: remove it to resume the run without comparing its options and files"
             ) from None
@@ -89,7 +90,7 @@ def read_run_config(run: Path, record: RunRecord) -> GRPOConfig:
         ConfigError: options are missing, or one that cannot change in the middle of a run is not what it was.
     """
     file = run / "config.yaml"
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     nested = parse_options(text, str(file))
     if gone := [name for name in SECTIONS if name not in nested]:
         raise ConfigError(f"{file} lacks the section {gone[0]}: it was cut or edited; restore it")
@@ -112,8 +113,8 @@ def with_absolute_paths(config: GRPOConfig) -> GRPOConfig:
     values = config.flat()
     changes: dict[str, Any] = {}
     for name in _PATHS:
-        if values[name] is not None and (path := Path(values[name]).expanduser()).exists():
-            changes[name] = str(path.resolve())
+        if values[name] is not None and (path := expanded(values[name])).exists():
+            changes[name] = _absolute(path)
     if values["environment"] != (place := _absolute_place(values["environment"])):
         changes["environment"] = place
     functions = [{**spec, "name": _absolute_place(spec["name"])} for spec in map(_as_mapping, values["rewards"])]
@@ -127,9 +128,14 @@ def _absolute_place(name: str) -> str:
     """Return `file.py:name` and the folder of a classifier with an absolute path; any other name as it is."""
     place, separator, attribute = name.rpartition(":")
     if separator and (place.endswith(".py") or "/" in place):
-        return f"{Path(place).expanduser().resolve()}:{attribute}"
-    path = Path(name).expanduser()
-    return str(path.resolve()) if "/" in name and path.is_dir() else name
+        return f"{_absolute(file)}:{attribute}" if (file := expanded(place)).exists() else name
+    path = expanded(name)
+    return _absolute(path) if "/" in name and path.is_dir() else name
+
+
+def _absolute(path: Path) -> str:
+    """Return the absolute path; a link keeps its name, whose ending says how to read the file."""
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _as_mapping(spec: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
 from grpo.engines import sync_weights
 from grpo.errors import InputError
-from grpo.storage import require_free_space
+from grpo.storage import expanded, require_free_space, require_short_names
 from grpo.tracking import Journal, RunDirectory, require_empty
 from grpo.tracking.console import Console
 from grpo.trainer import Outcome, Plan, Trainer
@@ -64,8 +64,8 @@ def output_directory(config: GRPOConfig) -> Path | None:
     """Return the output directory that the configuration names; None: a new one below runs/."""
     output = config.output
     if output.output_dir is not None:
-        return Path(output.output_dir)
-    return Path("runs", output.run_name) if output.run_name is not None else None
+        return require_short_names(expanded(output.output_dir))
+    return require_short_names(Path("runs", output.run_name)) if output.run_name is not None else None
 
 
 def run_parts(

@@ -221,7 +221,7 @@ def _is_rewards_option(key: Any) -> bool:
 
 
 def _trackers(value: Any) -> dict[str, bool]:
-    names = [value] if isinstance(value, str) else list(value or [])
+    names = list(value) if isinstance(value, list | tuple | set | frozenset) else [] if value is None else [value]
     wanted = {normalise(part) for name in names for part in str(name).split(",") if part.strip()}
     if wanted - {"wandb", "tensorboard", "all", "none"}:
         raise ConfigError(f"report_to was given {value!r}: it should be wandb, tensorboard, all or none")

@@ -14,6 +14,7 @@ from torch import nn
 from grpo.errors import CheckpointError, ModelError
 from grpo.policy.adapters import load_adapter
 from grpo.policy.sources import ModelSource, find_source
+from grpo.storage import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -160,7 +161,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase | None, sourc
         return load_tokenizer(None, find_source(source.base))
     if not isinstance(tokenizer, (str, Path)):
         return tokenizer
-    directory = Path(tokenizer).expanduser()
+    directory = expanded(tokenizer)
     return _tokenizer_in(directory if _has_tokenizer(directory) else find_source(tokenizer).directory, str(tokenizer))
 
 

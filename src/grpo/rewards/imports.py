@@ -16,6 +16,7 @@ from typing import Any
 
 from grpo.errors import ConfigError
 from grpo.rewards.failures import describe_error, error_location
+from grpo.storage import expanded
 
 __all__ = ["FILE_MODULE_PREFIX", "import_object"]
 
@@ -63,7 +64,7 @@ def _module(name: str) -> ModuleType:
 
 def _file_module(place: str) -> ModuleType:
     """Return a file as a module; functions of one file share it while the file is unchanged."""
-    path = Path(place).expanduser().resolve()
+    path = expanded(place).resolve()
     if not path.is_file():
         raise ConfigError(f"no file {place!r} for a reward: give its path from {str(Path.cwd())!r}")
     stem = re.sub(r"\W", "_", path.stem)

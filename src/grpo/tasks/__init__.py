@@ -10,6 +10,7 @@ from grpo.tasks.chat import Rendered, render, render_chat
 from grpo.tasks.gsm8k import gsm8k_task
 from grpo.tasks.opened_tags import opened_tag, with_opened_tag
 from grpo.tasks.order import PromptOrder
+from grpo.tasks.prompt_lengths import enough_of, without_overlong
 from grpo.tasks.rows import Row, read_rows
 from grpo.tasks.task import AnswerVerifier, Task, Verifier, arithmetic_task, rows_task
 
@@ -23,6 +24,7 @@ __all__ = [
     "Task",
     "Verifier",
     "arithmetic_task",
+    "enough_of",
     "find_format",
     "gsm8k_task",
     "opened_tag",
@@ -32,4 +34,5 @@ __all__ = [
     "rows_task",
     "verify",
     "with_opened_tag",
+    "without_overlong",
 ]

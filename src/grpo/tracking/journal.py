@@ -96,6 +96,8 @@ class Journal:
 
     def interrupted(self, summary: Mapping[str, Any], text: str) -> None:
         """End without a summary, which a resumed run will write; `text` names the command that resumes it."""
+        # The panel of a run that was stopped is not its outcome; the message below it is what matters.
+        self.console.clear()
         self._end(summary)
         self.note(text)
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from grpo.errors import CheckpointError
-from grpo.storage import storage_errors, write_atomically
+from grpo.storage import expanded, read_text, storage_errors, write_atomically
 from grpo.tracking.jsonl import append_lines, encode, rewind_lines
 
 __all__ = ["RunDirectory", "find_run", "require_empty"]
@@ -59,7 +59,7 @@ class RunDirectory:
             CheckpointError: `path` holds another run or other files; nothing is written.
             StorageError: it cannot be made.
         """
-        wanted = Path(_RUNS, name) if path is None else Path(path)
+        wanted = Path(_RUNS, name) if path is None else expanded(path)
         made = [place for place in wanted.parents if not place.exists()]
         if path is None:
             directory = _make_unique(Path(_RUNS), name)
@@ -101,8 +101,8 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of all recorded steps."""
         file = self.path / _METRICS
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return [json.loads(line) for line in lines]
+        lines = read_text(file, error=CheckpointError).split("\n") if file.is_file() else []
+        return [_metrics_in(line, f"{file}:{number}") for number, line in enumerate(lines, start=1) if line]
 
     def append_completions(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append a step's completions, made by `completion_lines`."""
@@ -129,7 +129,7 @@ class RunDirectory:
         with storage_errors(summary), contextlib.suppress(FileNotFoundError):
             try:
                 steps = json.loads(summary.read_text(encoding="utf-8"))["steps"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 steps = "before"
             summary.replace(self.path / f"summary-{steps}.json")
 
@@ -179,13 +179,23 @@ class RunDirectory:
         self.close()
 
 
+def _metrics_in(line: str, where: str) -> dict[str, Any]:
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("step"), int):
+        raise CheckpointError(f"{where} is damaged: it should be an object with the metrics of a step; remove the line")
+    return metrics
+
+
 def find_run(path: Path | str) -> Path:
     """Return the run directory that `path` names, by way of links and the text form of `runs/latest`; reads only.
 
     Raises:
         CheckpointError: there is no run.
     """
-    directory = Path(path)
+    directory = expanded(path)
     if directory.is_file() and directory.name == _LATEST:
         directory = directory.parent / directory.read_text(encoding="utf-8").strip()
     elif directory.is_symlink():

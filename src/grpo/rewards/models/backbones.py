@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from grpo.errors import ConfigError, ModelError
+from grpo.storage import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ class Backbones:
         from grpo.policy.sources import is_hub_name
 
         place = find_device(device)
-        directory = Path(name).expanduser()
+        directory = expanded(name)
         if not directory.is_dir() and not is_hub_name(name):
             raise ModelError(
                 f"no directory {name}: give a reward model's directory or Hub id; the recipes' own is trained by: "
@@ -148,7 +149,7 @@ def _identity(name: str, revision: str | None) -> tuple[str, str | None]:
     """Return an identity that all names of one model share: its resolved directory, or Hub id and revision."""
     from grpo.policy.sources import find_source
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name == "tiny" or path.is_absolute() or path.is_dir():
         return find_source(name).loadable_name, None
     return name, revision

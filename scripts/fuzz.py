@@ -11,7 +11,6 @@ gives the same cases. Exit code 1 after a finding.
 # ruff: noqa: E501
 from __future__ import annotations
 
-
 import contextlib
 import io
 import json

@@ -270,7 +270,8 @@ class RewardSuite:
         first, cause = self._first_failure(outputs, scores) if failed_here else ("on another process", None)
         raise RewardError(
             f"{failed} of {scored} completions after {step} step{'s' * (step != 1)} have no valid reward, "
-            f"max_failed_share={allowed:g} allows fewer; first failure: {first}: fix the function or raise max_failed_share"
+            f"max_failed_share={allowed:g} allows fewer; first failure: {first}: "
+            f"fix the function or raise max_failed_share"
         ) from cause
 
     def _first_failure(

@@ -50,7 +50,7 @@ def read_records(source: object, *, split: str | None = None, config_name: str |
     if isinstance(source, Sequence):
         return _enumerate(source)
     if hasattr(source, "iterrows") and hasattr(source, "to_dict"):  # a pandas.DataFrame
-        _refuse_repeated(list(source.columns), "the DataFrame")
+        _refuse_repeated(list(getattr(source, "columns", ())), "the DataFrame")
         return _enumerate(source.to_dict("records"))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         return _enumerate(source[number] for number in range(len(source)))  # a torch Dataset

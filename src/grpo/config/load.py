@@ -156,8 +156,9 @@ def _config(base: Sequence[_Layer], *changes: Settings, model: str | None = None
     """
     layers = [*base, *map(_Layer, changes)]
     plain = merge_layers(layer.settings for layer in layers if not layer.is_table)
-    policy_model: str = model or plain.get("model") or "tiny"
-    scorer_model: str = plain.get("scorer_model") or policy_model
+    # Types are checked below, when the config is made.
+    policy_model = str(model or plain.get("model") or "tiny").replace("\0", "")
+    scorer_model = str(plain.get("scorer_model") or policy_model).replace("\0", "")
 
     def model_for(name: str) -> str:
         return scorer_model if name.startswith("scorer_") else policy_model

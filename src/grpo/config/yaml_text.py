@@ -116,7 +116,7 @@ def parse_yaml(text: str, origin: str = "") -> Any:
         raise ConfigError(f"{place}: not valid YAML: {problem}") from None
     except RecursionError:
         raise ConfigError(f"{origin or _shown(text)}: values are nested too deeply: write them flat") from None
-    except ValueError as error:  # a number of thousands of digits
+    except (ValueError, AttributeError, TypeError, LookupError) as error:  # thousands of digits, or a tag that misfits
         raise ConfigError(f"{origin or _shown(text)}: not a usable value: {str(error).partition(';')[0]}") from None
 
 

@@ -74,12 +74,12 @@ class RunRecord:
         return lines
 
     def differences(self, config: GRPOConfig) -> dict[str, tuple[Any, Any]]:
-        """Return the options whose values differ, as (recorded, present)."""
+        """Return the options whose values differ, as (recorded, present); a run's directory may have been moved."""
         present = config.flat()
         return {
             name: (value, present[name])
             for name, value in self.options.items()
-            if name in present and present[name] != value
+            if name in present and present[name] != value and name != "output_dir"
         }
 
 
@@ -121,7 +121,7 @@ def with_absolute_paths(config: GRPOConfig) -> GRPOConfig:
     if functions != list(map(_as_mapping, values["rewards"])):
         changes["rewards"] = functions
     changes = {name: value for name, value in changes.items() if value != values[name]}
-    return config.replace(**changes) if changes else config
+    return config.rewritten(**changes) if changes else config
 
 
 def _absolute_place(name: str) -> str:

@@ -103,6 +103,14 @@ class GRPOConfig(BaseModel):
         changed = GRPOConfig(**merge_layers([self.explicit_options(), changes]))
         return changed.with_provenance(from_recipe=self._provenance.from_recipe - changes.keys())
 
+    def rewritten(self, **values: Any) -> GRPOConfig:
+        """Return the config with other spellings of values that it has; nothing else changes.
+
+        `replace` would drop the options that a new value displaces.
+        """
+        config = GRPOConfig(**{**self.explicit_options(), **values})
+        return config.with_provenance(from_recipe=self._provenance.from_recipe, notes=self._provenance.notes)
+
     def with_provenance(self, *, from_recipe: Iterable[str] = (), notes: Iterable[str] = ()) -> GRPOConfig:
         """Return this config, with the options that a recipe has set and with notes to show before a run."""
         config = self.model_copy()

@@ -167,15 +167,15 @@ def _load_classifier(name: str, revision: str | None) -> nn.Module:
     from grpo.policy.files import read_config, without_progress_bars
 
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
-    adapter = find_adapter_config_file(name, revision=revision)
-    if adapter is None:
-        options["config"] = read_config(name, revision=revision, local=False)
-    else:
-        read_config(json.loads(Path(adapter).read_bytes())["base_model_name_or_path"], local=False)
     try:
+        adapter = find_adapter_config_file(name, revision=revision)
+        if adapter is None:
+            options["config"] = read_config(name, revision=revision, local=False)
+        else:
+            read_config(json.loads(Path(adapter).read_bytes())["base_model_name_or_path"], local=False)
         with without_progress_bars():
             model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModelError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load reward model {name!r} as a sequence classifier: {reason}") from error
     missing = sorted(info["missing_keys"])

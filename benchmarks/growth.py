@@ -101,12 +101,14 @@ def plot(figures: dict[str, list[dict[str, Any]]], file: Path) -> None:
                 seconds = [point[f"{phase}_s"] for point in found]
                 above.loglog(values, seconds, ".--", color=COLOURS[phase], label=phase)
         below.semilogx(values, [point["peak_memory_mb"] for point in found], "o-", color="black")
-        below.set_ylim(bottom=0)
         below.set_xlabel(SWEEPS[name].title)
         for axis in (above, below):
             axis.set_xticks(values, [short(value) for value in values])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
+    # Only now: a limit that is set ends the scaling to the points of the other columns, which share the axis.
+    highest = max(point["peak_memory_mb"] for found in figures.values() for point in found)
+    axes[1][0].set_ylim(0, 1.05 * highest)
     axes[0][0].set_ylabel("seconds")
     axes[1][0].set_ylabel("peak memory, MiB")
     axes[0][0].legend(frameon=False)

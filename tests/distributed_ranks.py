@@ -271,10 +271,10 @@ def a_signal_to_one_rank(processes: Processes) -> Any:
         def _save(self) -> None:
             pass
 
-        def _summary(self) -> dict[str, Any]:
+        def summary(self) -> dict[str, Any]:
             return {"steps": self.progress.step}
 
-    parts: Any = SimpleNamespace(device="cpu", warn=lambda text: None)
+    parts: Any = SimpleNamespace(device="cpu", warn=lambda text: None, num_optimizer_steps=0)
     names = ("policy", "sampler", "collector", "learner", "journal", "checkpoints")
     trainer = Stepping(
         **dict.fromkeys(names, parts),

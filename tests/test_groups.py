@@ -144,7 +144,7 @@ def test_figures_count_what_was_sampled_and_add_up() -> None:
     assert figures.num_tokens == 8
     assert figures.means() == {
         "reward": 2.5,
-        "reward_std": float(torch.tensor([1.5, 3.5, 2.5]).std(correction=0)),
+        "reward_std": 1.0,
         "completion_length": 2.0,
         "truncated_share": 0.25,
         "zero_variance_groups": 2 / 3,
@@ -175,6 +175,10 @@ def described_group(*completions: tuple[int, float | None, FinishReason]) -> Sco
     )
 
 
+def test_one_reward_has_no_deviation() -> None:
+    assert described([described_group((2, 1.0, "stop"))]).means()["reward_std"] == 0.0
+
+
 def test_the_figures_of_a_step_are_means_over_its_completions() -> None:
     groups = [
         described_group((2, 1.0, "stop"), (6, 4.0, "length")),
@@ -185,7 +189,7 @@ def test_the_figures_of_a_step_are_means_over_its_completions() -> None:
     assert figures.means() == pytest.approx(
         {
             "reward": 2.0,
-            "reward_std": 2**0.5,
+            "reward_std": 3**0.5,
             "completion_length": 4.0,
             "truncated_share": 0.25,
             "zero_variance_groups": 0.5,

@@ -94,6 +94,22 @@ def test_skipping_zero_variance_groups_changes_nothing_at_beta_zero(
     assert_same_step(kept, skipped)
 
 
+def test_the_kl_term_of_zero_variance_groups_is_not_skipped(tiny_policy: Policy, make_collector: MakeCollector) -> None:
+    def equal(completions: list[str], **columns: object) -> list[float]:
+        return [1.0] * len(completions)
+
+    with torch.no_grad():
+        for parameter in tiny_policy.trainable_parameters():
+            parameter.mul_(1.02)
+    for rewards in (None, [equal]):
+        collector = make_collector(rewards) if rewards else make_collector(prompts_per_step=8, group_size=2)
+        assert find_zero_variance_groups(collector.collect(1, 0).groups).any()
+        kept, metrics = step_of(tiny_policy, collector, beta=0.5)
+        skipped, skipped_metrics = step_of(tiny_policy, collector, beta=0.5, skip_zero_variance_groups=True)
+        assert metrics["kl"] == skipped_metrics["kl"] > 0
+        assert_same_step(kept, skipped)
+
+
 def test_a_step_of_zero_variance_groups_still_ends(tiny_policy: Policy, make_collector: MakeCollector) -> None:
     def equal(completions: list[str], **columns: object) -> list[float]:
         return [1.0] * len(completions)

@@ -164,8 +164,11 @@ class CompletionFigures:
         )
 
     def means(self) -> Mapping[str, float]:
-        """Return the metrics to log: mean and deviation of the rewards, mean length, shares that were cut off and of
-        groups without a gradient."""
+        """Return the metrics to log.
+
+        Mean and standard deviation (ddof 1) of the rewards, mean length, shares of completions that were cut off and
+        of groups without a gradient.
+        """
         metrics = {
             "completion_length": self.num_tokens / max(1, self.num_completions),
             "truncated_share": self.num_truncated / max(1, self.num_completions),
@@ -174,7 +177,8 @@ class CompletionFigures:
         if not self.rewards:
             return metrics
         rewards = torch.tensor(self.rewards)
-        return {"reward": float(rewards.mean()), "reward_std": float(rewards.std(correction=0)), **metrics}
+        deviation = float(rewards.std()) if len(rewards) > 1 else 0.0
+        return {"reward": float(rewards.mean()), "reward_std": deviation, **metrics}
 
 
 def describe_groups(groups: Sequence[ScoredGroup], zero_variance: Tensor) -> CompletionFigures:

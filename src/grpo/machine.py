@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
 import time
 from pathlib import Path
 
-__all__ = ["PeakMemory", "free_memory_bytes", "idle_cores", "keep_freed_memory", "peak_memory_mb"]
+__all__ = ["PeakMemory", "free_memory_bytes", "idle_cores", "is_out_of_memory", "keep_freed_memory", "peak_memory_mb"]
 
 _CPU_TIMES = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)
@@ -19,10 +20,34 @@ _MEMORY = Path("/proc/meminfo")
 _ALLOCATOR_SETTINGS = ((-3, 32 * 2**20), (-1, 2**30), (-8, 1))
 """Options and values of mallopt(3): M_MMAP_THRESHOLD at its maximum, M_TRIM_THRESHOLD, M_ARENA_MAX."""
 
+_ALLOCATION_FAILED = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "unable to mmap",
+    "std::bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    # oneDNN, which has no other words for it.
+    "could not create a primitive",
+    "could not create a memory",
+    "could not execute a primitive",
+)
+"""Parts of the messages with which torch and the libraries below it report that they got no memory."""
+
 _KEPT_KERNELS = 256
 
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` is a failed allocation of memory, on the GPU or on the machine."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and any(text in str(error) for text in _ALLOCATION_FAILED)
 
 
 def idle_cores(sample_s: float = 0.2) -> int:

@@ -20,6 +20,7 @@ from grpo.errors import RunError
 from grpo.groups import Truncated, find_zero_variance_groups
 from grpo.rewards import RewardSuite, SuiteResult
 from grpo.seeding import derive_seed
+from grpo.tasks import opened_tag, with_opened_tag
 from grpo.types import Group, Prompt, Rollout, SamplingParams, ScoredGroup
 
 __all__ = ["Collected", "EpisodeCollector", "PromptSource", "RolloutCollector", "ZeroVarianceGroups"]
@@ -61,7 +62,7 @@ class EpisodeCollector:
         """Take the sampler, the decoder and the environment of all episodes.
 
         Args:
-            decode: token sequences → texts, special tokens left out.
+            decode: token sequences → texts, without end tokens.
             environment: None: each episode is one completion.
             max_failed_share: share of the episodes of one call of `collect` that may fail.
             processes: those that collect together; the share is over the episodes of all of them.
@@ -193,16 +194,17 @@ def checked_rollout(rollout: Any, sampling: SamplingParams) -> Rollout:
 def judged_texts(groups: Sequence[Group], texts: Sequence[str]) -> list[str]:
     """Return the text of each episode that is right or wrong: as built-in rewards read it.
 
-    It is the last message for a prompt of messages, otherwise the whole text.
+    It is the last message for a prompt of messages, otherwise the whole text, with the tag that the prompt opened.
 
     Args:
         texts: as `EpisodeCollector.texts` returns them.
     """
     members = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
-    return [
+    written = [
         text if isinstance(prompt.raw, str) or not rollout.messages else str(rollout.messages[-1]["content"])
         for (prompt, rollout), text in zip(members, texts, strict=True)
     ]
+    return [with_opened_tag(text, opened_tag(prompt)) for text, (prompt, _) in zip(written, members, strict=True)]
 
 
 def sampled_turns(rollout: Rollout) -> list[tuple[int, ...]]:

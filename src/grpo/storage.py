@@ -8,21 +8,26 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from grpo.errors import StorageError
+from grpo.errors import ConfigError, InputError, StorageError
 
 __all__ = [
     "DamagedError",
     "describe_manifest",
     "disk_error",
+    "expanded",
     "free_bytes",
     "read_manifest",
+    "read_text",
     "readable_size",
     "require_free_space",
+    "require_regular_file",
+    "require_short_names",
     "storage_errors",
     "sync_directory",
     "sync_file",
@@ -33,6 +38,7 @@ __all__ = [
 
 _MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_LONGEST_NAME = 255
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -120,6 +126,62 @@ def require_free_space(directory: Path, bytes_needed: int) -> None:
         )
 
 
+def expanded(path: str | Path) -> Path:
+    """Return `path` with the home directory in place of `~`; `~name` stays where no user has that name."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def require_short_names(path: Path) -> Path:
+    """Return `path` if a file system can hold its names.
+
+    Raises:
+        ConfigError: a name is longer than 255 bytes.
+    """
+    for name in path.parts:
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise ConfigError(f"the name {name[:40]}… has {len(name)} characters: {_LONGEST_NAME} bytes are allowed")
+    return path
+
+
+def require_regular_file(path: Path, error: type[InputError] = ConfigError) -> None:
+    """Check that `path`, which exists, can be read to its end: a pipe or a device may have none.
+
+    Raises:
+        InputError: of the type `error`: it is a folder, a pipe, a socket or a device.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device, which may never end"
+    raise error(f"cannot read {path}: it is {kind}: give a regular file")
+
+
+def read_text(path: Path, *, error: type[InputError] = ConfigError, most_bytes: int | None = None) -> str:
+    """Return the content of a regular file in UTF-8.
+
+    Args:
+        error: the type of error to raise.
+        most_bytes: size that the file may have; None: any.
+
+    Raises:
+        InputError: of the type `error`: it cannot be read, is no regular file, is too long or is not UTF-8 text.
+    """
+    try:
+        require_regular_file(path, error)
+        if most_bytes is not None and (size := path.stat().st_size) > most_bytes:
+            raise error(
+                f"cannot read {path}: it has {readable_size(size)}, and {readable_size(most_bytes)} are allowed: "
+                f"is it the right file?"
+            )
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise error(f"cannot read {path}: it is not UTF-8 text") from None
+    except (OSError, ValueError) as refusal:
+        if isinstance(refusal, InputError):
+            raise
+        raise error(f"cannot read {path}: {getattr(refusal, 'strerror', None) or refusal}") from None
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace the content of `path` by `text`; a process killed at any moment leaves the old content or the new.
 
@@ -168,7 +230,7 @@ def write_manifest(folder: Path, description: Mapping[str, Any]) -> None:
     for path in paths:
         sync_file(path)
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in paths
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
     }
     manifest = folder / _MANIFEST
     manifest.write_text(json.dumps({**description, "files": files}, indent=1) + "\n", encoding="utf-8")
@@ -194,11 +256,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         DamagedError: there is none, or it cannot be read.
     """
+    if not (folder / _MANIFEST).exists():
+        raise DamagedError(f"{_MANIFEST} is missing")
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DamagedError(f"{_MANIFEST} is missing") from error
-    except (OSError, ValueError) as error:
+        manifest = json.loads(read_text(folder / _MANIFEST))
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{_MANIFEST} cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise DamagedError(f"{_MANIFEST} lists no files")
@@ -222,11 +284,11 @@ def verify_manifest(folder: Path) -> None:
         if path.stat().st_size != entry.get("size"):
             raise DamagedError(f"{name} has {path.stat().st_size} bytes instead of {entry.get('size')}")
     for name, entry in files.items():
-        if _sha256(folder / name) != entry.get("sha256"):
+        if sha256_of(folder / name) != entry.get("sha256"):
             raise DamagedError(f"the checksum of {name} is wrong")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState
@@ -23,6 +24,9 @@ from grpo.tracking import Journal
 from grpo.update import Learner
 
 __all__ = ["Outcome", "Plan", "Trainer"]
+
+SECONDS_BETWEEN_CHECKPOINTS = 600.0
+"""A run that has saved nothing for so long saves a checkpoint after its step, whatever its plan says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,15 @@ class Trainer:
         self.parts = parts
         self.processes = processes or Processes()
         self.peak_memory = PeakMemory(str(policy.device))
+        self._saved_at, self._saved_step = time.monotonic(), progress.step
+        self._settled = self._present()
 
     def train(self) -> Outcome:
-        """Run the steps that are left, evaluate, save and sum up; on SIGINT or SIGTERM, finish the step and save."""
+        """Run the steps that are left, evaluate, save and sum up; on SIGINT or SIGTERM, finish the step and save.
+
+        An exception leaves the steps before it saved as well (`rescue`), and so does a killed process, except those of
+        the last ten minutes.
+        """
         with Interruption(self.journal.warn) as interruption, self.processes.stage("training"):
             if self.progress.step == 0 and self.plan.eval_at_start:
                 self._evaluate()
@@ -88,12 +98,12 @@ class Trainer:
                 self._step(self.progress.step + 1)
                 if _due(self.plan.eval_every, self.progress.step):
                     self._evaluate()
-                if self._should_save():
+                if self._should_save() or self._is_overdue():
                     self._save()
             if self._is_unfinished():
                 if self.progress.step > 0 and not self._should_save():
                     self._save()
-                return Outcome(self._summary(), stop)
+                return Outcome(self.summary(), stop)
             self._evaluate()
             return Outcome(self._finish())
 
@@ -128,6 +138,7 @@ class Trainer:
             "peak_memory_mb": self.peak_memory.since_restart_mb(),
         }
         self.journal.step(step, metrics, collected.groups, advantages.per_completion)
+        self._settled = self._present()
 
     def _update(self, packed: PackedStep, step: int) -> Mapping[str, float]:
         """Update the policy; where the sampler had other weights than it, name the tensors."""
@@ -151,9 +162,32 @@ class Trainer:
         self.progress = self.progress.after_evaluation(metrics, value=value, seconds=time.perf_counter() - began)
         self.journal.evaluation(step, metrics)
 
+    def rescue(self) -> int | None:
+        """Save the last finished step after an exception and return its number; None if that is not possible.
+
+        It is not, if the policy has moved since, if there are other processes, which have not failed alike, or before
+        the first step.
+        """
+        moves, states = self._settled
+        if self.progress.step == 0 or self.processes.world_size > 1 or moves != self.learner.num_optimizer_steps:
+            return None
+        if self._saved_step != self.progress.step:
+            state = self._state()
+            self.checkpoints.save(replace(state, parts={**state.parts, **states}), self.policy.save)
+        return self.progress.step
+
+    def _present(self) -> tuple[int, Mapping[str, Mapping[str, Any]]]:
+        """Return the number of optimizer steps, and the states of the parts that change while a step is collected."""
+        states = {name: part.state_dict() for name, part in self.parts.items() if part is not self.learner}
+        return self.learner.num_optimizer_steps, copy.deepcopy(states)
+
     def _save(self) -> None:
         self.journal.doing("saving")
         self.checkpoints.save(self._state(), self.policy.save, is_best=self._is_best())
+        self._saved_at, self._saved_step = time.monotonic(), self.progress.step
+
+    def _is_overdue(self) -> bool:
+        return self.processes.any(time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS)
 
     def _should_save(self) -> bool:
         return _due(self.plan.save_every, self.progress.step) or (self.plan.save_every > 0 and self._is_best())
@@ -164,14 +198,15 @@ class Trainer:
 
     def _finish(self) -> Mapping[str, Any]:
         path = self.checkpoints.save_final(self._state(), self.policy.save)
-        summary = {**self._summary(), "final_model": str(path)}
+        summary = {**self.summary(), "final_model": str(path)}
         self.journal.finish(summary)
         return summary
 
     def _state(self) -> TrainingState:
         return TrainingState.of(self.progress, self.parts)
 
-    def _summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """Return the entries of `summary.json` at this point of the run."""
         progress = self.progress
         return {
             "eval_before": progress.evaluation_at(0),

@@ -26,8 +26,8 @@ __all__ = [
     "Verdict",
 ]
 
-Message: TypeAlias = Mapping[str, str]
-"""One chat message: `{"role": "user", "content": "…"}`."""
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message: `{"role": "user", "content": "…"}`; both are texts, and there may be others, as `tool_calls`."""
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 """`stop`: the policy sampled an end token (kept in `token_ids`); `length`: the budget ran out."""
@@ -43,6 +43,7 @@ class Prompt:
         text: the prompt as the policy reads it, chat template applied.
         token_ids: `text` in tokens.
         columns: the row's other columns (`answer`, …), handed to reward functions by name.
+        template_options: variables that the chat template got besides the messages.
     """
 
     row: int
@@ -50,6 +51,7 @@ class Prompt:
     text: str
     token_ids: tuple[int, ...]
     columns: Mapping[str, Any]
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,8 @@ class Score:
     Attributes:
         rewards: by function name, before weighting. None: not applicable, or failed (then it is in `failures`).
         failures: by function name, the exception in one line.
-        total: weighted sum of the rewards of whole completions; None when a function failed or none gave a number.
-            Such a completion is left out of its group's baseline and has advantage 0.
+        total: weighted sum of the rewards of whole completions; None when a function failed, or all returned None
+            (the completion is unscored). Such a completion is left out of its group's baseline and has advantage 0.
         token_rewards: weighted sum of per-token rewards, one entry a token, None where no function
             rewarded that token; None altogether when no function gives per-token rewards.
         counted: by function name, the weight and the reward (after gates) of each function that rewarded the
@@ -163,8 +165,13 @@ class Score:
     counted: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
+    def is_unscored(self) -> bool:
+        """True where no reward applies to the completion, and none failed."""
+        return self.total is None and not self.failures
+
+    @property
     def sum(self) -> float | None:
-        """The total with all token rewards added; None when a function failed."""
+        """The total with all token rewards added; None where `total` is."""
         if self.total is None:
             return None
         return self.total + sum(reward for reward in self.token_rewards or () if reward is not None)

@@ -344,3 +344,24 @@ def test_generate_and_eval_refuse_what_cannot_be(refused, rows, monkeypatch):
     assert 'no prompt: write grpo generate runs/latest "Your question"' in refused("generate")
     assert "after -- if it begins like an option" in refused("generate", "x=3, what is x?")
     assert "after -- if it begins like an option" in refused("generate", "tiny", "x=3, what is x?")
+
+
+@pytest.mark.parametrize("answer", [{"value": 5}, [[5]], 1e999])
+def test_answers_that_no_text_can_equal_are_refused_with_row_and_column(command, answer):
+    write_lines("rows.jsonl", [*sums(3), {"prompt": "2 + 3?", "answer": answer}])
+    shown = command("train", *WORDS, "train_file=rows.jsonl", "rewards=last_integer", "output_dir=run")
+    assert shown.code == 2
+    assert "rows.jsonl:4, column 'answer': a" in shown.err
+    assert "use a text, a number, or a list of these (reward 'last_integer' compares with it)" in shown.err
+    assert shown.err.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_objects_as_answers_are_for_own_rewards(command):
+    write_lines("rows.jsonl", [{**row, "answer": {"value": row["answer"]}} for row in sums(4)])
+    Path("mine.py").write_text(
+        "def value(completions, answer):\n"
+        "    return [float(entry['value'] in text) for text, entry in zip(completions, answer)]\n"
+    )
+    shown = command("train", *WORDS, "train_file=rows.jsonl", "rewards=mine.py:value", "output_dir=run")
+    assert (shown.code, shown.err) == (0, "")

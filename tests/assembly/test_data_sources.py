@@ -19,6 +19,7 @@ from grpo.assembly.data import make_task
 from grpo.assembly.objects import PythonObjects
 from grpo.cli import main
 from grpo.config import load_config
+from grpo.policy.tiny import TINY_DIRECTORY
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "train.jsonl"
 
@@ -86,7 +87,24 @@ def test_columns_may_have_other_names(train):
     run = train("train_file=rows.jsonl", "prompt_column=q", "answer_column=a", "rewards=last_integer")
     line = lines_of(run / "completions.jsonl")[0]
     assert line["prompt"].startswith("What is")
-    assert set(line["columns"]) == {"answer", "level"}
+    assert set(line["columns"]) == {"answer", "level", "a", "q"}
+
+
+def test_rewards_take_renamed_and_nested_columns_by_their_own_names(train):
+    rows = [{"task": {"text": row["prompt"]}, "check": {"solution": row["answer"]}, "solution": "x"} for row in sums(8)]
+    write_lines("rows.jsonl", rows)
+    Path("mine.py").write_text(
+        "def same(completions, answer, solution, check):\n"
+        "    assert [each['solution'] for each in check] == answer and set(solution) == {'x'}\n"
+        "    return [float(len(text)) for text in completions]\n"
+    )
+    run = train(
+        "train_file=rows.jsonl", "prompt_column=task.text", "answer_column=check.solution", "rewards=mine.py:same"
+    )
+    for line in lines_of(run / "completions.jsonl"):
+        assert line["prompt"].startswith("What is")
+        assert line["columns"]["answer"] == line["columns"]["check"]["solution"]
+        assert "failures" not in line
 
 
 def test_the_answer_column_that_was_named_is_the_answer(train):
@@ -259,3 +277,30 @@ def test_fewer_rows_of_a_generated_task_are_a_sample_and_the_same_each_time(work
     everything = questions()
     assert set(ten) < set(everything)
     assert ten != everything[:10]
+
+
+def test_variables_of_the_chat_template_come_from_options_and_columns(train):
+    model = AutoModelForCausalLM.from_pretrained(TINY_DIRECTORY)
+    tokenizer = AutoTokenizer.from_pretrained(TINY_DIRECTORY)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|user|>{{ message['content'] }}<|end|>{% endfor %}"
+        "{% for tool in tools or [] %}{{ tool['name'] }}{% endfor %}"
+        "<|assistant|>{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    )
+    model.save_pretrained("thinker")
+    tokenizer.save_pretrained("thinker")
+    write_lines("rows.jsonl", [{**row, "tools": [{"name": "add"}]} for row in sums(4)])
+    Path("mine.py").write_text(
+        "from pathlib import Path\n"
+        "def seen(completions, opened_tags):\n"
+        "    Path('seen').write_text(','.join(opened_tags))\n"
+        "    return [float(len(text)) for text in completions]\n"
+    )
+    words = ["model=thinker", "train_file=rows.jsonl", "rewards=mine.py:seen", "eval_size=0"]
+    train(*words, output_dir="thinking")
+    assert Path("seen").read_text() == ",".join(["<think>"] * 4)
+    run = train(*words, "chat_template_kwargs={enable_thinking: false}", "tools=[{name: subtract}]", output_dir="b")
+    assert Path("seen").read_text() == ",,,"
+    config = GRPOConfig.from_file(run / "config.yaml")
+    assert config.data.chat_template_kwargs == {"enable_thinking": False}
+    assert config.data.tools == ({"name": "subtract"},)

@@ -294,3 +294,29 @@ def test_the_sandbox_says_what_holds_here(command):
     assert shown.code == (3 if "\nNO" in f"\n{shown.out}" else 0)
     assert len(shown.out.splitlines()) > 5
     assert all(line.startswith(("yes", "NO")) for line in shown.out.splitlines())
+
+
+@pytest.mark.parametrize("option", ["output_dir=mine/scorer", "output.output_dir=mine/scorer"])
+def test_a_scorer_is_written_where_output_dir_says_and_shows_progress(command, option):
+    shown = command("reward", "train", "ctr-headlines", *CLICKS, option)
+    assert (shown.code, shown.err) == (0, "")
+    assert Path("mine/scorer/best_model/scorer.json").is_file()
+    assert not Path("runs").exists()
+    first, *_, last = shown.out.splitlines()
+    assert first == "reward model: ctr, in mine/scorer"
+    assert "loading tiny" in shown.out
+    assert "epoch 1/1: 32 of 3" in shown.out
+    # What it says to type next finds the scorer, and does not train into its directory.
+    assert last.endswith("grpo train ctr-headlines scorer_dir=mine/scorer")
+
+
+def test_two_directories_for_one_scorer_are_refused(refused):
+    said = refused("reward", "train", "ctr-headlines", *CLICKS, "output_dir=a", "scorer_dir=b")
+    assert said == "a and scorer_dir b both name the directory of the reward model: give one of them"
+
+
+def test_a_scorer_with_a_run_name_lies_below_runs(command):
+    shown = command("reward", "train", "ctr-headlines", *CLICKS, "run_name=clicks", "--json")
+    assert shown.code == 0, shown.err
+    assert Path("runs/clicks/best_model/scorer.json").is_file()
+    json.loads(shown.out)

@@ -56,8 +56,9 @@ def classifier(tmp_path):
     return str(tmp_path / "classifier")
 
 
-def test_without_a_configuration_the_embedded_model_learns_sums():
-    trainer = GRPOTrainer(config=GRPOConfig(steps=1, prompts_per_step=2, group_size=2, eval_prompts=2, output_dir="a"))
+def test_a_configuration_may_name_the_model_and_the_rows():
+    options = {"steps": 1, "prompts_per_step": 2, "group_size": 2, "eval_prompts": 2, "output_dir": "a"}
+    trainer = GRPOTrainer(config=GRPOConfig(model="tiny", task="arithmetic", **options))
     summary = trainer.train()
     assert summary["steps"] == 1
     assert Path(summary["final_model"]).samefile("a/final_model")
@@ -242,11 +243,17 @@ def test_what_a_user_of_trl_writes_runs():
         ({"args": GRPOConfig(), "config": GRPOConfig()}, "config and args mean the same"),
         ({"config": {"steps": 3}}, "config is a dict: give a grpo.GRPOConfig"),
         ({"config": GRPOConfig(model="other"), "model": "tiny"}, "model is 'tiny' for the trainer and 'other' in its"),
-        ({"config": GRPOConfig(train_file="x.jsonl"), "train_dataset": ["a"]}, "train_dataset and train_file both"),
+        ({"config": GRPOConfig(train_file="x.jsonl")}, "train_dataset and train_file both"),
         ({"config": GRPOConfig(task="arithmetic"), "train_dataset": ["a"]}, "task arithmetic makes its own rows"),
         ({"config": GRPOConfig(task="headlines"), "train_dataset": ["a"]}, "task headlines makes its own rows"),
-        ({"config": load_config("finance-preferences"), "eval_dataset": ["a"]}, "give train_dataset as well"),
-        ({"eval_dataset": sums(3)}, "give train_dataset as well"),
+        (
+            {"config": load_config("finance-preferences"), "eval_dataset": ["a"], "train_dataset": None},
+            "give train_dataset as well",
+        ),
+        ({"eval_dataset": sums(3), "train_dataset": None}, "no training rows were given"),
+        ({"train_dataset": None}, "no training rows were given: GRPOTrainer(train_dataset=…) takes prompts, rows"),
+        ({"model": None}, "no model was given: GRPOTrainer(model=…) takes a Hub id, a directory"),
+        ({"config": GRPOConfig(model="tiny"), "model": None, "train_dataset": None}, "no training rows were given"),
         ({"config": GRPOConfig(rewards="int"), "rewards": count_characters}, "and named in its config"),
         ({"rewards": [count_characters], "reward_weights": [1, 2]}, "1 reward functions have 2 weights"),
         ({"train_dataset": []}, "the data set is empty"),
@@ -257,7 +264,7 @@ def test_what_a_user_of_trl_writes_runs():
 )
 def test_arguments_that_cannot_be_are_refused(arguments, said):
     with pytest.raises(InputError) as caught:
-        GRPOTrainer(**arguments)
+        GRPOTrainer(**{"model": "tiny", "train_dataset": sums(3), **arguments})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(Path.cwd().iterdir())
@@ -279,6 +286,7 @@ def test_a_trainer_evaluates_generates_and_saves():
     assert all(isinstance(text, str) for answers in texts for text in answers)
     assert trainer.generate("What is 2 + 3?", num_completions=3) == [texts[0]]
     trainer.save_model("saved")
+    assert not Path("saved/training_state.pt").exists()
     assert not differs(AutoModelForCausalLM.from_pretrained("saved").state_dict(), weights_of(trainer.model))
     assert AutoTokenizer.from_pretrained("saved").chat_template
     assert not Path("run").exists()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sampling_helpers import generate
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo.engines.native import NativeEngine
 from grpo.errors import ConfigError, InputError, ModelError, RunError
@@ -308,6 +309,22 @@ def test_diverged_weights_are_an_error_and_the_engine_survives_it(model: nn.Modu
         generate(engine, requests())
     weight[5, 0] = kept
     assert len(generate(engine, requests())) == 3
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_a_model_with_experts_that_would_output_its_routers_logits_is_sampled_as_fast(family: str) -> None:
+    experts = {"num_experts_per_tok": 1, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    heads = {"num_key_value_heads": 1, "head_dim": 8, "num_experts": 3, "num_local_experts": 3}
+    found = []
+    for router_logits in (False, True):
+        config = AutoConfig.for_model(family, vocab_size=64, **sizes, **heads, **experts)
+        config.output_router_logits = router_logits
+        torch.manual_seed(0)
+        engine = NativeEngine(AutoModelForCausalLM.from_config(config), end_ids=[7])
+        assert engine.shares_prompts
+        found.append(generate(engine, requests()))
+    assert found[0] == found[1]
 
 
 def test_a_model_without_exchangeable_attention_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

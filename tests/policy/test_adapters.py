@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from grpo.errors import CheckpointError, ConfigError, ModelError
@@ -234,6 +235,38 @@ def test_a_model_object_whose_adapter_was_frozen_is_trained(model_directory: Pat
 def test_a_policy_with_adapters_has_the_reference_that_was_asked_for(reference: str, expected: bool) -> None:
     policy = load_policy("tiny", device="cpu", lora=LoraSettings(rank=2, alpha=4), reference=reference)
     assert policy.has_reference == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, encoder_hidden_size=8),
+    ],
+    ids=lambda config: config.peft_type.value,
+)
+def test_adapters_of_virtual_tokens_are_refused_in_memory_and_from_files(
+    model_directory: Path, tmp_path: Path, make_model: Any, make_tokenizer: Any, config: Any
+) -> None:
+    model = get_peft_model(make_model(), config)
+    kind = f"the adapter is of type {config.peft_type.value}, whose virtual tokens"
+    with pytest.raises(ModelError, match=kind):
+        load_policy(model, tokenizer=make_tokenizer(), device="cpu")
+    model.peft_config["default"].base_model_name_or_path = str(model_directory)
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match=kind):
+        load_policy(tmp_path / "adapter", device="cpu")
+
+
+def test_an_adapter_that_trains_biases_has_no_base_for_a_reference(make_model: Any, make_tokenizer: Any) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], bias="all", task_type="CAUSAL_LM")
+    model, tokenizer = get_peft_model(make_model(attention_bias=True), config), make_tokenizer()
+    with pytest.raises(ModelError, match=r"trains biases of its base \(bias='all'\).*set beta=0, give a reference"):
+        load_policy(model, tokenizer=tokenizer, device="cpu", reference="start")
+    policy = load_policy(model, tokenizer=tokenizer, device="cpu")
+    trained = {name.rpartition(".")[2] for name, value in policy.model.named_parameters() if value.requires_grad}
+    assert trained == {"weight", "bias"}
 
 
 def test_lora_on_top_of_an_adapter_is_refused(model_directory: Path, tmp_path: Path) -> None:

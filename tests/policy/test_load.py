@@ -369,9 +369,59 @@ def test_code_beside_the_weights_is_not_run(model_directory: Path, tmp_path: Pat
         model_type="evil",
         auto_map={"AutoConfig": "modeling_evil.Config", "AutoModelForCausalLM": "modeling_evil.Model"},
     )
-    with pytest.raises(ModelError, match="does not load"):
+    with pytest.raises(ModelError, match="cannot be read"):
         load_policy(model_directory, device="cpu")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_an_implementation_of_attention_that_is_not_installed_is_not_needed(
+    model_directory: Path, make_batch: Any, name: str
+) -> None:
+    expected = logprobs(load_policy(model_directory, device="cpu"), make_batch())
+    change_json(model_directory / "config.json", **{name: "flash_attention_2"})
+    policy = load_policy(model_directory, device="cpu")
+    assert policy.forward.packed
+    assert torch.equal(logprobs(policy, make_batch()), expected)
+
+
+@pytest.mark.parametrize("wanted", ["kernels-community/flash-attn2", "someone/kernel@main:attention"])
+def test_attention_kernels_from_a_repository_are_refused(model_directory: Path, wanted: str) -> None:
+    change_json(model_directory / "config.json", attn_implementation=wanted)
+    with pytest.raises(ModelError, match=f"asks for attention kernels from the repository {wanted}") as error:
+        load_policy(model_directory, device="cpu")
+    assert_one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "left_out"),
+    [
+        ({"pad_token_id": -1}, "pad_token_id=-1"),
+        ({"early_stopping": True, "num_beams": 1}, "early_stopping=True"),
+        ({"use_cache": False, "cache_implementation": "static"}, "cache_implementation='static'"),
+        ({"length_penalty": 2.0, "pad_token_id": -1, "temperature": 0.6}, "pad_token_id=-1"),
+        ({"temperature": 0.6, "top_p": 0.9, "do_sample": False}, None),
+    ],
+)
+def test_generation_settings_that_transformers_refuses_to_save_do_not_stop_a_save(
+    model_directory: Path, tmp_path: Path, warnings_of_policy: Any, settings: Any, left_out: str | None
+) -> None:
+    change_json(model_directory / "generation_config.json", **settings)
+    load_policy(model_directory, device="cpu", lora=LoraSettings(rank=2, alpha=4)).save(tmp_path / "adapter")
+    load_policy(model_directory, device="cpu").save(tmp_path / "saved")
+    shown = " ".join(warnings_of_policy())
+    assert (left_out in shown) if left_out else "cannot be saved" not in shown
+    AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+
+
+def test_what_cannot_be_saved_is_found_before_the_run(
+    model_directory: Path, monkeypatch: pytest.MonkeyPatch, make_tokenizer: Any
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.init_kwargs["colours"] = {1, 2}  # JSON has no sets
+    with pytest.raises(ModelError, match=r"the tokenizer of LlamaForCausalLM cannot be saved: .*set") as error:
+        load_policy(model_directory, tokenizer=tokenizer, device="cpu")
+    assert_one_line(error)
 
 
 def test_damaged_weights_are_one_clear_line(model_directory: Path) -> None:

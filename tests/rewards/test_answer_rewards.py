@@ -96,3 +96,21 @@ def test_messages_and_strings_earn_the_same():
     messages = [[{"role": "assistant", "content": tagged("7")}]]
     for reward in (correctness, accuracy, last_integer):
         assert reward(messages, ["7"]) == reward([tagged("7")], ["7"])
+
+
+def test_any_entry_of_a_list_of_answers_is_right():
+    texts = [tagged("7"), tagged("seven"), tagged("8"), tagged("7 seven")]
+    assert correctness(texts, [["7", "Seven"]] * 4) == [2.0, 2.0, 0.0, 0.0]
+    assert accuracy(texts, [np.array(["seven", "7"], dtype=object)] * 4) == [1.0, 1.0, 0.0, 0.0]
+    assert last_integer(["it is 7", "it is 8", "9"], [[7, "8", "none"]] * 3) == [1.0, 1.0, 0.0]
+    assert correctness([tagged("7")], [[]]) == [None]
+
+
+def test_truth_values_are_answers():
+    assert correctness([tagged("True"), tagged("false"), tagged("1")], [True, False, True]) == [2.0, 2.0, 0.0]
+
+
+def test_numbers_of_every_type_are_compared_by_their_digits():
+    references = [np.float32(0.1), np.float16(0.1), Decimal("1E-1"), 0.1]
+    assert correctness([tagged("0.1")] * 4, references) == [2.0] * 4
+    assert correctness([tagged("1000")], [Decimal("1E+3")]) == [2.0]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from transformers import (
 
 from grpo.errors import ConfigError, ModelError
 from grpo.rewards import RewardSuite, SequenceClassifierReward, resolve_rewards
+from grpo.rewards.models.backbones import Backbones
 
 SIZES = {
     "hidden_size": 16,
@@ -205,6 +208,35 @@ def test_a_saved_language_model_has_no_head_and_is_refused(tokenizer, tmp_path):
     tokenizer.save_pretrained(directory)
     with pytest.raises(ConfigError, match=r"has no trained classification head \(score.weight is missing\)"):
         resolve_rewards(str(directory))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_beside_a_classifier_is_not_run_whatever_is_typed(tokenizer, tmp_path, monkeypatch, file):
+    directory = tmp_path / "classifier"
+    qwen().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    (directory / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    kinds = ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer")
+    content = json.loads((directory / file).read_text()) | {"auto_map": dict.fromkeys(kinds, "evil.Evil")}
+    if file == "config.json":
+        content["model_type"] = "evil"
+    (directory / file).write_text(json.dumps(content))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\ny\n"))
+    if file == "config.json":
+        with pytest.raises(ModelError, match=r"the configuration of .* cannot be read"):
+            Backbones().classifier(str(directory))
+    else:
+        resolve_rewards([str(directory)])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_classifier_with_kernels_from_a_repository_is_refused(tokenizer, tmp_path):
+    directory = tmp_path / "classifier"
+    qwen().save_pretrained(directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"attn_implementation": "someone/kernel"}))
+    with pytest.raises(ModelError, match="asks for attention kernels from the repository someone/kernel"):
+        Backbones().classifier(str(directory))
 
 
 def test_a_parameter_that_a_reward_model_does_not_have_is_refused(tokenizer):

@@ -177,7 +177,7 @@ def test_a_function_in_processes_sees_gives_and_logs_what_it_would_in_this_one(f
     there = steps({**spec, "processes": 2}, step=4)
     assert [group.rollouts for group in there.groups] == [group.rollouts for group in here.groups]
     assert totals(there)[0] == [3.5, 3.5]
-    assert scores_of(there)[1][1].failures == {"all": "ValueError: no reward applies, every function returned None"}
+    assert scores_of(there)[1][1].is_unscored
     assert scores_of(there)[1][2].token_rewards == (4.0, 4.0)
     assert [member.logged for member in there.groups[2].rollouts] == [
         {"seen": "question 2 2.0"},

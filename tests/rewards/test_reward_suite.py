@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -230,7 +231,21 @@ def test_the_total_is_the_weighted_sum_of_what_applies(group):
     assert totals(result) == [7.0, 10.0, None, 8.0]
     assert scores_of(result)[1].rewards == {"first": None, "second": 20.0}
     assert scores_of(result)[1].failures == {}
-    assert scores_of(result)[2].failures == {"all": "ValueError: no reward applies, every function returned None"}
+    assert scores_of(result)[2].failures == {}
+    assert [one.is_unscored for one in scores_of(result)] == [False, False, True, False]
+    assert (result.metrics["rewards/unscored"], result.metrics["rewards/failed_completions"]) == (1.0, 0.0)
+
+
+def test_none_from_every_reward_is_never_a_failure_and_is_said_once(group, caplog):
+    def absent(completions):
+        return [None] * len(completions)
+
+    one = RewardSuite(resolve_rewards([absent]), max_failed_share=0.0)
+    for step in range(2):
+        result = one.score([group("x", [1, 1])], ["a", "b"], step=step, max_steps=2)
+        assert totals(result) == [None, None]
+        assert result.metrics["rewards/unscored"] == 2.0
+    assert caplog.text.count("no reward applies to any of 2 completions") == 1
 
 
 def test_a_weight_of_zero_logs_without_counting(group):
@@ -261,7 +276,7 @@ def test_token_rewards_alone_are_a_reward(group):
     first, second = scores_of(result)
     assert (first.total, first.token_rewards, first.failures) == (0.0, (1.0, 2.0), {})
     assert second.total is None
-    assert "all" in second.failures
+    assert second.is_unscored
 
 
 def test_metrics_are_means_deviations_and_counts_of_what_has_a_number(group):
@@ -272,7 +287,8 @@ def test_metrics_are_means_deviations_and_counts_of_what_has_a_number(group):
     assert result.metrics["rewards/half/mean"] == 2.0
     assert result.metrics["rewards/half/std"] == pytest.approx(2.0**0.5)
     assert result.metrics["rewards/half/failed"] == 1.0
-    assert result.metrics["rewards/failed_completions"] == 2.0
+    assert result.metrics["rewards/failed_completions"] == 1.0
+    assert result.metrics["rewards/unscored"] == 1.0
     assert result.metrics["rewards/half/seconds"] >= 0.0
 
 
@@ -405,3 +421,71 @@ def test_an_option_that_is_misspelt_is_not_taken_for_a_parameter():
     with pytest.raises(ConfigError, match="has 'wieght': did you mean 'weight'"):
         resolve_rewards({"name": free, "wieght": 0.5})
     assert resolve_rewards({"name": free, "scale": 2.0})[0].parameters == {"scale": 2.0}
+
+
+def test_a_mock_is_a_reward_like_any_other(group):
+    mock = Mock(return_value=[1.0, 2.0])
+    one = RewardSuite(resolve_rewards([{"name": mock, "weight": 2.0}]))
+    one.check_rows([{"answer": "1"}])
+    result = score(one, [group("x", [1, 1])], ["a", "b"])
+    assert totals(result) == [2.0, 4.0]
+    assert one.state_dict() == {}
+    assert one.totals() == {}
+
+
+def test_an_object_whose_attributes_are_made_on_demand_is_a_reward(group):
+    class Anything:
+        def __call__(self, completions, **columns):
+            return [3.0] * len(completions)
+
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return lambda *arguments: self
+
+    one = RewardSuite(resolve_rewards([Anything()]))
+    one.check_rows([{"answer": "1"}])
+    assert totals(score(one, [group("x", [1])], ["a"])) == [3.0]
+    assert (one.state_dict(), one.totals()) == ({}, {})
+
+
+def test_a_function_may_ask_for_the_event_loop_of_its_thread(group):
+    async def later(text):
+        await asyncio.sleep(0)
+        return float(len(text))
+
+    def lengths(completions):
+        loop = asyncio.get_event_loop()
+        return [loop.run_until_complete(later(text)) for text in completions]
+
+    assert totals(score(suite(lengths), [group("x", [1, 1])], ["a", "bcd"])) == [1.0, 3.0]
+
+
+def test_a_time_limit_by_signals_fails_with_what_to_set_and_works_in_a_process(group, tmp_path):
+    (tmp_path / "limited.py").write_text(
+        "import signal\n"
+        "def limited(completions, **columns):\n"
+        "    signal.signal(signal.SIGALRM, lambda *_: None)\n"
+        "    signal.alarm(5)\n"
+        "    signal.alarm(0)\n"
+        "    return [1.0 for _ in completions]\n"
+    )
+    spec = {"name": f"{tmp_path / 'limited.py'}:limited"}
+    with pytest.raises(RewardError, match=r"a time limit by signals works in a main thread only.*`processes: 1`"):
+        score(RewardSuite(resolve_rewards([spec])), [group("x", [1])], ["a"])
+    one = RewardSuite(resolve_rewards([{**spec, "processes": 1}]))
+    assert totals(score(one, [group("x", [1])], ["a"])) == [1.0]
+    one.close()
+
+
+def test_a_function_from_a_file_may_spawn_processes(group, tmp_path):
+    (tmp_path / "spawning-rewards.py").write_text(
+        "import multiprocessing\n"
+        "def length(text):\n"
+        "    return float(len(text))\n"
+        "def lengths(completions, **columns):\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        return pool.map(length, completions)\n"
+    )
+    one = RewardSuite(resolve_rewards([f"{tmp_path / 'spawning-rewards.py'}:lengths"]), timeout_s=50)
+    assert totals(score(one, [group("x", [1, 1])], ["a", "bcd"])) == [1.0, 3.0]

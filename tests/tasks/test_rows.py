@@ -130,7 +130,8 @@ def test_columns_are_mapped_and_renamed() -> None:
         answer_column="label",
         column_names={"difficulty": "level", "answer": "solution"},
     )
-    assert contents(rows) == [(0, "2 + 3?", {"answer": 5, "level": 1, "solution": "five"})]
+    own_names = {"question": "2 + 3?", "label": 5}
+    assert contents(rows) == [(0, "2 + 3?", {"answer": 5, "level": 1, "solution": "five", **own_names})]
 
 
 def test_two_columns_of_one_name_are_refused() -> None:

@@ -6,8 +6,10 @@ import json
 import pickle
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
+import numpy
 import pytest
 
 from grpo.errors import DataError
@@ -96,7 +98,25 @@ def test_a_negative_size_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "text", "right"),
-    [("5", "2 + 3 = 5", True), (5, "5", True), (5.0, "5", True), (1e-7, "0.0000001", True), ("5", "6", False)],
+    [
+        ("5", "2 + 3 = 5", True),
+        (5, "5", True),
+        (5.0, "5", True),
+        (1e-7, "0.0000001", True),
+        ("5", "6", False),
+        (["5", "five"], "five", True),
+        (["five", 5], "2 + 3 = 5", True),
+        (["5", None, ""], "5", True),
+        (["5", "five"], "6", False),
+        (True, "True", True),
+        (True, "false", False),
+        (False, " false", True),
+        (Decimal("5.00"), "5", True),
+        (numpy.float32(0.1), "0.1", True),
+        (numpy.int64(5), "5", True),
+        (numpy.array(["5", "five"], dtype=object), "five", True),
+        (("5", "five"), "five", True),
+    ],
 )
 def test_the_judge_compares_with_the_answer_column(answer: object, text: str, right: bool) -> None:
     task = task_of(read_rows([{"prompt": "2 + 3?", "answer": answer}]))
@@ -109,7 +129,7 @@ def test_the_judge_can_be_sent_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(task.verifier)) == task.verifier
 
 
-@pytest.mark.parametrize("answer", [None, ["5", "five"], {"tests": []}, " "])
+@pytest.mark.parametrize("answer", [None, [], [""], {"tests": []}, [["5"]], " ", float("nan"), float("inf")])
 def test_rows_without_an_answer_to_compare_with_have_no_judge(answer: object) -> None:
     assert task_of(read_rows([{"prompt": "2 + 3?", "answer": answer}])).verifier is None
 

@@ -209,6 +209,7 @@ def test_plain_lines_stand_in_columns_below_their_headings() -> None:
             "correctness",
             "kl",
             "length",
+            "cut",
             "zero-var",
             "failed",
             "lr",
@@ -217,7 +218,7 @@ def test_plain_lines_stand_in_columns_below_their_headings() -> None:
         ]
     )
     assert rows[29].split() == (
-        ["30/60", "0.300", "0.375", "0.250", "0.0123", "31.2", "38%", "0", "3.0e-4", "4,210", "1:00"]
+        ["30/60", "0.300", "0.375", "0.250", "0.0123", "31.2", "2%", "38%", "0", "3.0e-4", "4,210", "1:00"]
     )
 
 
@@ -288,7 +289,7 @@ def test_missing_and_unbounded_numbers_are_shown_as_missing() -> None:
         console.evaluation(1, {"reward": 0.5, "completion_length": 3.0})
         console.finish({"steps": 1})
     row = next(line for line in file.getvalue().split("\n") if "1/60" in line)
-    assert row.split() == ["1/60", "–", "–", "–", "–", "–", "–", "–", "–", "0:59"]
+    assert row.split() == ["1/60", "–", "–", "–", "–", "–", "–", "–", "–", "–", "0:59"]
     assert "eval at 1     reward 0.500" in file.getvalue()
 
 

@@ -115,7 +115,7 @@ def test_an_interrupted_run_has_no_outcome_and_says_how_it_continues(tmp_path: P
         journal = Journal(run, screen, [tracker])  # type: ignore[arg-type,list-item]
         journal.interrupted(SUMMARY, "grpo train --resume")
     assert not (tmp_path / "summary.json").exists()
-    assert screen.calls == [("close",), ("note", "grpo train --resume")]
+    assert screen.calls == [("clear",), ("close",), ("note", "grpo train --resume")]
     assert tracker.calls == [("finish", SUMMARY)]
 
 

@@ -15,6 +15,7 @@ from grpo.config import GRPOConfig
 from grpo.rewards import RewardSuite, WeightSchedule, read_weight
 from grpo.tracking import Journal, TensorBoardTracker, Tracker, WandbTracker
 from grpo.tracking.console import Console, RunInfo
+from grpo.tracking.formatting import counted
 
 __all__ = ["Changes", "announce", "make_trackers", "remark_on_data", "warnings_on"]
 
@@ -52,7 +53,7 @@ def remark_on_data(parts: Parts, journal: Journal) -> None:
     """Report rows that were left out of the data, and what is held out."""
     if parts.prompts.dropped:
         journal.warn(
-            f"{parts.prompts.dropped} rows have prompts longer than {parts.prompts.limit} tokens and were left out: "
+            f"{counted(parts.prompts.dropped, 'row')} with prompts longer than {parts.prompts.limit} tokens left out: "
             f"{_way_to_longer_prompts(parts)} to keep them"
         )
     if parts.task.removed:

@@ -19,7 +19,8 @@ from grpo.policy import Policy
 from grpo.policy.sources import find_source
 from grpo.rollout import EpisodeCollector
 from grpo.seeding import derive_seed
-from grpo.tasks import Row, find_format, read_rows, render
+from grpo.storage import expanded
+from grpo.tasks import Row, find_format, read_rows, render, without_overlong
 from grpo.types import Prompt
 
 __all__ = ["Weights", "complete", "evaluate", "evaluate_parts", "find_weights", "generate"]
@@ -51,7 +52,7 @@ def find_weights(config: GRPOConfig) -> tuple[GRPOConfig, Weights | None]:
         ModelError: it is the directory of a run that has nothing to load.
     """
     name = config.policy.model
-    place = Path(name).expanduser()
+    place = expanded(name)
     if name == "tiny" or not place.is_dir():
         return config, None
     folder = find_source(name).directory
@@ -123,16 +124,19 @@ def complete(
     system_prompt = config.data.system_prompt
     if system_prompt is None:
         system_prompt = find_format(config.data.answer_format).system_prompt
+    short = without_overlong(rows, policy.tokenizer, config.data.max_prompt_length)
     rendered = render(
-        rows,
+        short,
         policy.tokenizer,
         system_prompt=system_prompt,
         chat=config.data.chat,
         max_prompt_length=config.data.max_prompt_length,
+        template_options=config.data.chat_template_kwargs,
+        tools=config.data.tools,
     )
-    if rendered.dropped:
+    if dropped := len(rows) - len(rendered.prompts):
         raise DataError(
-            f"{rendered.dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
+            f"{dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
             f"shorten them or raise max_prompt_length"
         )
     # Questions put to the model are single turns, whatever environment it was trained in.

@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.assembly.answers import complete, evaluate_parts
 from grpo.assembly.assembly import Parts, assemble
-from grpo.assembly.objects import PythonObjects, settle
+from grpo.assembly.objects import PythonObjects, require_model_and_rows, settle
 from grpo.assembly.resuming import resume_with
 from grpo.assembly.runs import train_parts
 from grpo.config import GRPOConfig
@@ -28,11 +28,11 @@ class GRPOTrainer:
 
     Args:
         model: a Hub id, a directory, `tiny`, or a Hugging Face causal LM, which is trained in place;
-            None: as `config` says.
+            None: the one that `config` names.
         config: a `GRPOConfig`; None: its defaults.
         tokenizer: a name or a Hugging Face tokenizer; None: the model's own.
         train_dataset: a list of prompts (texts or messages), a list of rows, a `datasets.Dataset`, or a file's or
-            Hub data set's name; None: as `config` says. Rows with an `answer` are judged by it.
+            Hub data set's name; None: those that `config` names. Rows with an `answer` are judged by it.
         eval_dataset: the same, for evaluation; None: as `config` says (`eval_size` holds out training rows).
         rewards: reward functions with the signature `f(prompts, completions, completion_ids, **columns)`, names
             of built-in ones, sequence classifiers, or mappings with `name`, `weight` and parameters; None:
@@ -85,7 +85,9 @@ class GRPOTrainer:
         config = _one_of("config", config, "args", args)
         if config is not None and not isinstance(config, GRPOConfig):
             raise ConfigError(f"config is a {type(config).__name__}: give a grpo.GRPOConfig")
-        self.config, self._objects = settle(config or GRPOConfig(), objects)
+        config = config or GRPOConfig()
+        require_model_and_rows(config, objects)
+        self.config, self._objects = settle(config, objects)
         self._parts: Parts = assemble(self.config, self._objects)
 
     @property

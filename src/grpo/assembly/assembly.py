@@ -18,6 +18,7 @@ from grpo.assembly.parts import (
     sampling_params,
     take_threads,
 )
+from grpo.assembly.run_record import with_absolute_paths
 from grpo.config import GRPOConfig
 from grpo.engines import Sampler
 from grpo.errors import ConfigError
@@ -66,7 +67,7 @@ def assemble(
         only_evaluate: rows to train on may be missing.
     """
     objects = objects or PythonObjects()
-    config = take_threads(config)
+    config = with_absolute_paths(take_threads(config))
     keep_freed_memory()
     if config.rollout.temperature == 0 and not only_evaluate:
         raise ConfigError("temperature is 0: all completions of a group would be the same; train with one above 0")
@@ -79,7 +80,10 @@ def assemble(
     the_policy = cache(lambda: make_policy(config, objects) if policy is None else policy)
     backbones = Backbones()
     offer_base(backbones, config, objects, the_policy)
-    rewards = make_rewards(config, objects, [row.columns for row in (*task.train, *task.evaluation)], backbones)
+    rows = (*task.train, *task.evaluation)
+    rewards = make_rewards(
+        config, objects, [row.columns for row in rows], backbones, places=[row.place for row in rows]
+    )
     policy = the_policy()
     prompts = make_prompts(config, task, policy)
     config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)

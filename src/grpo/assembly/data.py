@@ -20,6 +20,7 @@ from grpo.tasks import (
     read_rows,
     render,
     rows_task,
+    without_overlong,
 )
 from grpo.types import Prompt
 
@@ -179,8 +180,21 @@ def make_prompts(config: GRPOConfig, task: Task, policy: Policy) -> Prompts:
     def rendered(rows: Sequence[Row]) -> tuple[list[Prompt], int]:
         if not rows:
             return [], 0
-        result = render(rows, policy.tokenizer, system_prompt=system_prompt, chat=data.chat, max_prompt_length=limit)
-        return result.prompts, result.dropped
+        short = without_overlong(rows, policy.tokenizer, limit)
+        if not short:
+            raise DataError(
+                f"no prompt left of {len(rows)}: all have more than {limit} tokens: raise max_prompt_length"
+            )
+        result = render(
+            short,
+            policy.tokenizer,
+            system_prompt=system_prompt,
+            chat=data.chat,
+            max_prompt_length=limit,
+            template_options=data.chat_template_kwargs,
+            tools=data.tools,
+        )
+        return result.prompts, result.dropped + len(rows) - len(short)
 
     train, dropped = rendered(task.train)
     evaluation, eval_dropped = rendered(task.evaluation[: config.output.eval_prompts])

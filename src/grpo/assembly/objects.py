@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import GENERATED, GRPOConfig
-from grpo.errors import ConfigError
-from grpo.storage import write_atomically
+from grpo.errors import CheckpointError, ConfigError
+from grpo.storage import read_text, write_atomically
 
-__all__ = ["PythonObjects", "require_objects", "settle", "write_objects"]
+__all__ = ["PythonObjects", "python_command", "require_model_and_rows", "require_objects", "settle", "write_objects"]
 
 _OBJECTS = ".objects.json"
 
@@ -53,6 +53,24 @@ class PythonObjects:
             "environment": self.environment,
         }
         return [name for name, value in present.items() if value is not None]
+
+
+def require_model_and_rows(config: GRPOConfig, objects: PythonObjects) -> None:
+    """Check that a model and training rows were named: the defaults of the command line are no answer to a script.
+
+    Raises:
+        ConfigError: one of them is missing.
+    """
+    named = config.explicit_options()
+    if objects.model is None and "model" not in named:
+        raise ConfigError(
+            "no model was given: GRPOTrainer(model=…) takes a Hub id, a directory, 'tiny' or a Hugging Face causal LM"
+        )
+    if objects.train_rows is None and not {"task", "train_file", "dataset"} & set(named):
+        raise ConfigError(
+            "no training rows were given: GRPOTrainer(train_dataset=…) takes prompts, rows, a datasets.Dataset or a "
+            "file; GRPOConfig(task='arithmetic') trains on generated sums"
+        )
 
 
 def settle(config: GRPOConfig, objects: PythonObjects) -> tuple[GRPOConfig, PythonObjects]:
@@ -113,15 +131,20 @@ def require_objects(run: Path, names: Collection[str]) -> None:
         ConfigError: something is missing, or the run began in another environment.
     """
     file = run / _OBJECTS
-    needed = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    needed = _needed(file) if file.is_file() else []
     if "environment" in names and "environment" not in needed:
         raise ConfigError(f"{run} began in the environment of its config.yaml: leave out environment=… to resume it")
     if missing := [name for name in needed if name not in names]:
-        arguments = ", ".join(f"{name}=…" for name in needed)
         raise ConfigError(
             f"{run} was started in Python with objects that its config.yaml cannot hold ({', '.join(missing)}): "
-            f"resume it there: GRPOTrainer({arguments}).train(resume_from={str(run)!r})"
+            f"resume it there: {python_command(run, needed)}"
         )
+
+
+def python_command(run: Path, names: Collection[str]) -> str:
+    """Return the call that resumes a run which needs objects of these names."""
+    arguments = ", ".join(f"{name}=…" for name in names)
+    return f"GRPOTrainer({arguments}).train(resume_from={str(run)!r})"
 
 
 def _is_plain(reward: Any) -> bool:
@@ -143,3 +166,13 @@ def _refuse_two_values(config: GRPOConfig, names: Mapping[str, Any]) -> None:
                 else f"load_config(RECIPE, {name}={value!r}) gives it both"
             )
             raise ConfigError(f"{name} is {value!r} for the trainer and {explicit[name]!r} in its config: {remedy}")
+
+
+def _needed(file: Path) -> list[str]:
+    try:
+        names = json.loads(read_text(file, error=CheckpointError))
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{file} is damaged: it should be a list of names of Python objects")
+    return names

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +24,15 @@ from grpo.errors import ConfigError, DataError
 from grpo.machine import idle_cores
 from grpo.policy import LoraSettings, Policy, load_policy
 from grpo.policy.sources import find_source
+from grpo.policy.tokens import decode_texts
 from grpo.rewards import Backbones, RewardSuite, resolve_rewards
 from grpo.rewards.imports import import_object
+from grpo.rewards.rules.answer import ANSWER_REWARDS
 from grpo.rollout import EpisodeCollector, RolloutCollector
 from grpo.schedules import learning_rate_factor
+from grpo.storage import expanded
 from grpo.tasks import PromptOrder
+from grpo.tasks.values import reference_texts
 from grpo.types import Prompt, SamplingParams
 from grpo.update import Learner
 
@@ -125,16 +128,24 @@ def offer_base(backbones: Backbones, config: GRPOConfig, objects: PythonObjects,
     base, revision = None, None
     if options.lora_rank > 0:
         base, revision = options.model, options.revision
-    elif Path(options.model).expanduser().is_dir():
+    elif expanded(options.model).is_dir():
         base = find_source(options.model).base
     if base is not None:
         backbones.offer(base, lambda: policy().model, revision=revision)
 
 
 def make_rewards(
-    config: GRPOConfig, objects: PythonObjects, rows: Sequence[Mapping[str, Any]], backbones: Backbones | None = None
+    config: GRPOConfig,
+    objects: PythonObjects,
+    rows: Sequence[Mapping[str, Any]],
+    backbones: Backbones | None = None,
+    *,
+    places: Sequence[str] = (),
 ) -> RewardSuite:
     """Return the reward functions, checked against the `rows` of the data, at least one, given by their columns.
+
+    Args:
+        places: of the rows, for messages.
 
     Raises:
         ConfigError: a reward is unknown or has an impossible option.
@@ -168,8 +179,25 @@ def make_rewards(
             f"name the column (answer_column), or give a reward (rewards) that does without"
         )
     suite.check_columns(columns)
+    _check_answers(suite, rows, places)
     suite.check_rows(rows)
     return suite
+
+
+def _check_answers(suite: RewardSuite, rows: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
+    """Raise a DataError for the first row with an answer that a built-in reward cannot compare with."""
+    names = [function.name for function in suite.functions if function.function in ANSWER_REWARDS]
+    if not names:
+        return
+    for number, columns in enumerate(rows):
+        try:
+            reference_texts(columns.get("answer"))
+        except DataError as error:
+            place = places[number] if number < len(places) else ""
+            raise DataError(
+                f"{place or f'row {number}'}, column 'answer': {error} (reward {names[0]!r} compares with it), or name "
+                f"another column with answer_column, as answer.KEY"
+            ) from error
 
 
 def _shortly_before(timeout_s: float | None) -> float | None:
@@ -216,10 +244,10 @@ def sampling_params(config: GRPOConfig) -> SamplingParams:
 
 
 def decoder(policy: Policy) -> Callable[[Sequence[Sequence[int]]], list[str]]:
-    """Return the function that turns completions into text for rewards and logs; end tokens are left out."""
+    """Return the function that turns completions into text for rewards and logs, without end tokens."""
 
     def decode(completions: Sequence[Sequence[int]]) -> list[str]:
-        return list(policy.tokenizer.batch_decode([list(ids) for ids in completions], skip_special_tokens=True))
+        return decode_texts(policy.tokenizer, completions, end_token_ids=policy.end_token_ids)
 
     return decode
 

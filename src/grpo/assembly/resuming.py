@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
+from grpo.assembly.invocation import own_command
 from grpo.assembly.objects import require_objects
 from grpo.assembly.parts import number_of_steps
+from grpo.assembly.run_record import RunRecord, read_run_config, with_absolute_paths
 from grpo.assembly.runs import run_parts
 from grpo.checkpoint import CheckpointStore, Progress
 from grpo.config import OPTIONS, GRPOConfig, parse_overrides
 from grpo.errors import CheckpointError, ConfigError
 from grpo.tracking import RunDirectory, find_run
+from grpo.tracking.formatting import counted
 from grpo.trainer import Outcome
 
 __all__ = ["resume", "resume_with"]
@@ -45,7 +49,8 @@ def resume_with(
     """
     directory = find_run(path)
     require_objects(directory, objects)
-    before = GRPOConfig.from_file(directory / "config.yaml")
+    record = RunRecord.read(directory)
+    before = read_run_config(directory, record)
     config = _changed(before, overrides)
     with RunDirectory.open(path) as run:
         store = CheckpointStore(run.path, config.output.keep_checkpoints)
@@ -58,24 +63,38 @@ def resume_with(
         parts = make_parts(config)
         steps = number_of_steps(config, len(parts.prompts.train))
         if steps < progress.step:
-            raise ConfigError(f"{directory} has done {progress.step} steps already: give more, as steps=N")
+            raise ConfigError(f"{directory} has done {counted(progress.step, 'step')} already: give more, as steps=N")
+        changes = {**record.differences(before), **before.differences(config)}
+        notes = record.changed_files()
         run.write_config(parts.config.to_yaml())
-        changes = before.differences(config)
+        RunRecord.of(parts.config).write(run.path)
         if checkpoint is None:
             run.rewind(-1)
-            notes = ["the run had stopped before anything was saved, so it starts from the beginning"]
+            notes.append("the run had stopped before anything was saved, so it starts from the beginning")
             return run_parts(parts, run, progress, changes=changes, notes=notes), parts
         if steps > progress.step:
             # The run is unfinished again: its former end must not be taken for a result.
             checkpoint = store.reopen(checkpoint)
             run.set_summary_aside()
+        elif steps == progress.step:
+            option = "num_epochs" if config.optimizer.steps is None else "steps"
+            more = 2 * (config.optimizer.num_epochs or 1) if option == "num_epochs" else 2 * steps
+            notes.append(
+                f"the run has done all of its {counted(steps, 'step')}: to train further, add a larger {option}, "
+                f"as in: {own_command()} train --resume {shlex.quote(str(path))} {option}={more:g}"
+            )
         parts.policy.load_weights(checkpoint.path)
-        run.rewind(progress.step)
-        return run_parts(parts, run, progress, checkpoint.state, changes=changes), parts
+        run.rewind(progress.step, evaluated=progress.evaluated_at(progress.step))
+        if (logged := run.last_step()) < progress.step:
+            notes.append(
+                f"metrics.jsonl ends at step {logged}, the checkpoint is of step {progress.step}: the lines between "
+                f"were lost, and the run continues from the checkpoint"
+            )
+        return run_parts(parts, run, progress, checkpoint.state, changes=changes, notes=notes), parts
 
 
 def _changed(config: GRPOConfig, overrides: Sequence[str] | Mapping[str, Any]) -> GRPOConfig:
-    changed = config.replace(**parse_overrides(overrides)) if overrides else config
+    changed = with_absolute_paths(config.replace(**parse_overrides(overrides))) if overrides else config
     for name, (was, wanted) in config.differences(changed).items():
         if OPTIONS[name].known("fixed"):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,14 +12,15 @@ from types import MappingProxyType
 from grpo.assembly.announcement import Changes, announce, make_trackers, remark_on_data, warnings_on
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.invocation import own_command
-from grpo.assembly.objects import PythonObjects, write_objects
+from grpo.assembly.objects import PythonObjects, python_command, write_objects
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
+from grpo.assembly.run_record import RunRecord
 from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState, require_saveable
 from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
 from grpo.engines import sync_weights
 from grpo.errors import InputError
-from grpo.storage import require_free_space
+from grpo.storage import expanded, require_free_space, require_short_names
 from grpo.tracking import Journal, RunDirectory, require_empty
 from grpo.tracking.console import Console
 from grpo.trainer import Outcome, Plan, Trainer
@@ -48,6 +50,7 @@ def train_parts(parts: Parts) -> Outcome:
     require_free_space(directory or Path("runs"), needed)
     with RunDirectory.create(directory, name=parts.task.name) as run:
         run.write_config(parts.config.to_yaml())
+        RunRecord.of(parts.config).write(run.path)
         write_objects(run.path, parts.objects.names())
         try:
             return run_parts(parts, run, Progress())
@@ -61,8 +64,8 @@ def output_directory(config: GRPOConfig) -> Path | None:
     """Return the output directory that the configuration names; None: a new one below runs/."""
     output = config.output
     if output.output_dir is not None:
-        return Path(output.output_dir)
-    return Path("runs", output.run_name) if output.run_name is not None else None
+        return require_short_names(expanded(output.output_dir))
+    return require_short_names(Path("runs", output.run_name)) if output.run_name is not None else None
 
 
 def run_parts(
@@ -101,6 +104,7 @@ def run_parts(
             make_trackers(config, run.path),
             log_every=config.output.log_every,
             log_completions=config.output.log_completions,
+            options=config.flat(),
         )
         for tracker in journal.trackers:
             tracker.start(config.flat(), step=progress.step)
@@ -123,13 +127,29 @@ def run_parts(
             parts=stateful,
             processes=connected_processes(),
         )
-        outcome = trainer.train()
+        try:
+            outcome = trainer.train()
+        except Exception:
+            step = None
+            # A disk that is full, for instance, fails the rescue as well; the first error is the one to show.
+            with contextlib.suppress(Exception):
+                step = trainer.rescue()
+            if step is not None:
+                journal.interrupted(
+                    trainer.summary(), f"saved after step {step}; {_resume_with(run.path, parts.objects)}"
+                )
+            raise
         if outcome.signal_number is not None:
             step = trainer.progress.step
             done = f"saved after step {step}" if step else "nothing was trained yet"
-            command = f"{own_command()} train --resume {shlex.quote(str(run.path))}"
-            journal.interrupted(outcome.summary, f"{done}; resume with: {command}")
+            journal.interrupted(outcome.summary, f"{done}; {_resume_with(run.path, parts.objects)}")
         return outcome
+
+
+def _resume_with(run: Path, objects: PythonObjects) -> str:
+    if names := objects.names():
+        return f"resume with: {python_command(run, names)}"
+    return f"resume with: {own_command()} train --resume {shlex.quote(str(run))}"
 
 
 def _plan(config: GRPOConfig, steps: int) -> Plan:

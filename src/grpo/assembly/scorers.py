@@ -6,21 +6,22 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from grpo import reward_models
 from grpo.assembly.parts import take_threads
+from grpo.assembly.runs import output_directory
 from grpo.config import GRPOConfig
 from grpo.demos.clicks import attainable_auc, click_rows
 from grpo.demos.preferences import preference_pairs
 from grpo.errors import ConfigError
 from grpo.machine import keep_freed_memory
 from grpo.policy import LoraSettings
-from grpo.reward_models import CTRScorer, OnEpoch, ScorerReport, ScorerSettings, read_scorer_rows
+from grpo.reward_models import CTRScorer, OnEpoch, OnProgress, ScorerReport, ScorerSettings, read_scorer_rows
 from grpo.reward_models.checkpoint import DESCRIPTION_FILE, best_model_of
 from grpo.reward_models.output import BEST_MODEL, standing
 from grpo.rewards import SequenceClassifierReward
+from grpo.storage import expanded, require_short_names
 
 __all__ = ["score_texts", "scorer_settings", "train_scorer"]
 
@@ -37,7 +38,13 @@ _CONFIG_FILE = "scorer_config.yaml"
 _ROWS_FILE = "rows.jsonl"
 
 
-def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpoch | None = None) -> ScorerReport:
+def train_scorer(
+    config: GRPOConfig,
+    *,
+    overwrite: bool = False,
+    on_epoch: OnEpoch | None = None,
+    on_progress: OnProgress | None = None,
+) -> ScorerReport:
     """Train the reward model of the section `scorer` and return the report.
 
     Beside the weights are the configuration and, if the rows were generated, all rows in a file that
@@ -45,23 +52,28 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
 
     Args:
         overwrite: replace an earlier scorer.
+        on_epoch, on_progress: as in `grpo.reward_models.train_scorer`.
 
     Raises:
         ConfigError: the configuration has no option of a scorer, a scorer is there already, or an option has a value
             it cannot have.
         DataError, ModelError, RunError, StorageError: as `grpo.reward_models.train_scorer`.
     """
-    options = config.scorer
     if not any(name.startswith("scorer_") for name in config.explicit_options()):
         raise ConfigError(
             "there is no scorer to train: take a recipe with a section `scorer`, as ctr-headlines or "
             "finance-preferences, or name a kind: scorer_kind=ctr or scorer_kind=pair"
         )
-    if not overwrite and standing(Path(options.scorer_dir) / BEST_MODEL) is not None:
+    config = _with_scorer_dir(config)
+    options = config.scorer
+    output_dir = require_short_names(expanded(options.scorer_dir))
+    if not overwrite and standing(output_dir / BEST_MODEL) is not None:
         raise ConfigError(
             f"there is a scorer in {options.scorer_dir}: name another scorer_dir, or replace it with --overwrite"
         )
     settings = scorer_settings(config)
+    if on_progress is not None:
+        on_progress(f"reward model: {options.scorer_kind}, in {output_dir}")
     keep_freed_memory()
     config = take_threads(config)
     beside = {_CONFIG_FILE: config.to_yaml()}
@@ -80,13 +92,31 @@ def train_scorer(config: GRPOConfig, *, overwrite: bool = False, on_epoch: OnEpo
         options.scorer_kind,
         rows,
         model=options.scorer_model or config.policy.model,
-        output_dir=options.scorer_dir,
+        output_dir=output_dir,
         settings=settings,
         on_epoch=on_epoch,
+        on_progress=on_progress,
         eval_rows=eval_rows,
         beside=beside,
         attainable=attainable_auc if follows_rule else None,
     )
+
+
+def _with_scorer_dir(config: GRPOConfig) -> GRPOConfig:
+    """Return the config with `output_dir` or `run_name`, where the user has set one, as the scorer's directory.
+
+    Raises:
+        ConfigError: `scorer_dir` names another.
+    """
+    place = output_directory(config)
+    if place is None or not (config.is_set_by_user("output_dir") or config.is_set_by_user("run_name")):
+        return config
+    if config.is_set_by_user("scorer_dir") and expanded(config.scorer.scorer_dir) != place:
+        raise ConfigError(
+            f"{place} and scorer_dir {config.scorer.scorer_dir} both name the directory of the reward model: "
+            f"give one of them"
+        )
+    return config.replace(scorer_dir=str(place), output_dir=None, run_name=None)
 
 
 def score_texts(
@@ -104,7 +134,7 @@ def score_texts(
         RunError: a score is not a number.
     """
     directory = best_model_of(scorer)
-    if directory is None and Path(scorer).expanduser().is_dir():
+    if directory is None and expanded(scorer).is_dir():
         raise ConfigError(
             f"no scorer in {scorer}: train one first (grpo reward train), or give a sequence classifier's directory or "
             f"Hub id"

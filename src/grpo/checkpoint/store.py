@@ -264,7 +264,7 @@ def _with_times(state: TrainingState, path: Path) -> TrainingState:
         else:
             times = read_manifest(path)["times"]
         return replace(state, progress=replace(state.progress, **times))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return state
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +10,10 @@ import typer
 
 from grpo.cli import reward
 from grpo.cli.arguments import BAD_VERDICT, Args, Arguments, AsJson, Command, read_arguments, take_model
-from grpo.cli.printing import aligned, evaluation_table, show_remarks, write_answers
+from grpo.cli.printing import aligned, evaluation_table, json_line, show_note, show_remarks, write_answers
+from grpo.cli.streams import read_standard_input
 from grpo.errors import ConfigError, StorageError
+from grpo.storage import expanded
 
 if TYPE_CHECKING:
     from grpo.assembly.answers import Weights
@@ -140,7 +141,7 @@ def evaluate(ctx: typer.Context, args: Args = None, *, model: Model = None, as_j
     _note_unfinished(config, weights)
     metrics = assembly.evaluate(found)
     if as_json:
-        print(json.dumps(dict(metrics), ensure_ascii=False))
+        print(json_line(dict(metrics)))
     else:
         at = "" if weights is None else f" (step {weights.step})"
         print(evaluation_table(f"{config.policy.model}{at}", metrics))
@@ -150,10 +151,7 @@ def evaluate(ctx: typer.Context, args: Args = None, *, model: Model = None, as_j
 def _note_unfinished(config: GRPOConfig, weights: Weights | None) -> None:
     """Print the step of a run's weights, unless the run is finished or the user chose the step."""
     if weights is not None and not weights.is_final and not weights.was_chosen:
-        print(
-            f"note: {config.policy.model} is not finished: these are its weights after step {weights.step}",
-            file=sys.stderr,
-        )
+        show_note(f"{config.policy.model} is not finished: these are its weights after step {weights.step}")
 
 
 _NO_PROMPT = (
@@ -186,7 +184,7 @@ def generate(
     model, arguments = take_model(model, read_arguments(ctx, args), "grpo generate runs/latest")
     prompts = [*arguments.positionals, *arguments.literals]
     if not prompts and file is None:
-        prompts = [] if sys.stdin.isatty() else [sys.stdin.read().strip()]
+        prompts = [] if sys.stdin.isatty() else [read_standard_input().strip()]
         if not any(prompts):
             raise ConfigError(_NO_PROMPT if model is None else f"{_NO_PROMPT}; {model!r} was read as the model")
 
@@ -202,7 +200,7 @@ def generate(
         write_answers(answers, sys.stdout, as_json=as_json, alone=num == 1 and len(prompts) == 1 and file is None)
         return 0
     try:
-        with Path(output).open("w", encoding="utf-8") as stream:
+        with expanded(output).open("w", encoding="utf-8") as stream:
             write_answers(answers, stream, as_json=True)
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror}") from error
@@ -211,13 +209,20 @@ def generate(
 
 @app.command()
 def doctor(
-    sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Required: try the sandbox of the reward unit_tests.")
-    ] = False,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default runs/latest.")] = None,
+    *,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Try the sandbox of the reward unit_tests.")] = False,
 ) -> int:
-    """Test the protections of the sandbox on this machine; exit code 3 if one does not work."""
+    """Say how a run stands and what is wrong with it, or test the sandbox; exit code 3 if something is wrong."""
     if not sandbox:
-        raise ConfigError("grpo doctor can test only the sandbox: write grpo doctor --sandbox")
+        from grpo.cli.run_text import run_report
+        from grpo.config.load import LATEST_RUN
+
+        lines, is_bad = run_report(LATEST_RUN if run is None else run)
+        print("\n".join(lines))
+        return BAD_VERDICT if is_bad else 0
+    if run is not None:
+        raise ConfigError(f"--sandbox tests this machine and not a run: leave out {run!r}")
 
     from grpo.sandbox import protections
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import sys
@@ -22,11 +24,18 @@ from typer.main import get_command
 
 import grpo
 from grpo.cli.commands import app
+from grpo.cli.streams import drop_output, is_text, open_closed_streams
 from grpo.errors import ConfigError, GrpoError, InputError
+from grpo.machine import is_out_of_memory
 
 __all__ = ["main", "script"]
 
 _NAME = "grpo"
+_STREAM_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+
+_SHOWN = 1500
+"""Characters of each end of a message that are shown; few messages are longer than both."""
+
 _INTERRUPTED = 130
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 """Base class of Typer's errors about a command line. Typer exports only its subclass `BadParameter`."""
@@ -39,28 +48,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in args[:end]
     # As an option of Typer, -h would be found in every prompt that begins with a dash and has an h.
     flags = ["--help" if arg == "-h" else arg for arg in args[:end] if arg != "--debug"]
+    open_closed_streams()
     try:
+        if (bad := next((arg for arg in args if not is_text(arg)), None)) is not None:
+            raise ConfigError(f"the argument {bad[:40]!r} is not UTF-8 text: write it in UTF-8")
         with _stage(debug):
             code = _run(flags, args[end:])
         sys.stdout.flush()
     except KeyboardInterrupt:
         _complain("interrupted", debug)
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`head`, a pager) has left; Python would complain once more when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except InputError as error:
-        _complain(f"error: {error}", debug)
-        return 2
-    except GrpoError as error:
-        _complain(f"error: {error}", debug)
-        return 1
     except Exception as error:
-        hint = "" if debug else " (grpo --debug … shows where)"
-        _complain(f"error: {type(error).__name__}: {error}{hint}", debug)
-        return 1
+        code, message = _verdict(error, debug=debug)
+        if message is not None:
+            _complain(message, debug)
     return code
+
+
+def _verdict(error: Exception, *, debug: bool) -> tuple[int, str | None]:
+    """Return the exit code for an error, and what to say about it."""
+    if isinstance(error, GrpoError):
+        return 2 if isinstance(error, InputError) else 1, f"error: {error}"
+    # Errors of files that we write have become a StorageError: this one is of the stream.
+    if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
+        drop_output()
+        # The reader (`head`, a pager) may leave when it has seen enough.
+        left = isinstance(error, BrokenPipeError)
+        return (0, None) if left else (1, f"error: cannot write to standard output: {error.strerror}")
+    if is_out_of_memory(error):
+        return 1, (
+            "error: out of memory: take a smaller model, or train less of it (lora_rank=16 with dtype=bfloat16), "
+            "or free some memory"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        shown = str(error.filename)
+        return 2, f"error: the name {shown[:40]}… has {len(shown)} characters, more than the file system allows"
+    hint = "" if debug else " (grpo --debug … shows where)"
+    return 1, f"error: {type(error).__name__}: {error}{hint}"
 
 
 def script() -> NoReturn:
@@ -68,8 +92,9 @@ def script() -> NoReturn:
     code = main()
     if code == _INTERRUPTED and any(thread.daemon for thread in threading.enumerate()):
         # A thread that is inside a library when the interpreter ends would abort the process.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -128,6 +153,14 @@ def _stage(debug: bool) -> Iterator[None]:
 
 
 def _complain(message: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print(" ".join(message.split()), file=sys.stderr)
+    # Standard error may be full, or closed by its reader: the exit code is left to say it.
+    with contextlib.suppress(OSError):
+        if debug:
+            traceback.print_exc()
+        print(_one_line(message), file=sys.stderr, flush=True)
+
+
+def _one_line(message: str) -> str:
+    """Return `message` on one line, without the middle of a value of thousands of characters."""
+    line = " ".join(message.split())
+    return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]} … {line[-_SHOWN:]}"

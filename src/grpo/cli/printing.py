@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from grpo.cli.streams import is_utf8
+
 if TYPE_CHECKING:
     from grpo.config import GRPOConfig
 
-__all__ = ["aligned", "evaluation_table", "show_remarks", "write_answers"]
+__all__ = ["aligned", "evaluation_table", "json_line", "show_note", "show_remarks", "write_answers"]
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
@@ -31,15 +34,26 @@ def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
     ]
 
 
+def json_line(value: Any, stream: TextIO | None = None) -> str:
+    """Return JSON on one line, with escapes for what `stream` (None: standard output) cannot write."""
+    return json.dumps(value, ensure_ascii=not is_utf8(sys.stdout if stream is None else stream))
+
+
 def show_remarks(config: GRPOConfig) -> None:
     """Print the remarks on a configuration, as options without effect, before it is used."""
     for remark in config.remarks():
-        print(f"note: {remark}", file=sys.stderr)
+        show_note(remark)
+
+
+def show_note(text: str) -> None:
+    """Print a note on standard error, which may be closed or full."""
+    with contextlib.suppress(OSError):
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     """Return the accuracies of `assembly.evaluate`, with intervals and meanings, and the mean of each reward."""
-    from grpo.tracking.formatting import EVALUATION_MEASURES, interval
+    from grpo.tracking.formatting import EVALUATION_MEASURES, counted, interval
 
     rows = [
         (f"  {label}", interval(metrics, name), meaning)
@@ -53,7 +67,8 @@ def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     ]
     means = metrics.get("rewards", {})
     rows += [(f"    {name}", f"{mean:.3f}", "") for name, mean in means.items() if mean is not None]
-    head = f"{model}: {metrics['prompts']} prompts × {metrics['samples_per_prompt']} completions"
+    prompts, completions = counted(metrics["prompts"], "prompt"), counted(metrics["samples_per_prompt"], "completion")
+    head = f"{model}: {prompts} × {completions}"
     return "\n".join([head, *aligned(rows)])
 
 
@@ -65,7 +80,7 @@ def write_answers(answers: Iterable[Mapping[str, Any]], stream: TextIO, *, as_js
     """
     for answer in answers:
         if as_json:
-            print(json.dumps(dict(answer), ensure_ascii=False), file=stream, flush=True)
+            print(json_line(dict(answer), stream), file=stream, flush=True)
         elif alone:
             print(answer["completions"][0], file=stream)
         else:

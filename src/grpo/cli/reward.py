@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shlex
 import sys
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from grpo.cli.arguments import BAD_VERDICT, Args, AsJson, Command, read_arguments, take_model
-from grpo.cli.printing import show_remarks
+from grpo.cli.printing import json_line, show_remarks
+from grpo.cli.streams import read_standard_input
 from grpo.errors import ConfigError
+from grpo.storage import expanded, read_text
 
 if TYPE_CHECKING:
     from grpo.config import GRPOConfig
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+
+_PAUSE_S = 10.0
+"""Seconds between lines about the progress within an epoch where they stay, as in a file."""
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -47,11 +52,18 @@ def train(
 
     config = load_config(source, arguments.overrides)
     show_remarks(config)
-    report = assembly.train_scorer(config, overwrite=overwrite, on_epoch=None if as_json else _show_epoch)
+    progress = None if as_json else _Progress()
+    report = assembly.train_scorer(
+        config,
+        overwrite=overwrite,
+        on_epoch=None if progress is None else progress.epoch,
+        on_progress=progress,
+    )
     if as_json:
-        print(json.dumps(report.to_json()))
+        print(json_line(report.to_json()))
         return 0
     _show_report(report)
+    config = config.replace(scorer_dir=str(report.best_model.parent))
     print(f"next\n  {_next_command(source, arguments.overrides, config)}")
     return 0
 
@@ -66,6 +78,10 @@ def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConf
     kept = []
     for override in overrides:
         name = normalise(override.partition("=")[0].removeprefix("scorer."))
+        if name in ("output_dir", "run_name", "output.output_dir", "output.run_name"):
+            if uses_it:
+                kept.append(f"scorer_dir={config.scorer.scorer_dir}")
+            continue
         # The policy's training needs the scorer's place, not the options of the scorer's training.
         if not name.startswith("scorer_") or (name == "scorer_dir" and uses_it):
             kept.append(override)
@@ -73,6 +89,33 @@ def _next_command(source: str | None, overrides: Sequence[str], config: GRPOConf
         kept += [f"scorer_dir={config.scorer.scorer_dir}", f"rewards={reward}"]
     args = [source or "train_file=prompts.jsonl", *kept]
     return " ".join([own_command(), "train", *map(shlex.quote, args)])
+
+
+class _Progress:
+    """The present work: on one line that is written over on a terminal, else on a line now and then."""
+
+    def __init__(self) -> None:
+        self._is_live = sys.stdout.isatty()
+        self._last = -math.inf
+
+    def __call__(self, activity: str) -> None:
+        """Show what is done now."""
+        is_step = activity.startswith("epoch ")
+        now = time.monotonic()
+        if is_step and now - self._last < (0.1 if self._is_live else _PAUSE_S):
+            return
+        if is_step:
+            self._last = now
+        if self._is_live and is_step:
+            print(f"\r\x1b[K{activity}", end="", flush=True)
+        else:
+            print(activity, flush=True)
+
+    def epoch(self, epoch: EpochReport) -> None:
+        """Show the outcome of an epoch."""
+        if self._is_live:
+            print("\r\x1b[K", end="")
+        _show_epoch(epoch)
 
 
 def _show_epoch(epoch: EpochReport) -> None:
@@ -84,8 +127,10 @@ def _show_epoch(epoch: EpochReport) -> None:
 
 
 def _show_report(report: ScorerReport) -> None:
+    from grpo.tracking.formatting import counted
+
     best, limit = report.best, report.attainable_auc
-    print(f"\n{report.num_train} rows to train on, {report.num_eval} held out, {report.seconds:.0f} s")
+    print(f"\n{counted(report.num_train, 'row')} to train on, {report.num_eval} held out, {report.seconds:.0f} s")
     if best.auc is not None:
         most = "" if limit is None else f" (the rule behind the clicks itself: {limit:.3f})"
         print(f"AUC       {best.auc:.3f}{most}")
@@ -125,7 +170,7 @@ def check(
     config = load_config(arguments.at_most_one("recipe or file"), arguments.overrides)
     show_remarks(config)
     report = check_rewards(config, sample_groups=groups, rows=rows, repeats=repeats)
-    print(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report_text(report))
+    print(json_line(report.to_json()) if as_json else report_text(report))
     return 0 if report.passed else BAD_VERDICT
 
 
@@ -158,7 +203,7 @@ def score(
         raise ConfigError("grpo reward score needs a model: grpo reward score runs/ctr-headlines-scorer 'A headline'")
     texts = [*arguments.positionals, *arguments.literals, *(_lines_of(file) if file is not None else [])]
     if not texts and not sys.stdin.isatty():
-        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        texts = [line for line in read_standard_input().splitlines() if line.strip()]
     if not texts:
         raise ConfigError(f"no text to score: write it after the model, {model}, or name a --file")
 
@@ -167,13 +212,9 @@ def score(
     scores = assembly.score_texts(model, texts, None if prompt is None else [prompt] * len(texts), device=device)
     for text, value in zip(texts, scores, strict=True):
         row: dict[str, Any] = {"text": text, "score": value}
-        print(json.dumps(row, ensure_ascii=False) if as_json else f"{value:.4f}  {text}")
+        print(json_line(row) if as_json else f"{value:.4f}  {text}")
     return 0
 
 
 def _lines_of(file: str) -> list[str]:
-    try:
-        return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read {file!r}: {reason}") from error
+    return [line for line in read_text(expanded(file)).splitlines() if line.strip()]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from grpo.config.describe import option_reference
 from grpo.config.load import DEFAULT_RECIPE, load_config, load_model_config, load_run_config
 from grpo.config.options import OPTIONS, normalise
-from grpo.config.overrides import parse_overrides, split_args
+from grpo.config.overrides import parse_overrides, read_settings, split_args
 from grpo.config.rewards_section import RewardOptions
 from grpo.config.schema import GRPOConfig
-from grpo.config.sections import GENERATED, METHODS
+from grpo.config.sections import GENERATED, METHODS, SECTIONS
+from grpo.config.yaml_text import parse_options
 
 __all__ = [
     "DEFAULT_RECIPE",
     "GENERATED",
     "METHODS",
     "OPTIONS",
+    "SECTIONS",
     "GRPOConfig",
     "RewardOptions",
     "load_config",
@@ -22,6 +24,8 @@ __all__ = [
     "load_run_config",
     "normalise",
     "option_reference",
+    "parse_options",
     "parse_overrides",
+    "read_settings",
     "split_args",
 ]

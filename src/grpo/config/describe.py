@@ -44,5 +44,7 @@ def _values(option: Option) -> str:
         return "|".join(choices)
     if any(get_origin(kind) is tuple for kind in types):
         return "NAME,…"
+    if any(get_origin(kind) is dict for kind in types):
+        return "{NAME: X}"
     placeholders = {bool: "", int: "N", float: "X", str: "TEXT"}
     return next(placeholders[kind] for kind in (bool, float, int, str) if kind in types)

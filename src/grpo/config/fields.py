@@ -23,6 +23,9 @@ __all__ = [
     "option_types",
 ]
 
+_LARGEST = 2**63 - 1
+"""Largest whole number that tensors and random generators take."""
+
 Count = Annotated[int, Field(ge=1)]
 Interval = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -77,10 +80,10 @@ def known_about(field: FieldInfo, key: str) -> Any:
 
 
 def option_types(annotation: Any) -> frozenset[Any]:
-    """Return the plain types an annotation allows; a `Literal` stays whole, `None` is left out."""
+    """Return the plain types an annotation allows; a `Literal`, tuple or dict stays whole, `None` is left out."""
     if get_origin(annotation) is Annotated:
         return option_types(get_args(annotation)[0])
-    if get_origin(annotation) in (Literal, tuple):
+    if get_origin(annotation) in (Literal, tuple, dict):
         return frozenset({annotation})
     parts = get_args(annotation)
     if not parts:
@@ -108,6 +111,10 @@ class Section(BaseModel):
         # Python counts True as 1: `steps: yes` is a slip, not one step.
         if isinstance(value, bool) and types <= {int, float}:
             raise ValueError("Input should be a number")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"Input should be at most {_LARGEST}")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("Input should be text without null characters")
         choices = choices_of(types)
         if isinstance(value, bool) and choices:
             raise ValueError(f"Input should be {' or '.join(map(repr, choices))}")

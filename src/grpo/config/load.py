@@ -12,8 +12,9 @@ from grpo import recipes
 from grpo.config.layers import OWN_ROWS, merge_layers
 from grpo.config.overrides import Settings, parse_overrides, read_settings
 from grpo.config.schema import GRPOConfig, as_text
-from grpo.config.yaml_text import parse_options
+from grpo.config.yaml_text import MOST_BYTES, parse_options
 from grpo.errors import CheckpointError, ConfigError
+from grpo.storage import expanded, read_text
 
 __all__ = ["DEFAULT_RECIPE", "load_config", "load_model_config", "load_run_config"]
 
@@ -108,7 +109,7 @@ def _run_of(model: str) -> Path | None:
     """Return the directory of the run that `model` is, or that its model lies in; None if it belongs to no run."""
     from grpo.tracking import find_run
 
-    path = Path(model).expanduser()
+    path = expanded(model)
     try:
         return find_run(path.parent if _is_inside_run(model) else path)
     except CheckpointError:
@@ -126,7 +127,7 @@ def _brings_rows(changes: Settings) -> bool:
 
 def _is_tiny(model: str) -> bool:
     """Return whether a model is the embedded one, or was trained from it."""
-    if model == "tiny" or not Path(model).expanduser().is_dir():
+    if model == "tiny" or not expanded(model).is_dir():
         return model == "tiny"
     run = _run_of(model)
     return run is not None and _is_tiny(GRPOConfig.from_file(run / "config.yaml").policy.model)
@@ -155,8 +156,9 @@ def _config(base: Sequence[_Layer], *changes: Settings, model: str | None = None
     """
     layers = [*base, *map(_Layer, changes)]
     plain = merge_layers(layer.settings for layer in layers if not layer.is_table)
-    policy_model: str = model or plain.get("model") or "tiny"
-    scorer_model: str = plain.get("scorer_model") or policy_model
+    # Types are checked below, when the config is made.
+    policy_model = str(model or plain.get("model") or "tiny").replace("\0", "")
+    scorer_model = str(plain.get("scorer_model") or policy_model).replace("\0", "")
 
     def model_for(name: str) -> str:
         return scorer_model if name.startswith("scorer_") else policy_model
@@ -180,7 +182,7 @@ def _config(base: Sequence[_Layer], *changes: Settings, model: str | None = None
 
 def _source_layers(source: str | Path) -> list[_Layer]:
     name = str(source)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if name in recipes.names():
         return _recipe_layers(name)
     if path.is_dir():
@@ -188,12 +190,7 @@ def _source_layers(source: str | Path) -> list[_Layer]:
         raise ConfigError(f"{name} is a directory: {hint}")
     if not path.exists():
         raise ConfigError(f"no recipe or file {name!r}: {_nearest(path)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read {path}: {reason}") from None
-    return _text_layers(text, name)
+    return _text_layers(read_text(path, most_bytes=MOST_BYTES), name)
 
 
 def _recipe_layers(name: str) -> list[_Layer]:

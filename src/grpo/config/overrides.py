@@ -131,8 +131,10 @@ def _read_text(option: Option | None, text: str) -> Any:
     if text.strip().lower() in _NULL - set(choices_of(types)):
         return None
     is_list = any(get_origin(kind) is tuple for kind in types) and text.lstrip().startswith(("[", "{"))
+    is_mapping = any(get_origin(kind) is dict for kind in types)
     # Text stays as it was typed: a run may be called 007, and a prompt may end in a colon.
-    return text if types and not types & {int, float, bool} and not is_list else parse_yaml(text)
+    is_parsed = is_list or is_mapping or not types or types & {int, float, bool}
+    return parse_yaml(text) if is_parsed else text
 
 
 def read_settings(options: Mapping[Any, Any], origin: str = "") -> Settings:
@@ -219,7 +221,7 @@ def _is_rewards_option(key: Any) -> bool:
 
 
 def _trackers(value: Any) -> dict[str, bool]:
-    names = [value] if isinstance(value, str) else list(value or [])
+    names = list(value) if isinstance(value, list | tuple | set | frozenset) else [] if value is None else [value]
     wanted = {normalise(part) for name in names for part in str(name).split(",") if part.strip()}
     if wanted - {"wandb", "tensorboard", "all", "none"}:
         raise ConfigError(f"report_to was given {value!r}: it should be wandb, tensorboard, all or none")

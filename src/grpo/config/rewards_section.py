@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -67,6 +68,14 @@ class RewardOptions(BaseModel):
         others = {key: item for key, item in value.items() if key not in cls.model_fields}
         return {**own, "parameters": {**(own.get("parameters") or {}), **others}}
 
+    @field_validator("parameters")
+    @classmethod
+    def _refuse_infinite_parameters(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        for name, value in parameters.items():
+            if not _is_finite(value):
+                raise ValueError(f"Input should have a finite {name}")
+        return parameters
+
     @field_validator("weight", mode="wrap")
     @classmethod
     def _read_weight(cls, value: Any, read: Callable[[Any], float | WeightOptions]) -> float | WeightOptions:
@@ -90,6 +99,15 @@ class RewardOptions(BaseModel):
         clash = self.parameters.keys() & fields.keys()
         own = {"parameters": dict(self.parameters)} if clash else self.parameters
         return {"name": self.name, "weight": weight, **changed, **own}
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether no number in `value`, which may be nested, is NaN or infinite."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def reward_specs(value: Any) -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ from grpo.config.options import OPTIONS
 from grpo.config.overrides import Settings, read_settings
 from grpo.config.rewards_section import RewardsSection
 from grpo.config.scorer_section import ScorerSection
-from grpo.config.yaml_text import dump_yaml, parse_options
+from grpo.config.yaml_text import MOST_BYTES, dump_yaml, parse_options
 from grpo.errors import ConfigError
+from grpo.storage import read_text
 
 __all__ = ["GRPOConfig", "as_text"]
 
@@ -102,6 +103,14 @@ class GRPOConfig(BaseModel):
         changed = GRPOConfig(**merge_layers([self.explicit_options(), changes]))
         return changed.with_provenance(from_recipe=self._provenance.from_recipe - changes.keys())
 
+    def rewritten(self, **values: Any) -> GRPOConfig:
+        """Return the config with other spellings of values that it has; nothing else changes.
+
+        `replace` would drop the options that a new value displaces.
+        """
+        config = GRPOConfig(**{**self.explicit_options(), **values})
+        return config.with_provenance(from_recipe=self._provenance.from_recipe, notes=self._provenance.notes)
+
     def with_provenance(self, *, from_recipe: Iterable[str] = (), notes: Iterable[str] = ()) -> GRPOConfig:
         """Return this config, with the options that a recipe has set and with notes to show before a run."""
         config = self.model_copy()
@@ -155,7 +164,7 @@ class GRPOConfig(BaseModel):
     @classmethod
     def from_file(cls, path: str | Path) -> GRPOConfig:
         """Return the config in a run directory's `config.yaml`, as it was resolved then."""
-        return cls.from_yaml(Path(path).read_text(encoding="utf-8"), str(path))
+        return cls.from_yaml(read_text(Path(path), most_bytes=MOST_BYTES), str(path))
 
     def _section_of(self, name: str) -> BaseModel:
         section: BaseModel = getattr(self, OPTIONS[name].section)
@@ -181,6 +190,9 @@ def as_text(value: Any) -> str:
     """
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).removesuffix(".0")
 
+
+_SHOWN = 80
+"""Most characters of a value that a message repeats."""
 
 _EXPECTED = {
     "int": "a whole number",
@@ -212,9 +224,14 @@ def _finding(option: str, detail: ErrorDetails) -> str:
     if not option:  # it is about several options, and names them
         return message
     if expected is None and not message.startswith("Input should "):
-        return f"{option} was given {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+        return f"{option} was given {_shown(detail['input'])}: {message[:1].lower()}{message[1:]}"
     # The location within `rewards` ends in the name of one function's setting.
     subject = f"a reward function's {detail['loc'][-1]}" if option == "rewards" and len(detail["loc"]) > 2 else option
-    return f"{subject} was given {detail['input']!r}: it should " + (
+    return f"{subject} was given {_shown(detail['input'])}: it should " + (
         f"be {expected}" if expected else message.removeprefix("Input should ")
     )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

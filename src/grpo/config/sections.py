@@ -165,16 +165,28 @@ class DataSection(Section):
         None, "split of the Hub data set to evaluate on", fixed=True, needs="dataset", displaces=("eval_file",)
     )
     prompt_column: str | None = option(
-        None, "column with the prompt; null: the task's usual names", fixed=True, needs={"task": ("gsm8k", "rows")}
+        None,
+        "column with the prompt, a.b for a nested one; null: the task's usual names",
+        fixed=True,
+        needs={"task": ("gsm8k", "rows")},
     )
     answer_column: str | None = option(
-        None, "column with the reference answer; null: the task's usual names", fixed=True, needs={"task": ("rows",)}
+        None,
+        "column with the reference answer, a.b for a nested one; null: the task's usual names",
+        fixed=True,
+        needs={"task": ("rows",)},
     )
     system_prompt: str | None = option(None, "text before each prompt; null: the task's own, if it has one")
     answer_format: Literal["answer_tags", "think_tags", "plain"] = option(
         "answer_tags", "<reasoning>…</reasoning><answer>…</answer>, <think>…</think>, or none; own rows: plain"
     )
     chat: bool | None = option(None, "use the chat template; null: where prompts or model need it")
+    chat_template_kwargs: dict[str, Any] | None = option(
+        None, "variables of the chat template, as {enable_thinking: false}; a column of this name comes first"
+    )
+    tools: tuple[dict[str, Any], ...] | None = option(
+        None, "descriptions of tools for the chat template; a column of this name comes first"
+    )
     max_prompt_length: Count = option(512, "tokens; longer prompts are dropped and counted, never cut", fixed=True)
     train_size: Count | None = option(None, "number of training rows to use; null: all", fixed=True)
     eval_size: Interval | None = option(
@@ -234,8 +246,8 @@ class RolloutSection(Section):
     )
     zero_variance_groups: Literal["skip", "resample", "keep"] = option(
         "skip",
-        "groups whose rewards are all equal; skip: do not train on them; resample: replace them by groups of new "
-        "prompts; keep: train on them",
+        "groups whose rewards are all equal; skip: do not train on them where beta is 0; resample: replace them by "
+        "groups of new prompts; keep: train on them",
         synonyms=("uniform_groups",),
     )
     max_resamples: Count = option(
@@ -356,7 +368,11 @@ class OutputSection(Section):
     eval_samples: Count = option(
         4, "completions sampled for each prompt of an evaluation", synonyms=("num_generations_eval",)
     )
-    save_every: Interval = option(0, "steps between checkpoints; the end is always saved", synonyms=("save_steps",))
+    save_every: Interval = option(
+        0,
+        "steps between checkpoints; in any case one is saved every ten minutes and at the end",
+        synonyms=("save_steps",),
+    )
     keep_checkpoints: Count = option(3, "latest checkpoints to keep, besides the best", synonyms=("save_total_limit",))
     log_completions: bool = option(True, "write every completion with its rewards to completions.jsonl")
     tensorboard: bool = option(False, "log to TensorBoard", synonyms=("use_tensorboard",))

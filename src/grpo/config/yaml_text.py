@@ -1,4 +1,7 @@
-"""YAML as configurations use it: `1e-6` is a number, a date is text, and a repeated key is an error."""
+"""YAML as configurations use it: `1e-6` is a number, a date is text, and a repeated key is an error.
+
+A text of a few lines whose aliases stand for billions of values is an error, too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import yaml
 
 from grpo.errors import ConfigError
 
-__all__ = ["dump_yaml", "parse_options", "parse_yaml"]
+__all__ = ["MOST_BYTES", "dump_yaml", "parse_options", "parse_yaml"]
 
 _NUMBERS = {
     "int": r"[-+]?(?:0|[1-9][0-9_]*)",
@@ -21,8 +24,25 @@ _NUMBERS = {
 """Plain scalars that are numbers, in place of YAML 1.1's, which reads 007 as octal and 1e-6 as text."""
 
 
+MOST_BYTES = 1_000_000
+"""Size that the file of a configuration may have."""
+
+_MOST_VALUES = 100_000
+"""Values that a text may stand for, aliases written out."""
+
+_SHOWN = 60
+"""Most characters of a text that a message repeats."""
+
+
 class _Loader(yaml.SafeLoader):
     """Plain scalars are null, booleans, decimal numbers or text."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        # Before any value is made: merge keys (`<<`) copy what they merge.
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _count_values(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -33,6 +53,30 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Return the number of values that `node` stands for, aliases written out.
+
+    Args:
+        counted: results by id; 0 while a node is being counted.
+
+    Raises:
+        yaml.YAMLError: they are too many, or a value contains itself.
+    """
+    if (number := counted.get(id(node))) is not None:
+        if number == 0:
+            raise yaml.constructor.ConstructorError(None, None, "a value contains itself", node.start_mark)
+        return number
+    counted[id(node)] = 0
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+    number = 1 + sum(_count_values(part, counted) for part in inner)
+    if number > _MOST_VALUES:
+        problem = f"it stands for more than {_MOST_VALUES:,} values, aliases written out"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    counted[id(node)] = number
+    return number
 
 
 class _Dumper(yaml.SafeDumper):
@@ -67,9 +111,17 @@ def parse_yaml(text: str, origin: str = "") -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{origin}, line {mark.line + 1}" if origin and mark is not None else origin or repr(text)
+        place = f"{origin}, line {mark.line + 1}" if origin and mark is not None else origin or _shown(text)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigError(f"{place}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{origin or _shown(text)}: values are nested too deeply: write them flat") from None
+    except (ValueError, AttributeError, TypeError, LookupError) as error:  # thousands of digits, or a tag that misfits
+        raise ConfigError(f"{origin or _shown(text)}: not a usable value: {str(error).partition(';')[0]}") from None
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def parse_options(text: str, origin: str) -> dict[Any, Any]:

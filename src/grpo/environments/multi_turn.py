@@ -9,6 +9,7 @@ from typing import Any
 from grpo.environments.protocol import EpisodeSampler, StepEnvironment, StepResult
 from grpo.environments.turn_tokens import TurnTokens
 from grpo.errors import ConfigError
+from grpo.policy.tokens import decode_texts
 from grpo.seeding import derive_seed
 from grpo.types import Completion, FinishReason, Message, Prompt, Rollout
 
@@ -55,7 +56,7 @@ class MultiTurn:
                 # The first turn of an episode is what a single completion with its seed would be.
                 turn_seed = seed if turn == 0 else derive_seed(seed, "turn", turn)
                 completion = await sampler.complete(episode.all_tokens, turn_seed)
-                text = self._tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
+                text = self._text(completion)
                 episode.add_turn(completion, text)
                 if completion.finish_reason == "length":
                     break
@@ -66,7 +67,9 @@ class MultiTurn:
                 if turn == self._max_turns - 1:
                     episode.finish_reason = "length"
                     break
-                between = self._turn_tokens.between(completion.token_ids[-1], result.messages)
+                between = self._turn_tokens.between(
+                    completion.token_ids[-1], result.messages, template_options=prompt.template_options
+                )
                 if len(episode.token_ids) + len(between) >= sampler.sampling.max_tokens:
                     episode.finish_reason = "length"
                     break
@@ -74,6 +77,11 @@ class MultiTurn:
         finally:
             await _settled(environment.close())
         return episode.rollout()
+
+    def _text(self, completion: Completion) -> str:
+        """Return what the policy wrote in a turn, without the token that ended it."""
+        ends = completion.token_ids[-1:] if completion.finish_reason == "stop" else ()
+        return decode_texts(self._tokenizer, [completion.token_ids], end_token_ids=ends)[0]
 
 
 class _Episode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo.errors import DataError, ModelError
@@ -39,12 +39,15 @@ class TurnTokens:
         if self._chat:
             self._after_turn([{"role": "user", "content": _QUESTION}])
 
-    def between(self, end_token: int, messages: Sequence[Message]) -> tuple[int, ...]:
+    def between(
+        self, end_token: int, messages: Sequence[Message], *, template_options: Mapping[str, Any] | None = None
+    ) -> tuple[int, ...]:
         """Return the tokens between the policy's end token and the start of its next turn.
 
         Args:
             end_token: the last token of the policy's turn.
             messages: what the policy reads next, at least one message.
+            template_options: variables of the template, those of the prompt.
 
         Raises:
             DataError: there is no message.
@@ -56,13 +59,15 @@ class TurnTokens:
             text = "\n\n".join(str(message["content"]) for message in messages)
             return self._encoded(f"\n\n{text}\n\n")
         end_text = self._tokenizer.decode([end_token], skip_special_tokens=False)
-        return self._encoded(self._after_turn(messages).removeprefix(end_text))
+        return self._encoded(self._after_turn(messages, template_options).removeprefix(end_text))
 
-    def _after_turn(self, messages: Sequence[Message]) -> str:
+    def _after_turn(self, messages: Sequence[Message], template_options: Mapping[str, Any] | None = None) -> str:
         """Return the text between the end of the policy's turn and the start of its next one."""
         turn: list[Message] = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-        after = self._rendered([*turn, *messages]).rpartition(_ANSWER)[2]
-        alone = self._tokenizer.apply_chat_template([dict(message) for message in turn], tokenize=False)
+        after = self._rendered([*turn, *messages], template_options).rpartition(_ANSWER)[2]
+        alone = self._tokenizer.apply_chat_template(
+            [dict(message) for message in turn], tokenize=False, **(template_options or {})
+        )
         closing = alone.rpartition(_ANSWER)[2]
         if _ANSWER not in alone or not after.startswith(closing):
             raise ModelError(
@@ -71,8 +76,8 @@ class TurnTokens:
             )
         return after
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
-        (text,) = render_chat(self._tokenizer, [messages])
+    def _rendered(self, messages: Sequence[Message], template_options: Mapping[str, Any] | None) -> str:
+        (text,) = render_chat(self._tokenizer, [messages], template_options=template_options)
         return text
 
     def _encoded(self, text: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ __all__ = [
     "keep_adapter_copy",
     "load_adapter",
     "load_adapter_weights",
+    "refuse_virtual_tokens",
     "save_adapter",
 ]
 
@@ -77,18 +78,34 @@ def add_adapter(model: nn.Module, settings: LoraSettings, *, seed: int) -> nn.Mo
     return wrapped
 
 
+def refuse_virtual_tokens(config: Any) -> None:
+    """Check that an adapter changes weights; one of virtual tokens would have to take part in sampling.
+
+    Raises:
+        ModelError: it is one of prompt, prefix or p-tuning.
+    """
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"the adapter is of type {config.peft_type.value}, whose virtual tokens are not sampled with: "
+            f"use LoRA or another adapter of weights"
+        )
+
+
 def load_adapter(model: nn.Module, directory: Path, *, trainable: bool) -> nn.Module:
     """Return `model` wrapped by PEFT with the adapter of `directory`.
 
     Raises:
         ModelError: its weights are missing, not in safetensors format, or do not fit the model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     if not (directory / WEIGHTS_FILE).is_file():
         raise ModelError(f"{directory} has no {WEIGHTS_FILE}: only adapters saved as safetensors are loaded")
     try:
+        refuse_virtual_tokens(PeftConfig.from_pretrained(str(directory)))
         wrapped = PeftModel.from_pretrained(model, str(directory), is_trainable=trainable)
+    except ModelError:
+        raise
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(f"the adapter in {directory} does not load: {_first_line(error)}") from error
     assert isinstance(wrapped, nn.Module)

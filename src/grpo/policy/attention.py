@@ -25,6 +25,7 @@ __all__ = [
     "attention",
     "causal_lm",
     "masked_attention",
+    "only_logits",
     "placeholder_mask",
     "register_attention",
     "use_attention",
@@ -186,6 +187,15 @@ def causal_lm(model: nn.Module) -> nn.Module:
     inner = model if get_base_model is None else get_base_model()
     assert isinstance(inner, nn.Module)
     return inner
+
+
+def only_logits(model: nn.Module) -> dict[str, bool]:
+    """Return the arguments of `model` that leave out outputs for an auxiliary loss, which need every token's mask.
+
+    Configurations of models with experts may ask for their router's logits.
+    """
+    config = getattr(causal_lm(model), "config", None)
+    return {"output_router_logits": False} if getattr(config, "output_router_logits", False) else {}
 
 
 def use_attention(model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,51 @@ from torch import nn
 from grpo.errors import CheckpointError, ModelError
 from grpo.policy.adapters import load_adapter
 from grpo.policy.sources import ModelSource, find_source
+from grpo.storage import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_model", "load_saved_weights", "load_tokenizer", "without_progress_bars"]
+__all__ = ["load_model", "load_saved_weights", "load_tokenizer", "read_config", "without_progress_bars"]
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+
+
+_ATTENTION = ("_attn_implementation_internal", "attn_implementation", "_attn_implementation")
+"""Names under which a configuration asks for an implementation of attention."""
+
+
+def read_config(model: str | Path, *, revision: str | None = None, local: bool = True) -> Any:
+    """Return a model's Hugging Face configuration, which leaves the choice of attention to transformers.
+
+    A configuration may name an implementation that is not installed here (`flash_attention_2`), or a repository with
+    kernels, which would be fetched and run.
+
+    Args:
+        model: a directory; with `local=False` also a Hub id.
+
+    Raises:
+        ModelError: it cannot be read, or asks for kernels from a repository.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            model, revision=revision or "main", trust_remote_code=False, local_files_only=local
+        )
+    except Exception as error:
+        raise ModelError(f"the configuration of {model} cannot be read: {_first_line(error)}") from error
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    for part, name in itertools.product(parts, _ATTENTION):
+        wanted = str(getattr(part, "__dict__", {}).get(name) or "")
+        if "/" in wanted:
+            raise ModelError(
+                f"the configuration of {model} asks for attention kernels from the repository {wanted}, whose code "
+                f"is not run: remove attn_implementation from its config.json"
+            )
+        if wanted:
+            part._attn_implementation = None
+    return config
 
 
 def load_model(source: ModelSource, *, dtype: torch.dtype | None, trainable_adapter: bool = True) -> nn.Module:
@@ -42,12 +81,15 @@ def load_model(source: ModelSource, *, dtype: torch.dtype | None, trainable_adap
         with without_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
                 base.directory,
+                config=read_config(base.directory),
                 dtype="auto" if dtype is None else dtype,
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
+    except ModelError:
+        raise
     # The Rust reader has an exception of its own.
     except Exception as error:
         raise ModelError(f"the model {base.name} does not load: {_first_line(error)}") from error
@@ -70,7 +112,13 @@ def load_saved_weights(model: Any, directory: Path) -> None:
     try:
         with without_progress_bars():
             saved, info = type(model).from_pretrained(
-                directory, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                directory,
+                config=read_config(directory),
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
     except Exception as error:
         raise CheckpointError(f"the weights in {directory} do not load: {_first_line(error)}") from error
@@ -113,7 +161,7 @@ def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase | None, sourc
         return load_tokenizer(None, find_source(source.base))
     if not isinstance(tokenizer, (str, Path)):
         return tokenizer
-    directory = Path(tokenizer).expanduser()
+    directory = expanded(tokenizer)
     return _tokenizer_in(directory if _has_tokenizer(directory) else find_source(tokenizer).directory, str(tokenizer))
 
 

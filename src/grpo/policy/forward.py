@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grpo.packing import PackedBatch
-from grpo.policy.attention import Attend, causal_lm, placeholder_mask
+from grpo.policy.attention import Attend, causal_lm, only_logits, placeholder_mask
 from grpo.policy.padded import pad_rows
 from grpo.policy.products import LENGTH_MULTIPLE
 from grpo.policy.shared_prefix import SharedPrefixLayout
@@ -101,7 +101,7 @@ def _call(module: Any, inputs: dict[str, Any]) -> Any:
     accepted = inspect.signature(module.forward).parameters
     optional = {"position_ids": inputs["position_ids"]} if "position_ids" in accepted else {}
     required = {name: value for name, value in inputs.items() if name != "position_ids"}
-    return module(**required, **optional, use_cache=False, return_dict=True)
+    return module(**required, **optional, **only_logits(module), use_cache=False, return_dict=True)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

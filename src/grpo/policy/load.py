@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from grpo.errors import ConfigError, ModelError
-from grpo.policy.adapters import TRAINED, LoraSettings, add_adapter, keep_adapter_copy
+from grpo.policy.adapters import TRAINED, LoraSettings, add_adapter, keep_adapter_copy, refuse_virtual_tokens
 from grpo.policy.attention import causal_lm, use_attention
 from grpo.policy.files import load_model, load_tokenizer
 from grpo.policy.fused import compile_layers, use_fused_layers
@@ -69,11 +71,12 @@ def load_policy(
     """
     target = _device(device)
     compute_dtype = _compute_dtype(dtype, target)
-    source, module = _open(model, revision, compute_dtype if lora is not None else None)
+    dtype_of_all = torch.float32 if lora is None else compute_dtype
+    source, module = _open(model, revision, dtype_of_all, adapter_dtype=compute_dtype)
     had_adapter = hasattr(module, "peft_config")
     trains_adapter = had_adapter or lora is not None
     if had_adapter:
-        _activate_adapter(module, lora)
+        _activate_adapter(module, lora, has_reference=reference == "start")
     tokenizer = load_tokenizer(tokenizer, source)
     end_token_ids = find_end_tokens(causal_lm(module), tokenizer)
     pad_token_id = choose_pad_token(causal_lm(module), tokenizer, end_token_ids)
@@ -94,7 +97,8 @@ def load_policy(
         keep_adapter_copy(module)
     elif not had_adapter:
         module.requires_grad_(True)
-        _make_savable(module)
+    _make_savable(causal_lm(module))
+    _require_savable(module, tokenizer)
     if trains_adapter and source is None:
         logger.warning(
             "the base model in memory has no name: what is saved is the adapter alone, keep the base beside it"
@@ -116,11 +120,20 @@ def load_policy(
     )
 
 
-def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[ModelSource | None, nn.Module]:
-    """Return the model and the place of its files, None if it has none."""
+def _open(
+    model: Any, revision: str | None, dtype: torch.dtype, *, adapter_dtype: torch.dtype
+) -> tuple[ModelSource | None, nn.Module]:
+    """Return the model and the place of its files, None if it has none.
+
+    A model is loaded in the data type that it will have, because its buffers are made in that type.
+
+    Args:
+        dtype: of a whole model.
+        adapter_dtype: of the base of an adapter.
+    """
     if isinstance(model, (str, Path)):
         source = find_source(model, revision=revision)
-        return source, load_model(source, dtype=dtype)
+        return source, load_model(source, dtype=dtype if source.base is None else adapter_dtype)
     if not isinstance(model, nn.Module) or not hasattr(causal_lm(model), "get_output_embeddings"):
         raise ModelError(f"a model is a name, a directory or a Hugging Face causal LM, not {type(model).__name__}")
     name = getattr(causal_lm(model).config, "_name_or_path", "")
@@ -130,12 +143,23 @@ def _open(model: Any, revision: str | None, dtype: torch.dtype | None) -> tuple[
         return None, model
 
 
-def _activate_adapter(module: Any, lora: LoraSettings | None) -> None:
-    """Make the adapter of the given model the one that is trained."""
+def _activate_adapter(module: Any, lora: LoraSettings | None, *, has_reference: bool) -> None:
+    """Make the adapter of the given model the one that is trained.
+
+    Args:
+        has_reference: the model without its adapter is the reference.
+    """
     if lora is not None:
         raise ConfigError("the model is an adapter already: leave out LoRA's settings to continue its training")
     if module.active_adapters != [TRAINED]:
         raise ModelError(f"the active adapter is {module.active_adapters}: it must be the one named {TRAINED!r}")
+    config = module.peft_config[TRAINED]
+    refuse_virtual_tokens(config)
+    if has_reference and (bias := getattr(config, "bias", "none")) != "none":
+        raise ModelError(
+            f"the adapter trains biases of its base (bias={bias!r}), so the base is no reference for the KL term: "
+            f"set beta=0, give a reference_model, or use an adapter with bias='none'"
+        )
     module.set_adapter(TRAINED)
 
 
@@ -166,12 +190,32 @@ def _compute_dtype(name: str, device: torch.device) -> torch.dtype:
 def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Return the module on `device`: adapters in float32, all else in `dtype` (quantized weights as they are)."""
     if not getattr(causal_lm(module), "is_quantized", False):
+        if dtype == torch.float32:
+            _restore_buffers(causal_lm(module))
         for name, parameter in module.named_parameters():
             if parameter.is_floating_point():
                 is_adapter = hasattr(module, "peft_config") and f".{TRAINED}." in name
                 parameter.data = parameter.data.to(torch.float32 if is_adapter else dtype)
         module.to(device)
     return module
+
+
+def _restore_buffers(model: Any) -> None:
+    """Compute buffers that no file holds again in float32, where a model in memory was made in a shorter type.
+
+    Gemma's scale of embeddings is one. The saved model will have them in full precision.
+    """
+    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+
+    if all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.is_floating_point()):
+        return
+    with init_empty_weights(include_buffers=False):
+        fresh = type(model)(copy.deepcopy(model.config))
+    exact = dict(fresh.named_buffers())
+    saved = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name not in saved and buffer.is_floating_point() and name in exact and exact[name].shape == buffer.shape:
+            buffer.data = exact[name].to(buffer.device)
 
 
 def _switch_off_dropout(module: nn.Module) -> None:
@@ -210,7 +254,7 @@ def _other_reference(
     reference: Any, policy: nn.Module, device: torch.device, dtype: torch.dtype, pad_token_id: int
 ) -> Reference:
     """Return the model that was named as reference, frozen."""
-    source, module = _open(reference, None, dtype)
+    source, module = _open(reference, None, dtype, adapter_dtype=dtype)
     sizes = [causal_lm(each).config.get_text_config().vocab_size for each in (policy, module)]  # type: ignore[operator,union-attr]
     if sizes[0] != sizes[1]:
         name = source.name if source is not None else "in memory"
@@ -232,14 +276,55 @@ def _speed_up(module: nn.Module, *, compile: bool = False) -> None:
 
 
 def _make_savable(module: Any) -> None:
-    """Correct the generation settings of some published models, which transformers loads but refuses to save."""
+    """Correct the generation settings of some published models, which transformers loads but refuses to save.
+
+    Sampling is switched on where settings of sampling are given; settings that are then still invalid are left out.
+    """
     settings = getattr(module, "generation_config", None)
-    if settings is None:
+    if settings is None or not _invalid_settings(settings):
         return
+    settings.do_sample = True
+    left_out: dict[str, Any] = {}
+    while invalid := [name for name in _invalid_settings(settings) if name not in left_out]:
+        for name in invalid:
+            left_out[name] = getattr(settings, name, None)
+            setattr(settings, name, None)
+    if left_out:
+        shown = ", ".join(f"{name}={value!r}" for name, value in left_out.items())
+        logger.warning("the model's generation settings %s cannot be saved: saved models do without", shown)
+
+
+def _invalid_settings(settings: Any) -> list[str]:
+    """Return the names of generation settings that transformers refuses to save."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         settings.validate(strict=True)
-    except ValueError:
-        settings.do_sample = True
+    except ValueError as error:
+        return re.findall(r"^- `(\w+)`", str(error), flags=re.MULTILINE)
+    finally:
+        transformers_logging.set_verbosity(level)
+    return []
+
+
+def _require_savable(module: Any, tokenizer: Any) -> None:
+    """Write the small files of a saved model once, so that what makes saving fail shows before the first step.
+
+    Raises:
+        ModelError: one of them cannot be written.
+    """
+    model = causal_lm(module)
+    parts = {"configuration": model.config, "generation settings": getattr(model, "generation_config", None)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in {**parts, "tokenizer": tokenizer}.items():
+            try:
+                if part is not None:
+                    part.save_pretrained(folder)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:300]
+                raise ModelError(f"the {name} of {type(model).__name__} cannot be saved: {reason}") from error
 
 
 def _checkpoint_gradients(module: Any) -> None:

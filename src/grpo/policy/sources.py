@@ -11,6 +11,7 @@ from pathlib import Path
 from grpo.checkpoint import checkpoint_steps, find_model
 from grpo.errors import CheckpointError, ModelError
 from grpo.policy.tiny import TINY_DIRECTORY
+from grpo.storage import expanded
 
 __all__ = ["ModelSource", "find_source", "is_hub_name"]
 
@@ -63,7 +64,7 @@ def find_source(model: str | Path, *, revision: str | None = None) -> ModelSourc
     name = str(model)
     if name == "tiny":
         return ModelSource("tiny", TINY_DIRECTORY)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return _local(path)
     if path.exists():
@@ -134,7 +135,7 @@ def _adapter_base(directory: Path) -> str | None:
         return None
     try:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} is not JSON: {error}") from error
     if not base:
         raise ModelError(f"{file} names no base model: set base_model_name_or_path in it")

@@ -1,13 +1,13 @@
-"""The special tokens of a policy: those that end a completion, and the one that pads."""
+"""The special tokens of a policy: those that end a completion, and the one that pads; texts without these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from grpo.errors import ModelError
 
-__all__ = ["choose_pad_token", "find_end_tokens"]
+__all__ = ["choose_pad_token", "decode_texts", "find_end_tokens"]
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|end_of_turn|>", "<|return|>")
 """Tokens with which chat templates in use end an assistant's turn."""
@@ -56,6 +56,19 @@ def choose_pad_token(model: Any, tokenizer: Any, end_token_ids: tuple[int, ...])
     if tokenizer.pad_token_id != chosen:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chosen)
     return chosen
+
+
+def decode_texts(tokenizer: Any, sequences: Iterable[Sequence[int]], *, end_token_ids: Iterable[int] = ()) -> list[str]:
+    """Return the text of each sequence without end, padding and start tokens.
+
+    Other special tokens stay: in many models `<think>` or `<answer>` is one, and rewards read them.
+
+    Args:
+        end_token_ids: besides the tokenizer's own.
+    """
+    hidden = {*end_token_ids, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id}
+    shown = [[token for token in ids if token not in hidden] for ids in sequences]
+    return list(tokenizer.batch_decode(shown, skip_special_tokens=False))
 
 
 def _listed(ids: int | Iterable[int] | None) -> list[int]:

@@ -13,8 +13,10 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+from grpo.errors import DataError
 from grpo.rewards.texts import completion_texts
 from grpo.tasks.answers import normalise_number, plain_reference, same_answer
+from grpo.tasks.values import reference_texts
 from grpo.types import Prompt
 
 __all__ = [
@@ -85,13 +87,11 @@ def as_text(value: Any) -> str | None:
         ['four', '4', '4.5', '4', '4', None]
     """
     if isinstance(value, (list, tuple)) and value:
-        value = completion_texts([value])[0] if isinstance(value[-1], Mapping) else value[0]
-    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        value = completion_texts([value])[0] if isinstance(value[-1], Mapping) else value
+    try:
+        return next(iter(reference_texts(value)), None)
+    except DataError:
         return None
-    if isinstance(value, float):
-        return f"{Decimal(repr(value)):f}" if math.isfinite(value) else None
-    text = str(value)
-    return text if text.strip() else None
 
 
 def places_of_other_answers(rows: Sequence[Prompt], references: Sequence[str]) -> list[int] | None:

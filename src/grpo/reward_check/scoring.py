@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from grpo.reward_check.probes import Probe, ProbeText
 from grpo.rewards import RewardSuite
-from grpo.rewards.hooks import HasMemory, is_stateful
+from grpo.rewards.hooks import HasMemory, is_stateful, offers
 from grpo.types import Group, Prompt, Rollout, Score, ScoredGroup
 
 __all__ = ["Passes", "Scores", "SuiteRunner", "has_failed", "run_passes", "sees_column", "texts_by_row"]
@@ -68,7 +68,7 @@ class SuiteRunner:
             with contextlib.ExitStack() as stack:
                 for reward in rewards:
                     # An answer from memory has neither noise nor cost.
-                    if isinstance(reward, HasMemory):
+                    if isinstance(reward, HasMemory) and offers(reward, HasMemory):
                         stack.enter_context(reward.without_memory())
                 if any(map(is_stateful, rewards)):
                     self.score(layout)

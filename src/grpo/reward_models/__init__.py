@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from grpo.reward_models.ctr_scorer import CTRScorer
 from grpo.reward_models.data import ScorerKind, hold_out, read_scorer_rows
-from grpo.reward_models.reports import EpochReport, Evaluation, OnEpoch, ReliabilityBin, ScorerReport
+from grpo.reward_models.reports import EpochReport, Evaluation, OnEpoch, OnProgress, ReliabilityBin, ScorerReport
 from grpo.reward_models.settings import ScorerSettings
 from grpo.reward_models.train import train_scorer
 
@@ -16,6 +16,7 @@ __all__ = [
     "EpochReport",
     "Evaluation",
     "OnEpoch",
+    "OnProgress",
     "ReliabilityBin",
     "ScorerKind",
     "ScorerReport",

@@ -17,7 +17,7 @@ from grpo.policy.products import use_fast_products
 from grpo.policy.sources import ModelSource, find_source
 from grpo.policy.tokens import choose_pad_token
 
-__all__ = ["Backbone", "backbone_sizes", "find_backbone", "load_backbone", "read_config", "share_backbone"]
+__all__ = ["Backbone", "backbone_sizes", "find_backbone", "load_backbone", "share_backbone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +114,6 @@ def find_backbone(model: str | Path, revision: str | None = None) -> ModelSource
     if source.base is not None:
         raise ModelError(f"{source.name} is an adapter on {source.base}: merge them, or give the base as backbone")
     return source
-
-
-def read_config(directory: Path) -> Any:
-    """Return the Hugging Face configuration in a model's directory.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise ModelError(f"the configuration in {directory} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def load_backbone(

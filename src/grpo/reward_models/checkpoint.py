@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from grpo.errors import CheckpointError
 from grpo.policy import LoraSettings
 from grpo.reward_models.output import BEST_MODEL, replaced_directory, standing
+from grpo.storage import expanded
 
 __all__ = [
     "DESCRIPTION_FILE",
@@ -115,7 +116,7 @@ def best_model_of(path: str | Path) -> Path | None:
 
     If a training was killed while it replaced an earlier scorer, this is the earlier one.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     for directory in (standing(place / BEST_MODEL), standing(place)):
         if directory is not None and any((directory / name).is_file() for name in _LOADABLE_FILES):
             return directory.resolve()

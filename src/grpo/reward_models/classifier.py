@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from grpo.errors import ModelError
 from grpo.policy import causal_lm
 from grpo.policy.adapters import WEIGHTS_FILE, save_adapter
-from grpo.policy.files import without_progress_bars
+from grpo.policy.files import read_config, without_progress_bars
 from grpo.policy.sources import find_source
-from grpo.reward_models.backbone import Backbone, read_config
+from grpo.reward_models.backbone import Backbone
 from grpo.reward_models.output import replaced_directory
 
 __all__ = ["PreferenceHead", "empty_classifier", "save_adapter_with_head", "save_classifier"]

@@ -23,6 +23,7 @@ from grpo.reward_models.checkpoint import AdapterShape, Description, save_scorer
 from grpo.reward_models.data import ScorerRow
 from grpo.reward_models.reports import Evaluation, evaluate_probabilities
 from grpo.reward_models.settings import ScorerSettings
+from grpo.tasks import enough_of
 
 __all__ = ["HEAD_SIZES", "ClickHead", "ClickTraining", "click_token_ids", "masked_mean", "scorer_parameters"]
 
@@ -115,7 +116,8 @@ def click_token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> li
     tokens."""
     if not texts:
         return []
-    rows = tokenizer([text.strip() for text in texts], truncation=True, max_length=max_length)["input_ids"]
+    begins = [enough_of(text.strip(), tokenizer, max_length) for text in texts]
+    rows = tokenizer(begins, truncation=True, max_length=max_length)["input_ids"]
     return [list(row) for row in rows]
 
 

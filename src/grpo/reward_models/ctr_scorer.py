@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 from grpo.errors import ConfigError
-from grpo.policy.files import load_tokenizer
+from grpo.policy.files import load_tokenizer, read_config
 from grpo.reward_models.backbone import (
     Backbone,
     backbone_sizes,
     find_backbone,
     load_backbone,
-    read_config,
     share_backbone,
 )
 from grpo.reward_models.checkpoint import Description, find_scorer, load_weights, read_description

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from grpo.errors import RunError
 from grpo.reward_models.backbone import Backbone
-from grpo.reward_models.reports import EpochReport, Evaluation, OnEpoch
+from grpo.reward_models.reports import EpochReport, Evaluation, OnEpoch, OnProgress
 from grpo.reward_models.settings import ScorerSettings
 from grpo.schedules import learning_rate_factor
 from grpo.seeding import derive_seed
@@ -86,12 +86,18 @@ class Training(Protocol):
 
 
 def fit(
-    training: Training, directory: Path, *, settings: ScorerSettings, on_epoch: OnEpoch | None
+    training: Training,
+    directory: Path,
+    *,
+    settings: ScorerSettings,
+    on_epoch: OnEpoch | None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[EpochReport, ...]:
     """Train backbone and head in place and return the epochs that were run; the best one is saved in `directory`.
 
     Args:
         on_epoch: called after each epoch, when the best one has been saved.
+        on_progress: called with the present work, after every optimizer step.
 
     Raises:
         RunError: the loss, the gradient or a held-out score is not a number.
@@ -109,7 +115,7 @@ def fit(
         training.head.train()
         # The backbone has no dropout: its mode only decides whether activations are recomputed.
         training.backbone.model.train(settings.gradient_checkpointing)
-        sums = 0.0
+        sums, done = 0.0, 0
         order = random.Random(derive_seed(settings.seed, "scorer", "order", epoch))
         for batch in shuffled_batches(lengths, settings.batch_size, order):
             step += 1
@@ -120,6 +126,9 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             sums += len(batch) * _update(optimizer, training, parts, settings.max_grad_norm, step)
+            done += len(batch)
+            if on_progress is not None:
+                on_progress(f"epoch {epoch}/{settings.epochs}: {done:,} of {len(lengths):,} rows")
         training.head.eval()
         training.backbone.model.eval()
         evaluation = _evaluate(training, settings)

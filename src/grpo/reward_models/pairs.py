@@ -23,6 +23,7 @@ from grpo.reward_models.classifier import PreferenceHead, empty_classifier, save
 from grpo.reward_models.data import ScorerRow
 from grpo.reward_models.reports import Evaluation
 from grpo.reward_models.settings import ScorerSettings
+from grpo.tasks import enough_of
 
 __all__ = ["PairTraining", "require_loadable_adapters"]
 
@@ -85,6 +86,7 @@ class PairTraining:
         else:
             messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
             text = tokenizer.apply_chat_template([*prompt, *messages], tokenize=False)
+        text = enough_of(text, tokenizer, self._max_length, end=True)
         return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])[-self._max_length :]
 
 

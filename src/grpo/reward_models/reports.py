@@ -14,6 +14,7 @@ __all__ = [
     "EpochReport",
     "Evaluation",
     "OnEpoch",
+    "OnProgress",
     "ReliabilityBin",
     "ScorerReport",
     "draw_reliability",
@@ -80,6 +81,7 @@ class EpochReport:
 
 
 OnEpoch: TypeAlias = Callable[[EpochReport], None]
+OnProgress: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

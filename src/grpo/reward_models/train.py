@@ -17,7 +17,7 @@ from grpo.reward_models.data import ScorerKind, read_scorer_rows, split_rows
 from grpo.reward_models.loop import Training, fit
 from grpo.reward_models.output import PICTURE, ScorerOutput, scorer_storage
 from grpo.reward_models.pairs import PairTraining, require_loadable_adapters
-from grpo.reward_models.reports import EpochReport, OnEpoch, ScorerReport, draw_reliability
+from grpo.reward_models.reports import EpochReport, OnEpoch, OnProgress, ScorerReport, draw_reliability
 from grpo.reward_models.settings import ScorerSettings
 from grpo.seeding import derive_seed
 
@@ -36,6 +36,7 @@ def train_scorer(
     output_dir: str | Path,
     settings: ScorerSettings,
     on_epoch: OnEpoch | None = None,
+    on_progress: OnProgress | None = None,
     eval_rows: Sequence[Mapping[str, Any]] | None = None,
     beside: Mapping[str, str] | None = None,
     attainable: Callable[[Sequence[str], Sequence[int]], float] | None = None,
@@ -51,6 +52,7 @@ def train_scorer(
         rows: as `read_scorer_rows` takes them.
         model: the backbone: "tiny", a Hub id, or the directory of a model or run.
         on_epoch: called after each epoch.
+        on_progress: called with the present work, in words, as soon as it begins and after every optimizer step.
         eval_rows: rows to evaluate on, which are removed from `rows`; None: a part of `rows` is held out.
         beside: texts to write beside the weights, by file name: the sources of the scorer.
         attainable: for kind "ctr": returns the best attainable AUC for held-out texts and labels, for the report.
@@ -63,6 +65,8 @@ def train_scorer(
         StorageError: the output could not be written.
     """
     began = time.perf_counter()
+    show = on_progress or (lambda _: None)
+    show(f"checking {len(rows):,} rows")
     if kind == "pair" and not settings.merge:
         require_loadable_adapters(settings)
     train = read_scorer_rows(kind, rows)
@@ -71,14 +75,16 @@ def train_scorer(
     attainable_auc = None
     if attainable is not None:
         attainable_auc = attainable([row["text"] for row in held_out], [row["label"] for row in held_out])
+    show(f"loading {model}")
     backbone = _load_backbone(model, settings)
+    show(f"tokenising {len(train) + len(held_out):,} texts")
     output = ScorerOutput(output_dir, beside)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(settings.seed, "scorer"))
         training = _TRAININGS[kind](backbone, train, held_out, settings)
         output.begin()
         try:
-            epochs = fit(training, output.candidate, settings=settings, on_epoch=on_epoch)
+            epochs = fit(training, output.candidate, settings=settings, on_epoch=on_epoch, on_progress=on_progress)
             best = max(epoch.epoch for epoch in epochs if epoch.is_best)
             report = ScorerReport(
                 kind=kind,

@@ -15,6 +15,7 @@ __all__ = ["RemoteError", "describe_error", "error_location", "without_partial"]
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _IMPORTLIB = str(Path(importlib.__file__).parent)
 _LONGEST_MESSAGE = 300
+_SIGNALS_NEED_PROCESSES = "a time limit by signals works in a main thread only: give this reward `processes: 1`"
 
 
 class RemoteError(Exception):
@@ -50,6 +51,8 @@ def describe_error(error: BaseException) -> str:
         message = " ".join(str(error).split())
     except Exception:
         message = "(its message cannot be read)"
+    if ("signal" in message and "main thread" in message) or "signal.alarm" in message:
+        message = f"{_SIGNALS_NEED_PROCESSES} ({message})"
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE - 1]}…"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -17,8 +17,11 @@ from grpo.rewards.weights import Weight, read_weight
 
 __all__ = ["PROVIDED", "SUITE_OPTIONS", "RewardFunction", "TrainerState", "reward_function"]
 
-PROVIDED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+PROVIDED = ("prompts", "completions", "completion_ids", "opened_tags", "trainer_state", "log_extra", "log_metric")
 """Arguments that the suite passes to a function besides the data set's columns."""
+
+_ONLY_BY_NAME = frozenset({"opened_tags"})
+"""Arguments that TRL does not have: a function with `**kwargs` gets them only if it names them."""
 
 
 class _SuiteOptions(BaseModel):
@@ -66,6 +69,7 @@ class RewardFunction:
         parameters: arguments set once, which no column replaces.
         is_async: whether `function` is to be awaited.
         accepts: names of arguments that it takes; None when it takes any (`**kwargs`).
+        named: names of arguments in its signature.
         columns: names of data set columns that it requires.
         gate: name of the reward that has to be above `gate_at` for this one to count; None: it always counts.
         normalise: it counts as its deviation from its mean over the run, in units of its standard deviation.
@@ -85,6 +89,7 @@ class RewardFunction:
     normalise: bool = False
     overlap: bool = False
     processes: int = 0
+    named: frozenset[str] = frozenset()
 
     @property
     def by_group(self) -> bool:
@@ -103,7 +108,10 @@ class RewardFunction:
     def takes(self, names: Iterable[str]) -> list[str]:
         """Return those of `names` that a call passes."""
         return [
-            name for name in names if name not in self.parameters and (self.accepts is None or name in self.accepts)
+            name
+            for name in names
+            if name not in self.parameters
+            and (name in self.named or (self.accepts is None and name not in _ONLY_BY_NAME))
         ]
 
     def renamed(self, name: str) -> RewardFunction:
@@ -150,7 +158,7 @@ class RewardFunction:
         """Raise ConfigError if this function cannot run in processes of its own."""
         if self.is_async:
             reason = "but it is async"
-        elif hasattr(self.function, "load_state_dict"):
+        elif inspect.getattr_static(self.function, "load_state_dict", None) is not None:
             reason = "but a state that a run saves, which they would not share"
         elif not hasattr(os, "killpg"):
             reason = "which need Linux or macOS"
@@ -196,6 +204,7 @@ def reward_function(
         parameters=parameters,
         is_async=is_async,
         accepts=None if takes_any else frozenset(named),
+        named=frozenset(named),
         columns=tuple(
             key
             for key, parameter in named.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,16 @@ from grpo.errors import CheckpointError, RewardError
 from grpo.rewards.failures import describe_error
 from grpo.rewards.function import RewardFunction
 
-__all__ = ["ChecksRows", "CountsTotals", "HasMemory", "Stateful", "is_stateful", "read_states", "restore_states"]
+__all__ = [
+    "ChecksRows",
+    "CountsTotals",
+    "HasMemory",
+    "Stateful",
+    "is_stateful",
+    "offers",
+    "read_states",
+    "restore_states",
+]
 
 
 @runtime_checkable
@@ -59,10 +69,20 @@ class HasMemory(Protocol):
         ...
 
 
+def offers(function: object, protocol: Any) -> bool:
+    """Return whether a reward has the members of a protocol; attributes that are made on demand do not count.
+
+    A mock, for instance, has an attribute of every name, which is all that `isinstance` looks for.
+    """
+    names = [name for name in vars(protocol) if not name.startswith("_")]
+    return all(inspect.getattr_static(function, name, None) is not None for name in names)
+
+
 def is_stateful(function: object) -> TypeGuard[Stateful]:
     """Return whether a reward has a state of its own; the weights of a torch module are none."""
     torch = sys.modules.get("torch")
-    return isinstance(function, Stateful) and not (torch is not None and isinstance(function, torch.nn.Module))
+    is_module = torch is not None and isinstance(function, torch.nn.Module)
+    return isinstance(function, Stateful) and offers(function, Stateful) and not is_module
 
 
 def read_states(functions: Iterable[RewardFunction]) -> dict[str, Any]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import importlib.util
+import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from grpo.errors import ConfigError
 from grpo.rewards.failures import describe_error, error_location
+from grpo.storage import expanded
 
 __all__ = ["FILE_MODULE_PREFIX", "import_object"]
 
@@ -59,10 +64,11 @@ def _module(name: str) -> ModuleType:
 
 def _file_module(place: str) -> ModuleType:
     """Return a file as a module; functions of one file share it while the file is unchanged."""
-    path = Path(place).expanduser().resolve()
+    path = expanded(place).resolve()
     if not path.is_file():
         raise ConfigError(f"no file {place!r} for a reward: give its path from {str(Path.cwd())!r}")
-    name = f"{FILE_MODULE_PREFIX}{path.stem}_{abs(hash((str(path), path.stat().st_mtime_ns))):x}"
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"{FILE_MODULE_PREFIX}{stem}_{abs(hash((str(path), path.stat().st_mtime_ns))):x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -70,6 +76,7 @@ def _file_module(place: str) -> ModuleType:
         raise ConfigError(f"{place!r} is not a Python file: a reward is 'file.py:function'")
     module = importlib.util.module_from_spec(spec)
     _search_in(path.parent)
+    _let_children_import(name, path)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -77,6 +84,29 @@ def _file_module(place: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _let_children_import(name: str, path: Path) -> None:
+    """Write a module of that name which runs the file: processes that are spawned import it by name.
+
+    They get the import path of this process.
+    """
+    (_stand_ins() / f"{name}.py").write_text(
+        "import importlib.util\nimport sys\n"
+        f"spec = importlib.util.spec_from_file_location(__name__, {str(path)!r})\n"
+        "sys.modules[__name__] = module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n",
+        encoding="utf-8",
+    )
+
+
+@functools.cache
+def _stand_ins() -> Path:
+    """Return a folder on the import path that is removed when this process ends."""
+    folder = tempfile.mkdtemp(prefix="grpo-rewards-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _search_in(Path(folder))
+    return Path(folder)
 
 
 def _search_in(directory: Path) -> None:

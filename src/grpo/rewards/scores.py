@@ -79,7 +79,7 @@ def _score(values: Mapping[str, Any], weights: Mapping[str, float]) -> Score:
     return Score(
         rewards={name: value_sum(value) for name, value in values.items()},
         failures=failures,
-        total=None if failures else total,
+        total=None if failures or (not counted and token_rewards is None) else total,
         token_rewards=None if token_rewards is None else tuple(token_rewards),
         counted=counted,
     )
@@ -88,9 +88,9 @@ def _score(values: Mapping[str, Any], weights: Mapping[str, float]) -> Score:
 def _total_error(
     total: float, counted: Mapping[str, tuple[float, float]], token_rewards: Sequence[float | None] | None
 ) -> Exception | None:
-    """Return the reason why a completion without failed functions has no total; None: it has one."""
+    """Return the reason why a completion without failed functions has no valid total; None: it has, or needs none."""
     if not counted and token_rewards is None:
-        return ValueError("no reward applies, every function returned None")
+        return None
     largest = max(abs(number) for number in (total, *(token_rewards or ())) if number is not None)
     if largest <= LARGEST_FLOAT32:
         return None

@@ -14,7 +14,7 @@ from grpo.rewards.calling.caller import Caller
 from grpo.rewards.failures import describe_error, error_location
 from grpo.rewards.function import RewardFunction, TrainerState
 from grpo.rewards.gates import apply_gates, resolve_gates
-from grpo.rewards.hooks import ChecksRows, CountsTotals, read_states, restore_states
+from grpo.rewards.hooks import ChecksRows, CountsTotals, offers, read_states, restore_states
 from grpo.rewards.metrics import RewardFigures, reward_metrics
 from grpo.rewards.normalisation import RunningNormalisation, normalise_output
 from grpo.rewards.output import RewardOutput
@@ -47,7 +47,8 @@ class SuiteResult:
             `rewards/NAME/failed` (completions), `rewards/NAME/seconds` (of the longest call),
             `rewards/NAME/weight` (if it changes), `rewards/NAME/gated_out` (completions; if it has a gate),
             `rewards/NAME/AMOUNT_total` (of `totals`),
-            `rewards/failed_completions`, and `user/METRIC` for numbers that functions gave to `log_metric`.
+            `rewards/failed_completions`, `rewards/unscored` (completions to which no reward applies), and
+            `user/METRIC` for numbers that functions gave to `log_metric`.
     """
 
     groups: tuple[ScoredGroup, ...]
@@ -135,7 +136,7 @@ class RewardSuite:
             DataError: a function cannot work with a row.
         """
         for function in self.functions:
-            if isinstance(function.function, ChecksRows):
+            if isinstance(function.function, ChecksRows) and offers(function.function, ChecksRows):
                 function.function.check_rows(rows)
 
     def score(
@@ -203,6 +204,7 @@ class RewardSuite:
         self._warn_of_failures(outputs)
         allowed = self.max_failed_share if max_failed_share is None else max_failed_share
         self._check_failed_share(outputs, scores, allowed, scoring.state.global_step)
+        self._warn_if_unscored(scores)
         rollouts = (rollout for group in groups for rollout in group.rollouts)
         members = map(ScoredRollout, rollouts, texts, scores, log_entries(outputs, len(texts), self._warned))
         scored = tuple(ScoredGroup(group.prompt, tuple(next(members) for _ in group.rollouts)) for group in groups)
@@ -221,24 +223,28 @@ class RewardSuite:
     def _metrics(
         self, groups: Sequence[ScoredGroup], outputs: Mapping[str, RewardOutput], weights: Mapping[str, float]
     ) -> dict[str, float]:
-        failed_here = sum(bool(member.score.failures) for group in groups for member in group.rollouts)
+        scores = [member.score for group in groups for member in group.rollouts]
+        counts = {
+            "rewards/failed_completions": float(sum(bool(score.failures) for score in scores)),
+            "rewards/unscored": float(sum(score.is_unscored for score in scores)),
+        }
         figures = self.processes.sum({name: RewardFigures.of(output) for name, output in outputs.items()})
         metrics = reward_metrics(self.functions, figures, weights)
         for name, amounts in self.totals().items():
             metrics |= {f"rewards/{name}/{amount}_total": number for amount, number in amounts.items()}
-        return metrics | {"rewards/failed_completions": float(self.processes.sum(failed_here))}
+        return metrics | self.processes.sum(counts)
 
     def totals(self) -> dict[str, dict[str, float]]:
         """Return the totals since the run began of functions that count them, as a judge does, by name.
 
         They are summed over the processes, so all of them call this together.
         """
-        rewards: list[tuple[str, object]] = [(function.name, function.function) for function in self.functions]
-        return {
-            name: self.processes.sum(dict(reward.totals))
-            for name, reward in rewards
-            if isinstance(reward, CountsTotals)
-        }
+        totals: dict[str, dict[str, float]] = {}
+        for function in self.functions:
+            reward: object = function.function
+            if isinstance(reward, CountsTotals) and offers(reward, CountsTotals):
+                totals[function.name] = self.processes.sum(dict(reward.totals))
+        return totals
 
     def close(self) -> None:
         """End the processes of functions that have any; a later scoring starts new ones."""
@@ -259,6 +265,16 @@ class RewardSuite:
                     _describe(failures[0].error, function),
                 )
 
+    def _warn_if_unscored(self, scores: Sequence[Score]) -> None:
+        """Warn once in a run of a step in which no reward applies to any completion."""
+        if scores and all(score.is_unscored for score in scores) and ALL_REWARDS not in self._warned:
+            self._warned.add(ALL_REWARDS)
+            _logger.warning(
+                "no reward applies to any of %d completions (all returned None), so they train nothing: let a reward "
+                "return numbers (shown once)",
+                len(scores),
+            )
+
     def _check_failed_share(
         self, outputs: Mapping[str, RewardOutput], scores: Sequence[Score], allowed: float, step: int
     ) -> None:
@@ -269,8 +285,9 @@ class RewardSuite:
             return
         first, cause = self._first_failure(outputs, scores) if failed_here else ("on another process", None)
         raise RewardError(
-            f"{failed} of {scored} completions after {step} steps have no valid reward, max_failed_share="
-            f"{allowed:g} allows fewer; first failure: {first}: fix the function or raise max_failed_share"
+            f"{failed} of {scored} completions after {step} step{'s' * (step != 1)} have no valid reward, "
+            f"max_failed_share={allowed:g} allows fewer; first failure: {first}: "
+            f"fix the function or raise max_failed_share"
         ) from cause
 
     def _first_failure(

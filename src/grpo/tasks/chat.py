@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import DataError, ModelError
 from grpo.tasks.rows import Row
+from grpo.tasks.template_marks import TemplateMarks
+from grpo.tasks.template_options import options_of_row, unused_options
+from grpo.tasks.tokenise import name_of, tokenise
 from grpo.types import Message, Prompt
 
 __all__ = ["Rendered", "render", "render_chat"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +36,23 @@ def render(
     chat: bool | None = None,
     max_prompt_length: int | None = None,
     template_options: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> Rendered:
     """Return the rows as prompts for one policy.
 
     With the chat template, a text becomes one user message; without it, messages become one text, joined by blank
-    lines. Prompts longer than `max_prompt_length` are dropped and counted, never cut. `Prompt.raw` has the type of
-    the row, so that a reward function for texts receives texts with any policy: a text is unchanged, and messages
-    start with the system message.
+    lines. A text that the template has been applied to already stays as it is, and so do its tokens. Prompts longer
+    than `max_prompt_length` are dropped and counted, never cut. `Prompt.raw` has the type of the row, so that a reward
+    function for texts receives texts with any policy: a text is unchanged, and messages start with the system message.
 
     Args:
         tokenizer: a `transformers` tokenizer.
         system_prompt: put before every row that has no system message of its own.
         chat: True: apply the chat template; None: apply it if the rows are messages or the tokenizer has a template.
         max_prompt_length: in tokens, with special tokens and template; None: no limit.
-        template_options: further variables of the chat template, for example `enable_thinking`.
+        template_options: further variables of the chat template, for example `enable_thinking`; entries of the column
+            `chat_template_kwargs` replace them.
+        tools: descriptions of tools for the template; the column `tools` replaces them.
 
     Raises:
         DataError: no row is left, or a prompt has no tokens.
@@ -51,18 +61,29 @@ def render(
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if not has_template and (chat or (chat is None and any(not isinstance(row.prompt, str) for row in rows))):
         raise ModelError(
-            f"{_name(tokenizer)} has no chat template: set chat=false for plain text, or use an instruction-tuned model"
+            f"{name_of(tokenizer)} has no chat template: set chat=false for plain text, or use an instruction-tuned "
+            f"model"
         )
     use_chat = has_template if chat is None else chat
     conversations = [_with_system(row.prompt, system_prompt) for row in rows]
+    options = [options_of_row(row, template_options, tools) for row in rows]
+    _warn_about_lost_options(options, tokenizer if use_chat else None)
+    rendered = _already_rendered(rows, tokenizer) if has_template else [None] * len(rows)
+    if system_prompt is not None:
+        _warn_about_lost_system_prompt(rendered, system_prompt)
     if use_chat:
-        texts = render_chat(tokenizer, conversations, template_options=template_options)
+        places = [place for place, text in enumerate(rendered) if text is None]
+        written = dict(zip(places, _render_each(tokenizer, conversations, options, places), strict=True))
     else:
-        texts = ["\n\n".join(message["content"] for message in messages) for messages in conversations]
-    token_ids = _tokenise(tokenizer, texts, special_tokens=not use_chat)
+        written = {
+            place: "\n\n".join(message["content"] for message in messages)
+            for place, messages in enumerate(conversations)
+        }
+    texts = [written[place] if text is None else text for place, text in enumerate(rendered)]
+    token_ids = tokenise(tokenizer, texts, [use_chat or text is not None for text in rendered])
     prompts = [
-        Prompt(row.number, row.prompt if isinstance(row.prompt, str) else messages, text, ids, row.columns)
-        for row, messages, text, ids in zip(rows, conversations, texts, token_ids, strict=True)
+        Prompt(row.number, row.prompt if isinstance(row.prompt, str) else messages, text, ids, row.columns, variables)
+        for row, messages, text, ids, variables in zip(rows, conversations, texts, token_ids, options, strict=True)
         if max_prompt_length is None or len(ids) <= max_prompt_length
     ]
     if not prompts:
@@ -109,6 +130,23 @@ def render_chat(
     return texts
 
 
+def _render_each(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    options: Sequence[Mapping[str, Any]],
+    places: Sequence[int],
+) -> list[str]:
+    """Return the conversations at some places as texts, each with its own variables of the template."""
+    by_options: dict[str, list[int]] = {}
+    for place in places:
+        by_options.setdefault(json.dumps(options[place], sort_keys=True, default=repr), []).append(place)
+    texts: dict[int, str] = {}
+    for alike in by_options.values():
+        batch = [conversations[place] for place in alike]
+        texts |= zip(alike, render_chat(tokenizer, batch, template_options=options[alike[0]]), strict=True)
+    return [texts[place] for place in places]
+
+
 def _apply_without_system(tokenizer: Any, batch: Sequence[Sequence[Message]], options: Mapping[str, Any]) -> list[str]:
     import jinja2
 
@@ -117,8 +155,8 @@ def _apply_without_system(tokenizer: Any, batch: Sequence[Sequence[Message]], op
         return list(tokenizer.apply_chat_template(merged, tokenize=False, **options))
     except jinja2.TemplateError as error:
         raise ModelError(
-            f"the chat template of {_name(tokenizer)} refuses the messages: {error}: change the roles of the prompts, "
-            f"or set chat=false for plain text"
+            f"the chat template of {name_of(tokenizer)} refuses the messages: {error}: change the roles of the "
+            f"prompts, or set chat=false for plain text"
         ) from error
 
 
@@ -140,25 +178,42 @@ def _merge_system(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _is_system(message: Message) -> bool:
-    return message["role"] in ("system", "developer")
+    return str(message["role"]) in ("system", "developer")
 
 
 def _is_prefilled(messages: Sequence[Message]) -> bool:
-    return messages[-1]["role"] == "assistant"
+    return bool(messages[-1]["role"] == "assistant")
 
 
-def _tokenise(tokenizer: Any, texts: list[str], *, special_tokens: bool) -> list[tuple[int, ...]]:
-    """Return token ids; texts from a chat template already contain their special tokens, plain texts do not."""
-    if not texts:
-        return []
-    encoded = tokenizer(texts, add_special_tokens=special_tokens, return_attention_mask=False, verbose=False)
-    token_ids = [tuple(ids) for ids in encoded["input_ids"]]
-    for text, ids in zip(texts, token_ids, strict=True):
-        if not ids:
-            raise DataError(f"prompt {text[:40]!r} has no tokens in {_name(tokenizer)}: remove it from the data set")
-    return token_ids
+def _already_rendered(rows: Sequence[Row], tokenizer: Any) -> list[str | None]:
+    """Return each prompt to which the chat template has been applied already, with one start token; None for others."""
+    if not any(isinstance(row.prompt, str) for row in rows):
+        return [None] * len(rows)
+    marks = TemplateMarks.of(tokenizer)
+    if marks is None:
+        return [None] * len(rows)
+    return [
+        marks.with_start(row.prompt) if isinstance(row.prompt, str) and marks.are_in(row.prompt) else None
+        for row in rows
+    ]
 
 
-def _name(tokenizer: Any) -> str:
-    name = getattr(tokenizer, "name_or_path", None)
-    return f"the tokenizer of {name}" if name else "the tokenizer"
+def _warn_about_lost_options(options: Sequence[Mapping[str, Any]], tokenizer: Any | None) -> None:
+    """Warn of variables that have no effect: there is no template (None), or it does not mention them."""
+    given = {name: None for each in options for name in each}
+    lost = list(given) if tokenizer is None else unused_options(given, tokenizer)
+    if lost:
+        reason = "prompts are plain text" if tokenizer is None else "the chat template does not mention it"
+        _log.warning("%s has no effect: %s", " and ".join(lost), reason)
+
+
+def _warn_about_lost_system_prompt(rendered: Sequence[str | None], system_prompt: str) -> None:
+    without = sum(text is not None and system_prompt not in text for text in rendered)
+    if without:
+        _log.warning(
+            "%d of %d prompts have the chat template applied already and are used as they are, without the system "
+            "prompt %r: give messages instead, or put it into the prompts",
+            without,
+            len(rendered),
+            system_prompt if len(system_prompt) <= 40 else f"{system_prompt[:40]}…",
+        )

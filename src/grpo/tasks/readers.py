@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from grpo.errors import DataError
+from grpo.storage import expanded, require_regular_file
 from grpo.tasks.hub import load_folder, load_hub
+from grpo.tasks.values import is_missing, plain_value
 
 __all__ = ["Record", "read_records"]
 
@@ -19,6 +21,8 @@ Record: TypeAlias = tuple[str, Any]
 """The place of a record ("questions.jsonl:12", "row 3") and the record as it was read."""
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_LONGEST_CELL = 2**31 - 1
+"""In characters; Python's own limit is 131,072."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -35,7 +39,7 @@ def read_records(source: object, *, split: str | None = None, config_name: str |
         DataError: the source is missing, malformed or of an unsupported type.
     """
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.is_dir():
             source = load_folder(path, config_name=config_name, split=split or "train")
         elif path.exists() or _looks_like_a_path(source):
@@ -49,7 +53,8 @@ def read_records(source: object, *, split: str | None = None, config_name: str |
     if isinstance(source, Sequence):
         return _enumerate(source)
     if hasattr(source, "iterrows") and hasattr(source, "to_dict"):  # a pandas.DataFrame
-        return _enumerate(source.to_dict("records"))
+        _refuse_repeated(list(getattr(source, "columns", ())), "the DataFrame")
+        return _enumerate(_without_nan(record) for record in source.to_dict("records"))
     if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping):
         return _enumerate(source[number] for number in range(len(source)))  # a torch Dataset
     raise DataError(
@@ -69,6 +74,7 @@ def _read_file(path: Path) -> Iterator[Record]:
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise DataError(f"file {path}: its name must end with one of {', '.join(_SUFFIXES)}")
+    require_regular_file(path, DataError)
     try:
         if suffix == ".parquet":
             yield from _read_parquet(path)
@@ -115,22 +121,34 @@ def _read_json_array(path: Path) -> Iterator[Record]:
 
 def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise DataError(f"{where}: not valid JSON: {error.msg} ({line}column {error.colno})") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not usable JSON: {error}") from error
+        raise DataError(f"{where}: not usable JSON: {str(error).partition(';')[0]}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, which json.loads would give the last of the values under a repeated key."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError(f"the key {_repeated([key for key, _ in pairs])!r} is there twice")
+    return members
+
+
+def _repeated(names: Sequence[Any]) -> Any:
+    """Return the first name that occurs twice; None if there is none."""
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
 
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
     with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(_LONGEST_CELL)
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             header = list(reader.fieldnames or ())
-            repeated = sorted({name for name in header if header.count(name) > 1})
-            if repeated:
-                raise DataError(f"{path}:1: column {repeated[0]!r} occurs twice: give the columns different names")
+            _refuse_repeated(header, f"{path}:1")
             for record in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in record or None in record.values():
@@ -140,11 +158,17 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
             raise DataError(f"{path}:{reader.reader.line_num}: not valid CSV: {error}") from error
 
 
+def _refuse_repeated(columns: Sequence[Any], where: str) -> None:
+    if (repeated := _repeated(columns)) is not None:
+        raise DataError(f"{where}: column {repeated!r} occurs twice: give the columns different names")
+
+
 def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
     try:
+        _refuse_repeated(parquet.read_schema(path).names, str(path))
         table = parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"file {path}: not a Parquet file: {str(error).splitlines()[0]}") from error
@@ -162,6 +186,15 @@ def _read_dataset(dataset: Any, split: str | None) -> Iterator[Record]:
         raise DataError("a streamed data set may be endless: take a part of it as a list, list(dataset.take(10000))")
     records = dataset.with_format(None) if hasattr(dataset, "with_format") else dataset
     return _enumerate(records)
+
+
+def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of a data frame, in which NaN and NA stand for null, with Python's own types."""
+    plain = {column: plain_value(value) for column, value in record.items()}
+    return {
+        column: None if is_missing(value) and not isinstance(value, (str, list)) else value
+        for column, value in plain.items()
+    }
 
 
 def _enumerate(records: Iterable[Any]) -> Iterator[Record]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from grpo.errors import DataError
+from grpo.tasks.messages import read_messages, refuse_images
 from grpo.tasks.readers import read_records
+from grpo.tasks.shapes import Asked, find_value, recognise, verl_answer, without_reply
+from grpo.tasks.values import is_missing, kind_of, plain_value
 from grpo.types import Message
 
-__all__ = ["ROLES", "Row", "read_rows"]
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
+__all__ = ["Row", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Row:
     Attributes:
         number: position in the data set, from 0.
         prompt: text, or chat messages.
-        columns: all other columns by name; the reference answer, if any, is `answer`.
+        columns: all other columns by name; the reference answer, if any, is `answer`. The prompt is among them if its
+            column is not named `prompt`.
         place: the source for error messages: "questions.jsonl:12", "row 3".
     """
 
@@ -60,9 +62,11 @@ def read_rows(
             a `datasets.Dataset`, or a sequence of prompts (texts or lists of messages) or of dictionaries.
         split: split of a data set that has several; None: "train". Files and sequences have no splits.
         config_name: configuration of a Hub data set that has several.
-        prompt_column: the column with the prompt: text, or a list of {"role", "content"}.
-        answer_column: the column with the reference answer, renamed to `answer`. The default column may be
-            missing, any other must exist. An `answer` that is null in every row is left out.
+        prompt_column: the column with the prompt: text, or a list of {"role", "content"}; "a.b" is `b` in column `a`.
+            Rows without the default column are recognised by their shape (`shapes.recognise`).
+        answer_column: the column with the reference answer, which becomes `answer` and keeps its own name besides.
+            The default column may be missing, any other must exist. An `answer` that is missing (null, NaN, blank)
+            in every row is left out.
         column_names: other columns to rename, {name in the source: name for reward functions}.
 
     Raises:
@@ -94,18 +98,55 @@ def read_rows(
 
 def _row(number: int, where: str, record: Any, prompt_column: str, renamed: Mapping[str, str]) -> Row:
     if not isinstance(record, Mapping):
-        raise DataError(f"{where}: {_kind(record)} where an object like {{{prompt_column!r}: …}} is needed")
-    if prompt_column not in record:
-        raise DataError(f"{where}: {_no_column(prompt_column, record)}: set prompt_column to one of them")
+        raise DataError(f"{where}: {kind_of(record)} where an object like {{{prompt_column!r}: …}} is needed")
+    refuse_images(record, where)
+    asked = _asked(record, where, prompt_column)
     columns: dict[str, Any] = {}
     for column, value in record.items():
-        if column == prompt_column:
+        if column == "prompt" == prompt_column:
             continue
         ours = renamed.get(column, column)
         if ours in columns:
             raise DataError(f"{where}: two columns would be named {ours!r}: rename one of them with column_names")
-        columns[ours] = value
-    return Row(number, _prompt(record[prompt_column], where), columns, where)
+        columns[ours] = _answer(value) if ours == "answer" else value
+    answer_column = next(column for column, ours in renamed.items() if ours == "answer")
+    if answer_column in record:
+        # A reward may take the column by the name that it has in the data.
+        columns.setdefault(answer_column, record[answer_column])
+    else:
+        _add_answer(columns, record, answer_column, asked.reply)
+    return Row(number, _prompt(asked.prompt, where), columns, where)
+
+
+def _asked(record: Mapping[str, Any], where: str, prompt_column: str) -> Asked:
+    """Return the prompt of a record, and the reply that the record has to it."""
+    found, value = find_value(record, prompt_column)
+    if not found:
+        asked = recognise(record, where) if prompt_column == "prompt" else None
+        if asked is None:
+            raise DataError(f"{where}: {_no_column(prompt_column, record)}: set prompt_column to one of them")
+        return asked
+    value = plain_value(value)
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) and "from" in each for each in value):
+        return without_reply(read_messages(value, where))
+    return Asked(value, None)
+
+
+def _add_answer(columns: dict[str, Any], record: Mapping[str, Any], answer_column: str, reply: str | None) -> None:
+    """Add the answer of a record that has no column of that name: nested, where verl keeps it, or the reply."""
+    found, value = find_value(record, answer_column)
+    if not found and answer_column == "answer":
+        found, value = verl_answer(record)
+        if not found and reply is not None:
+            found, value = True, reply
+    if found:
+        columns["answer"] = _answer(value)
+
+
+def _answer(value: Any) -> Any:
+    """Return an answer in Python's own types; None if it is missing (null, NaN, blank, an empty list)."""
+    value = plain_value(value)
+    return None if is_missing(value) else value
 
 
 def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
@@ -114,23 +155,15 @@ def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
             raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")
         return value
     if not isinstance(value, Iterable) or isinstance(value, (Mapping, bytes)):
-        raise DataError(f'{where}: the prompt is {_kind(value)}: use text or a list of {{"role", "content"}}')
-    messages = tuple(_message(message, f"{where}, message {index}") for index, message in enumerate(value))
-    if not messages or not messages[-1]["content"].strip():
+        raise DataError(f'{where}: the prompt is {kind_of(value)}: use text or a list of {{"role", "content"}}')
+    messages = read_messages(value, where)
+    if messages and messages[-1].get("tool_calls"):
+        raise DataError(f"{where}: the prompt ends with a call of a tool: add the tool's message, or leave the row out")
+    if not messages or not (messages[-1]["content"].strip() or messages[-1]["role"] == "tool"):
         raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")
     if all(message["role"] in ("system", "developer") for message in messages):
         raise DataError(f"{where}: the prompt has a system message only: add a user message")
     return messages
-
-
-def _message(value: Any, where: str) -> Message:
-    if not isinstance(value, Mapping):
-        raise DataError(f'{where}: {_kind(value)} where {{"role", "content"}} is needed')
-    if value.get("role") not in ROLES:
-        raise DataError(f"{where}: role {value.get('role')!r}: use one of {', '.join(ROLES)}")
-    if not isinstance(value.get("content"), str):
-        raise DataError(f"{where}: the content is {_kind(value.get('content'))}: use text")
-    return {key: entry for key, entry in value.items() if entry is not None}
 
 
 def _no_column(column: str, record: Mapping[str, Any]) -> str:
@@ -139,8 +172,3 @@ def _no_column(column: str, record: Mapping[str, Any]) -> str:
 
 def _without_answer(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in columns.items() if name != "answer"}
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
-    return names.get(type(value)) or ("a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any, Protocol
 
 from grpo.errors import DataError
@@ -13,6 +12,7 @@ from grpo.seeding import derive_seed
 from grpo.tasks.answers import AnswerFormat, verify
 from grpo.tasks.arithmetic import Problem, all_problems, split_problems
 from grpo.tasks.rows import Row
+from grpo.tasks.values import reference_texts
 from grpo.types import Verdict
 
 __all__ = ["AnswerVerifier", "Task", "Verifier", "arithmetic_task", "rows_task"]
@@ -33,7 +33,7 @@ class Task:
     Attributes:
         train: rows to train on.
         evaluation: rows to evaluate on, none with the question of a training row; may be empty.
-        verifier: verifies completions; None if the rows have no answers that are text or numbers.
+        verifier: verifies completions; None if the rows have no answers that texts can be compared with.
         removed: number of training rows that were removed because evaluation rows have the same question.
         eval_size_wanted: number of rows that should have been held out, if there are too few rows; else None.
     """
@@ -49,7 +49,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class AnswerVerifier:
-    """Compares completions with the column `answer` by `answers.verify`."""
+    """Compares completions with the column `answer` by `answers.verify`; of several answers, any is right."""
 
     answer_format: AnswerFormat
 
@@ -58,9 +58,10 @@ class AnswerVerifier:
         return [self._verdict(text, columns) for text, columns in zip(texts, rows, strict=True)]
 
     def _verdict(self, text: str, columns: Mapping[str, Any]) -> Verdict:
-        reference = _reference(columns["answer"])
-        assert reference is not None, "rows_task gives a verifier only to rows with usable answers"
-        return verify(text, reference, answer_format=self.answer_format)
+        references = reference_texts(columns["answer"])
+        assert references, "rows_task gives a verifier only to rows with usable answers"
+        verdicts = [verify(text, reference, answer_format=self.answer_format) for reference in references]
+        return max(verdicts, key=lambda verdict: (verdict.strict, verdict.lenient))
 
 
 def arithmetic_task(
@@ -141,7 +142,7 @@ def rows_task(
         raise DataError(
             f"no training row of {len(train)} is left, because evaluation rows ask the same: give other rows"
         )
-    answered = all(_reference(row.columns.get("answer")) is not None for row in held_out or kept)
+    answered = all(_has_reference(row.columns.get("answer")) for row in held_out or kept)
     verifier = AnswerVerifier(answer_format) if answered else None
     return Task(name, kept, held_out, answer_format, verifier, removed, wanted)
 
@@ -182,10 +183,9 @@ def _without(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.question not in questions]
 
 
-def _reference(answer: Any) -> str | None:
-    """Return an answer as text; None if it is neither a text nor a number."""
-    if isinstance(answer, str):
-        return answer if answer.strip() else None
-    if isinstance(answer, float):
-        return format(Decimal(repr(answer)), "f")
-    return str(answer) if isinstance(answer, (int, Decimal)) else None
+def _has_reference(answer: Any) -> bool:
+    """Return whether there is an answer that texts can be compared with."""
+    try:
+        return bool(reference_texts(answer))
+    except DataError:
+        return False

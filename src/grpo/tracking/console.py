@@ -32,6 +32,15 @@ class _Screen(RichConsole):
         with contextlib.suppress(SystemExit):
             super().on_broken_pipe()
 
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            # A disk that is full of the output's own file: training matters more than its screen.
+            self.on_broken_pipe()
+            with contextlib.suppress(OSError):
+                print(f"warning: cannot write to standard output: {error.strerror}", file=sys.stderr, flush=True)
+
 
 class Console:
     """The screen of a run. A context manager: leaving it gives the terminal back.
@@ -115,6 +124,12 @@ class Console:
         self.close()
         for part in outcome(self._state().info, summary):
             self._print(part)
+
+    def clear(self) -> None:
+        """End the live display and remove it from the terminal."""
+        if self._live is not None:
+            self._live.transient = True
+        self.close()
 
     def close(self) -> None:
         """End the live display, leaving its last state on the terminal."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, pstdev
 from typing import Any, TypeGuard
 
 from rich.filesize import pick_unit_and_suffix
 
 __all__ = [
     "EVALUATION_MEASURES",
+    "counted",
     "duration",
     "in_units",
     "interval",
@@ -52,6 +53,16 @@ def number(value: Any, spec: str = ".3f") -> str:
     if value and not set(text) & set("123456789"):
         text = f"{value:.0e}"
     return text.replace("e-0", "e-")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> counted(1, "prompt"), counted(2000, "step")
+        ('1 prompt', '2,000 steps')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def memory(mebibytes: Any) -> str:
@@ -100,6 +111,8 @@ def interval(metrics: Mapping[str, Any], name: str) -> str:
 def sparkline(values: Sequence[float], width: int) -> str:
     """Return the course of `values` in at most `width` characters, from its lowest to its highest.
 
+    What may be the noise of single values takes at most about half of the height.
+
     Example:
         >>> sparkline([0, 1, 2, 3], 4), sparkline([5, 5], 4), sparkline(range(100), 5)
         ('▁▃▆█', '▄▄', '▁▃▅▆█')
@@ -112,7 +125,16 @@ def sparkline(values: Sequence[float], width: int) -> str:
     low, high = min(means), max(means)
     if high - low <= 1e-6 * max(abs(high), abs(low)):
         return _BARS[3] * len(means)
-    return "".join(_BARS[round((mean - low) / (high - low) * (len(_BARS) - 1))] for mean in means)
+    # Means of independent values differ by four of their standard deviations at most, as a rule.
+    height = max(high - low, 8 * _noise(values) / math.sqrt(len(values) / size))
+    base = (low + high - height) / 2
+    return "".join(_BARS[round((mean - base) / height * (len(_BARS) - 1))] for mean in means)
+
+
+def _noise(values: Sequence[float]) -> float:
+    """Return the standard deviation of single values around their course, by the differences of neighbours."""
+    differences = [second - first for first, second in itertools.pairwise(values)]
+    return pstdev(differences) / math.sqrt(2) if len(differences) > 1 else 0.0
 
 
 def trend(values: Sequence[float]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from grpo.diagnosis import Monitor
 from grpo.tracking.completions import completion_lines
 from grpo.tracking.run_directory import RunDirectory
 from grpo.tracking.tracker import Tracker
@@ -30,15 +31,23 @@ class Journal:
         *,
         log_every: int = 1,
         log_completions: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
+        """Continue the record in `run`.
+
+        Args:
+            options: of the run, by name, for findings.
+        """
         self.run = run
         self.console = console
         self.trackers = trackers
         self.log_every = log_every
         self.log_completions = log_completions
         self._zero_variance = ZeroVarianceMonitor()
-        for earlier in run.metrics():
-            self._zero_variance.after_step(earlier)
+        earlier = run.metrics()
+        for line in earlier:
+            self._zero_variance.after_step(line)
+        self._monitor = Monitor(options, earlier)
 
     def step(
         self,
@@ -54,6 +63,8 @@ class Journal:
         self.console.step(step, metrics)
         if (warning := self._zero_variance.after_step(metrics)) is not None:
             self.warn(f"{warning}: `grpo reward check` shows which texts they pay for")
+        for finding in self._monitor.after_step(metrics):
+            self.warn(finding)
         if self.log_every > 0 and step % self.log_every == 0:
             for tracker in self.trackers:
                 tracker.log(step, metrics)
@@ -85,6 +96,8 @@ class Journal:
 
     def interrupted(self, summary: Mapping[str, Any], text: str) -> None:
         """End without a summary, which a resumed run will write; `text` names the command that resumes it."""
+        # The panel of a run that was stopped is not its outcome; the message below it is what matters.
+        self.console.clear()
         self._end(summary)
         self.note(text)
 
@@ -94,3 +107,5 @@ class Journal:
         self.console.close()
         if (conclusion := self._zero_variance.conclusion()) is not None:
             self.warn(conclusion)
+        for finding in self._monitor.conclusions():
+            self.warn(finding)

@@ -92,7 +92,7 @@ def _step_of(line: bytes) -> int | None:
         return int(found.group(1))
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    step = row.get("step")
+    step = row.get("step") if isinstance(row, dict) else None
     return step if isinstance(step, int) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["answer_counts", "flatten_evaluation", "flatten_step", "reward_means"]
 
-_TAKEN = frozenset({"reward", "step", "kl", "length", "zero-var", "failed", "lr", "left"})
+_TAKEN = frozenset({"reward", "step", "kl", "length", "cut", "zero-var", "failed", "lr", "left"})
 """Names that the screen uses for other numbers."""
 
 

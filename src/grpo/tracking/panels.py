@@ -19,6 +19,7 @@ from rich.text import Text
 
 from grpo.tracking.formatting import (
     EVALUATION_MEASURES,
+    counted,
     duration,
     in_units,
     interval,
@@ -37,7 +38,7 @@ _ARROWS = {1: ("▲", "+", "green"), 0: (" ", " ", ""), -1: ("▼", "-", "red")}
 VITAL_SIGNS: tuple[tuple[str | None, str | None, str, Callable[[Any], str]], ...] = (
     ("KL", "kl", "kl", partial(number, spec=".4f")),
     ("length", "length", "completion_length", partial(number, spec=".1f")),
-    ("cut off", None, "truncated_share", partial(number, spec=".0%")),
+    ("cut off", "cut", "truncated_share", partial(number, spec=".0%")),
     ("zero variance", "zero-var", "zero_variance_groups", partial(number, spec=".0%")),
     ("failed so far", None, "failed_so_far", partial(number, spec=",.0f")),
     (None, "failed", "rewards/failed_completions", partial(number, spec=",.0f")),
@@ -138,9 +139,9 @@ def banner(info: RunInfo) -> Iterator[Text]:
     held_out = f"{info.eval_rows:,}" if info.eval_rows else "none"
     rows = {
         "model": f"{info.model} · {size} parameters, {share} trained · {info.device}",
-        "task": f"{info.task} · {info.train_rows:,} rows to train on, {held_out} held out",
+        "task": f"{info.task} · {counted(info.train_rows, 'row')} to train on, {held_out} held out",
         "rewards": ", ".join(info.rewards),
-        "method": f"{info.method} · {info.prompts_per_step} prompts × {info.group_size} completions a step",
+        "method": f"{info.method} · {counted(info.prompts_per_step, 'prompt')} × {info.group_size} completions a step",
         "steps": f"{info.steps:,}" + (f", {info.first_step:,} done before" if info.first_step else ""),
         "changed": ", ".join(info.changed),
         "run": str(info.run_path),

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from grpo.errors import CheckpointError
-from grpo.storage import storage_errors, write_atomically
+from grpo.storage import expanded, read_text, storage_errors, write_atomically
 from grpo.tracking.jsonl import append_lines, encode, rewind_lines
 
 __all__ = ["RunDirectory", "find_run", "require_empty"]
@@ -59,7 +59,7 @@ class RunDirectory:
             CheckpointError: `path` holds another run or other files; nothing is written.
             StorageError: it cannot be made.
         """
-        wanted = Path(_RUNS, name) if path is None else Path(path)
+        wanted = Path(_RUNS, name) if path is None else expanded(path)
         made = [place for place in wanted.parents if not place.exists()]
         if path is None:
             directory = _make_unique(Path(_RUNS), name)
@@ -101,8 +101,8 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of all recorded steps."""
         file = self.path / _METRICS
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return [json.loads(line) for line in lines]
+        lines = read_text(file, error=CheckpointError).split("\n") if file.is_file() else []
+        return [_metrics_in(line, f"{file}:{number}") for number, line in enumerate(lines, start=1) if line]
 
     def append_completions(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append a step's completions, made by `completion_lines`."""
@@ -129,14 +129,24 @@ class RunDirectory:
         with storage_errors(summary), contextlib.suppress(FileNotFoundError):
             try:
                 steps = json.loads(summary.read_text(encoding="utf-8"))["steps"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 steps = "before"
             summary.replace(self.path / f"summary-{steps}.json")
 
-    def rewind(self, step: int) -> None:
-        """Remove the lines of steps after `step` from the logs; -1 removes all, evaluation before training included."""
-        for name in (_METRICS, _COMPLETIONS, _EVALUATIONS):
-            rewind_lines(self.path / name, step)
+    def last_step(self) -> int:
+        """Return the last step in `metrics.jsonl`; 0 if there is none."""
+        return max((int(line["step"]) for line in self.metrics()), default=0)
+
+    def rewind(self, step: int, *, evaluated: bool = True) -> None:
+        """Remove the lines of steps after `step` from the logs; -1 removes all, evaluation before training included.
+
+        Args:
+            evaluated: the evaluation after `step` is known to the run that continues; otherwise its line is removed,
+                because the evaluation will be repeated.
+        """
+        rewind_lines(self.path / _METRICS, step)
+        rewind_lines(self.path / _COMPLETIONS, step)
+        rewind_lines(self.path / _EVALUATIONS, step if evaluated else step - 1)
 
     def discard(self) -> None:
         """Remove a run that could not begin: the directory, its content, and the link `runs/latest` to it."""
@@ -169,13 +179,23 @@ class RunDirectory:
         self.close()
 
 
+def _metrics_in(line: str, where: str) -> dict[str, Any]:
+    try:
+        metrics = json.loads(line)
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("step"), int):
+        raise CheckpointError(f"{where} is damaged: it should be an object with the metrics of a step; remove the line")
+    return metrics
+
+
 def find_run(path: Path | str) -> Path:
     """Return the run directory that `path` names, by way of links and the text form of `runs/latest`; reads only.
 
     Raises:
         CheckpointError: there is no run.
     """
-    directory = Path(path)
+    directory = expanded(path)
     if directory.is_file() and directory.name == _LATEST:
         directory = directory.parent / directory.read_text(encoding="utf-8").strip()
     elif directory.is_symlink():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from grpo.tracking.formatting import counted
+
 __all__ = ["ZeroVarianceMonitor"]
 
 _PATIENCE = 5
@@ -39,7 +41,7 @@ class ZeroVarianceMonitor:
         result = "those trained nothing" if self._without < self._steps else "nothing was trained"
         if self._trained and self._without == self._steps:
             result = "the rewards trained nothing"
-        return f"no group differed in reward in {self._without} of {self._steps} steps: {result}"
+        return f"no group differed in reward in {self._without} of {counted(self._steps, 'step')}: {result}"
 
 
 def _without_gradient(metrics: Mapping[str, Any]) -> bool:

@@ -41,6 +41,8 @@ class Learner:
 
     Attributes:
         budget: the most tokens that a micro-batch should have.
+        num_optimizer_steps: that were begun by this object.
+        skip_zero_variance_groups: pack no group whose gradient is 0; with a KL term no group is left out.
         mismatch_limit: greatest mean distance a token of the sampler's log-probabilities that counts as rounding.
         sampler_is_exact: the sampler computes in the policy's own arithmetic, so its log-probabilities may
             replace the policy's where those would cost a forward pass.
@@ -89,6 +91,7 @@ class Learner:
         self.sampler_is_exact = sampler_is_exact
         self.sampler_correction = sampler_correction
         self.processes = processes or Processes()
+        self.num_optimizer_steps = 0
         self.budget = MicroBatchBudget(tokens_per_micro_batch, self.processes)
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> StepAdvantages:
@@ -101,7 +104,8 @@ class Learner:
         """Return the step's micro-batches, and the counts of the whole step that its token weights are made from."""
         loss_mask = counted_completions(groups, self.truncated)
         trained = None
-        if self.skip_zero_variance_groups:
+        # The KL term has a gradient in every group.
+        if self.skip_zero_variance_groups and self.beta == 0:
             trained = advantages.has_gradient.unsqueeze(1).expand_as(advantages.per_completion)
 
         def cut(max_tokens: int | None) -> list[PackedBatch]:
@@ -299,6 +303,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm or float("inf"))
         if not torch.isfinite(norm):
             raise RunError(f"the gradient's norm is {norm.item()}: lower the learning rate, or train in float32")
+        self.num_optimizer_steps += 1
         try:
             self.optimizer.step()
         except (RuntimeError, MemoryError) as error:

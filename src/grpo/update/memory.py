@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from grpo.machine import is_out_of_memory
 from grpo.packing import PackedBatch, Segment
 from grpo.policy import Policy
 from grpo.policy.flash import flash_works
@@ -35,15 +36,6 @@ _PROBE_TOKENS = (64, 512)
 
 _BYTES_OF_TRAINING = 12
 """Bytes of a trained parameter's gradient and AdamW's two moments, float32 each, which the first step allocates."""
-
-_ALLOCATION_FAILED = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` is a failed allocation of memory, on the GPU or on the machine."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATION_FAILED)
 
 
 def token_budget(

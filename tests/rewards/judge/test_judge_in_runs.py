@@ -65,6 +65,8 @@ def test_a_run_logs_the_judges_answers_and_their_cost(tmp_path, capsys):
             "price_per_million_input_tokens": 1.0,
         }
         config = GRPOConfig(
+            model="tiny",
+            task="arithmetic",
             output_dir=str(tmp_path / "run"),
             rewards={"functions": [{"name": "judge", **judge}]},
             steps=1,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grpo.engines.native.cache import vacate
-from grpo.policy.attention import causal_lm
+from grpo.policy.attention import causal_lm, only_logits
 
 __all__ = ["LockstepRunner"]
 
@@ -80,7 +80,7 @@ class LockstepRunner:
 
     def _forward(self, token_ids: Tensor) -> Tensor:
         """Return the last position's logits [B, V] and keep the cache, if it is one whose rows can be selected."""
-        arguments: dict[str, Any] = {"input_ids": token_ids, "use_cache": True}
+        arguments: dict[str, Any] = {"input_ids": token_ids, "use_cache": True, **only_logits(self.model)}
         if "position_ids" in self._arguments:
             length = self._token_ids.shape[1]
             arguments["position_ids"] = torch.arange(length - token_ids.shape[1], length, device=self.device)[None]

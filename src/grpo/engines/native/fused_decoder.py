@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from grpo.engines.native.attention import LayerAttention
 from grpo.engines.native.weights import FusedLayer, FusedWeights, WeightSource
-from grpo.policy.attention import placeholder_mask
+from grpo.policy.attention import only_logits, placeholder_mask
 from grpo.policy.products import LENGTH_MULTIPLE
 
 __all__ = ["Forward", "FusedDecoder", "ModuleForward", "Rotations"]
@@ -52,6 +52,7 @@ class ModuleForward:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._mask = placeholder_mask(next(model.parameters()).device)
+        self._options = only_logits(model)
 
     def begin(self) -> None:
         """Nothing: they always have the present weights."""
@@ -69,6 +70,7 @@ class ModuleForward:
             attend=attend,
             use_cache=False,
             logits_to_keep=to_keep,
+            **self._options,
         )
         logits = output.logits
         assert isinstance(logits, Tensor)

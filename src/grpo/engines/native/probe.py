@@ -17,7 +17,7 @@ from grpo.engines.native.cache import KeyValueTable
 from grpo.engines.native.runner import Runner, SharedPrefixRunner
 from grpo.engines.native.structure import Decoder, UnrecognisedError, recognise
 from grpo.policy.architecture import WindowRecorder, why_not_its_layers, why_not_its_windows
-from grpo.policy.attention import causal_lm, placeholder_mask
+from grpo.policy.attention import causal_lm, only_logits, placeholder_mask
 
 __all__ = ["decoder_structure", "why_not_fused", "why_not_shared"]
 
@@ -106,6 +106,7 @@ def _windows(model: nn.Module, vocabulary: int) -> list[int | None]:
         attention_mask=placeholder_mask(device),
         attend=recorder,
         use_cache=False,
+        **only_logits(model),
     )
     return recorder.windows
 
@@ -121,6 +122,7 @@ def _logits_both_ways(model: nn.Module, runner: Runner, vocabulary: int) -> tupl
     through_cache = torch.stack((first, runner.decode(tails[:, 0]), runner.decode(tails[:, 1])), dim=1)
     plain = []
     for (slot, _), tail in zip(_COMPLETIONS, tails.tolist(), strict=True):
-        output = model(input_ids=torch.tensor([prompts[slot] + tail], device=device), use_cache=False)
+        ids = torch.tensor([prompts[slot] + tail], device=device)
+        output = model(input_ids=ids, use_cache=False, **only_logits(model))
         plain.append(output.logits[0, -3:])
     return through_cache, torch.stack(plain)

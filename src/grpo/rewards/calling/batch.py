@@ -9,6 +9,7 @@ from typing import Any
 
 from grpo.rewards.function import PROVIDED, TrainerState
 from grpo.rewards.output import CallLog
+from grpo.tasks.opened_tags import opened_tag
 from grpo.types import Group, Prompt, Rollout
 
 __all__ = ["RewardBatch", "column_names"]
@@ -41,7 +42,7 @@ class RewardBatch:
         return [list(rollout.token_ids) for group in self.groups for rollout in group.rollouts]
 
     def arguments(self, log: CallLog) -> Mapping[str, Callable[[], Any]]:
-        """Return by name a maker of each argument: TRL's arguments, then the data set's columns.
+        """Return by name a maker of each argument: TRL's arguments and opened tags, then the data set's columns.
 
         Each call of a maker returns new objects. A column that some rows lack is None there.
         """
@@ -49,6 +50,7 @@ class RewardBatch:
             "prompts": self._prompts,
             "completions": self._completions,
             "completion_ids": lambda: self.token_ids,
+            "opened_tags": lambda: [opened_tag(prompt) for prompt in self.prompts],
             **{name: self._column_maker(name) for name in self.columns},
             "trainer_state": lambda: self.state,
             "log_extra": lambda: log.log_extra,

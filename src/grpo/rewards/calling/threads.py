@@ -73,7 +73,19 @@ class DaemonThreads:
 
 
 def _serve(waiting: _Queue) -> None:
-    """Run calls until there is None in their place, or until a call was left behind."""
+    """Run calls until there is None in their place, or until a call was left behind.
+
+    The thread has an event loop of its own, as the main thread has, for functions that call `asyncio.get_event_loop`.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        _serve_calls(waiting)
+    finally:
+        loop.close()
+
+
+def _serve_calls(waiting: _Queue) -> None:
     while (item := waiting.get()) is not None:
         future, function, timer = item
         if future.set_running_or_notify_cancel():

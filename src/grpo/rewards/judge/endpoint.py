@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from grpo.errors import JudgeError
 from grpo.rewards.judge.cache import AnswerCache, content_key
 from grpo.rewards.judge.client import RateLimit, open_client, read_key
+from grpo.rewards.judge.credentials import without_key
 from grpo.rewards.judge.options import JudgeOptions
 from grpo.rewards.judge.responses import completion_text, completion_tokens, request_error
 from grpo.rewards.judge.rubric import Conversation
@@ -68,7 +69,7 @@ class Endpoint:
         cache = self._cache if use_cache else None
         keys = [self._cache_key(conversation) for conversation in conversations]
         distinct = dict(zip(keys, conversations, strict=True))
-        answers = {} if cache is None else await _cached(cache, list(distinct), read)
+        answers = {} if cache is None else await _cached(cache, list(distinct), read, self._key)
         unknown = [key for key in distinct if key not in answers]
         meter.count(cached=len(conversations) - len(unknown))
         if not unknown:
@@ -125,15 +126,18 @@ class Endpoint:
                 model=options.model, messages=list(conversation), extra_body=options.request_members
             )
         except Exception as error:
-            raise request_error(error, options, self._key) from error
+            raise request_error(error, options, self._key) from None  # its texts may repeat the key
         meter.count(**completion_tokens(completion))
         return completion_text(completion, options, self._key)
 
 
-async def _cached(cache: AnswerCache, keys: Sequence[str], read: Callable[[str], float]) -> dict[str, JudgeAnswer]:
-    """Return the readable answers in the cache."""
+async def _cached(
+    cache: AnswerCache, keys: Sequence[str], read: Callable[[str], float], api_key: str | None
+) -> dict[str, JudgeAnswer]:
+    """Return the readable answers in the cache; an older version may have kept one that repeats the API key."""
     answers: dict[str, JudgeAnswer] = {}
-    for key, text in (await asyncio.to_thread(cache.get_many, keys)).items():
+    for key, kept in (await asyncio.to_thread(cache.get_many, keys)).items():
+        text = without_key(kept, api_key)
         with contextlib.suppress(JudgeError):
             answers[key] = JudgeAnswer(read(text), text)
     return answers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from grpo.errors import ConfigError
+from grpo.rewards.judge.credentials import check_address, check_request, check_variable
 from grpo.rewards.judge.parsing import Scale
 from grpo.rewards.judge.rubric import DEFAULT_RUBRICS, Mode
 from grpo.rewards.judge.usage import Usage
@@ -40,10 +42,10 @@ def _or_default_address(address: Any) -> Any:
 
 
 def _address(address: str) -> str:
-    parts = urlsplit(address)
+    parts = urlsplit(check_address(address))
     # Reading an impossible port raises ValueError.
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError(f"{address!r} should be an address as in 'http://127.0.0.1:8000/v1'")
+        raise ValueError(f"{_shown('base_url', address)} should be an address as in 'http://127.0.0.1:8000/v1'")
     return address.rstrip("/")
 
 
@@ -67,7 +69,7 @@ class JudgeOptions(BaseModel):
     base_url: Annotated[str, BeforeValidator(_or_default_address), AfterValidator(_address)] = Field(
         "", description="Address of the API; by default the environment's OPENAI_BASE_URL, else OpenAI's own."
     )
-    api_key_env: str = Field(
+    api_key_env: Annotated[str, AfterValidator(check_variable)] = Field(
         "OPENAI_API_KEY", description="Environment variable with the key; only OpenAI's own endpoint requires one."
     )
     rubric: str | Path | None = Field(
@@ -89,7 +91,7 @@ class JudgeOptions(BaseModel):
     # An int stays one: 0 and 0.0 have different keys in the cache.
     temperature: int | float | None = Field(0.0, description="None where the endpoint does not accept one.")
     max_tokens: _Count | None = Field(512, description="Limit of an answer, reasoning included; None: not sent.")
-    request: dict[str, Any] | None = Field(
+    request: Annotated[dict[str, Any] | None, AfterValidator(check_request)] = Field(
         None, description="Further members of every request, as in {max_completion_tokens: 2048}."
     )
     concurrency: _Count = Field(64, description="Requests in progress at once.")
@@ -160,4 +162,14 @@ def _config_error(error: ValidationError) -> ConfigError:
     allowed = detail["msg"].removeprefix("Value error, ")
     for start in ("Input should", "String should"):
         allowed = allowed.replace(start, "it should")
-    return ConfigError(f"the judge reward has {name}={detail['input']!r}: {allowed}")
+    return ConfigError(f"the judge reward has {name}={_shown(name, detail['input'])}: {allowed}")
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return an option's value for a message; a value that may contain a credential is left out."""
+    is_plain = name != "api_key_env" and not isinstance(value, (dict, list)) and not re.search("[@?#]", str(value))
+    try:
+        check_request({"value": value})
+    except ValueError:
+        is_plain = False
+    return repr(value) if is_plain or name == "scale" else "…"

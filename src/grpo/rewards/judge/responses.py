@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from grpo.errors import JudgeError
+from grpo.rewards.judge.credentials import without_key
 from grpo.rewards.judge.options import JudgeOptions
 from grpo.rewards.judge.parsing import one_line, replace_surrogates
 
@@ -19,7 +20,7 @@ def completion_text(completion: Any, options: JudgeOptions, key: str | None) -> 
     Args:
         completion: the openai client's return value.
         options: address, for messages.
-        key: blanked out in messages.
+        key: blanked out in the text and in messages.
 
     Raises:
         JudgeError: the response is not a chat completion, or is a refusal, empty, or cut at the limit of tokens.
@@ -33,12 +34,12 @@ def completion_text(completion: Any, options: JudgeOptions, key: str | None) -> 
     refusal, content = getattr(message, "refusal", None), getattr(message, "content", None)
     reason = getattr(choice, "finish_reason", None)
     if refusal or reason == "content_filter":
-        raise JudgeError(f"the judge refused: {one_line(str(refusal or reason), _MAX_ANSWER)!r}")
+        raise JudgeError(f"the judge refused: {_shorten(str(refusal or reason), key, _MAX_ANSWER)!r}")
     if reason == "length":
         raise JudgeError("the judge's answer was cut at its limit of tokens: raise max_tokens")
     if not isinstance(content, str) or not content.strip():
         raise JudgeError("the judge sent an empty answer")
-    return replace_surrogates(content)
+    return replace_surrogates(without_key(content, key))
 
 
 def completion_tokens(completion: Any) -> dict[str, int]:

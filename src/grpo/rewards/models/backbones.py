@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from grpo.errors import ConfigError, ModelError
+from grpo.storage import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +103,7 @@ class Backbones:
         from grpo.policy.sources import is_hub_name
 
         place = find_device(device)
-        directory = Path(name).expanduser()
+        directory = expanded(name)
         if not directory.is_dir() and not is_hub_name(name):
             raise ModelError(
                 f"no directory {name}: give a reward model's directory or Hub id; the recipes' own is trained by: "
@@ -147,7 +149,7 @@ def _identity(name: str, revision: str | None) -> tuple[str, str | None]:
     """Return an identity that all names of one model share: its resolved directory, or Hub id and revision."""
     from grpo.policy.sources import find_source
 
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name == "tiny" or path.is_absolute() or path.is_dir():
         return find_source(name).loadable_name, None
     return name, revision
@@ -160,15 +162,20 @@ def _fits(module: nn.Module, dtype: torch.dtype | None, device: str | None) -> b
 
 def _load_classifier(name: str, revision: str | None) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils.peft_utils import find_adapter_config_file
 
-    from grpo.policy.files import without_progress_bars
+    from grpo.policy.files import read_config, without_progress_bars
 
+    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
+        adapter = find_adapter_config_file(name, revision=revision)
+        if adapter is None:
+            options["config"] = read_config(name, revision=revision, local=False)
+        else:
+            read_config(json.loads(Path(adapter).read_bytes())["base_model_name_or_path"], local=False)
         with without_progress_bars():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                name, revision=revision or "main", output_loading_info=True
-            )
-    except (OSError, ValueError) as error:
+            model, info = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **options)
+    except (OSError, ValueError, ModelError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load reward model {name!r} as a sequence classifier: {reason}") from error
     missing = sorted(info["missing_keys"])
@@ -180,8 +187,7 @@ def _load_classifier(name: str, revision: str | None) -> nn.Module:
 
 def _causal_base(directory: Path) -> str | None:
     """Return the base of the adapter in `directory` if that is a causal LM, else None."""
-    from transformers import AutoConfig
-
+    from grpo.policy.files import read_config
     from grpo.policy.sources import find_source
 
     if not (directory / "adapter_config.json").is_file():
@@ -191,7 +197,7 @@ def _causal_base(directory: Path) -> str | None:
     source = find_source(base)
     if source.base is not None:
         raise ModelError(f"{directory} is an adapter on {base}, which is an adapter itself: merge that one first")
-    kinds = AutoConfig.from_pretrained(source.directory, local_files_only=True).architectures or []
+    kinds = read_config(source.directory).architectures or []
     return base if any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds) else None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from grpo.errors import ConfigError, ModelError
 from grpo.rewards.models.backbones import Backbones, find_device
 from grpo.rewards.texts import Completion, completion_texts
+from grpo.tasks import enough_of
 
 __all__ = ["SequenceClassifierReward"]
 
@@ -108,6 +109,7 @@ class SequenceClassifierReward:
                 )
             text = self._tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
             special = False
+        text = enough_of(text, self._tokenizer, self._limit, end=True)
         return list(self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     def _cut(self, row: list[int]) -> list[int]:
@@ -171,7 +173,7 @@ def _tokenizer(tokenizer: Any, name: str, revision: str | None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(tokenizer, revision=revision or "main")
+        return AutoTokenizer.from_pretrained(tokenizer, revision=revision or "main", trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load the tokenizer of reward model {name!r} from {tokenizer!r}: {reason}") from error

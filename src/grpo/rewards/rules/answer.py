@@ -1,21 +1,20 @@
 """Rewards for the answer itself: `int`, `correctness`, `last_integer` and `accuracy`.
 
-`answer` is the data set's column of reference answers. A row without one gives None: not
-applicable.
+`answer` is the data set's column of reference answers: texts, numbers, truth values, or lists of these, of which any
+entry is right. A row without one gives None: not applicable.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from decimal import Decimal
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from grpo.rewards.texts import Completion, completion_texts
 from grpo.tasks.answers import find_format, normalise_number, plain_reference, same_answer, verify
 from grpo.tasks.answers import last_integer as find_last_integer
+from grpo.tasks.values import reference_texts
 
-__all__ = ["accuracy", "correctness", "integer_answer", "last_integer"]
+__all__ = ["ANSWER_REWARDS", "accuracy", "correctness", "integer_answer", "last_integer"]
 
 
 def integer_answer(
@@ -40,8 +39,8 @@ def correctness(
     """
     marked = find_format(format)
     verdicts = [
-        None if reference is None else same_answer(marked.extract(text), reference)
-        for text, reference in zip(completion_texts(completions), map(_reference, answer), strict=True)
+        _any(same_answer(marked.extract(text), reference) for reference in references)
+        for text, references in zip(completion_texts(completions), map(reference_texts, answer), strict=True)
     ]
     return _rewards(verdicts, correct_reward, wrong_reward)
 
@@ -55,11 +54,11 @@ def last_integer(
 ) -> list[float | None]:
     """Return `correct_reward` where the last whole number of the text equals the reference, else `wrong_reward`.
 
-    A reference that is not a whole number gives None.
+    References that are not whole numbers do not count; a row with no other gives None.
     """
     verdicts = [
-        None if wanted is None else str(find_last_integer(text)) == wanted
-        for text, wanted in zip(completion_texts(completions), map(_whole_number, answer), strict=True)
+        _any(str(find_last_integer(text)) == reference for reference in references)
+        for text, references in zip(completion_texts(completions), map(_whole_numbers, answer), strict=True)
     ]
     return _rewards(verdicts, correct_reward, wrong_reward)
 
@@ -67,6 +66,7 @@ def last_integer(
 def accuracy(
     completions: Sequence[Completion],
     answer: Sequence[Any],
+    opened_tags: Sequence[str] | None = None,
     *,
     format: str = "answer_tags",
     correct_reward: float = 1.0,
@@ -75,26 +75,34 @@ def accuracy(
     """Return `correct_reward` where the strict verdict holds (in the format, and right), else `wrong_reward`."""
     wanted = find_format(format)
     verdicts = [
-        None if reference is None else verify(text, reference, answer_format=wanted).strict
-        for text, reference in zip(completion_texts(completions), map(_reference, answer), strict=True)
+        _any(verify(text, reference, answer_format=wanted).strict for reference in references)
+        for text, references in zip(
+            completion_texts(completions, opened_tags), map(reference_texts, answer), strict=True
+        )
     ]
     return _rewards(verdicts, correct_reward, wrong_reward)
+
+
+ANSWER_REWARDS = (accuracy, correctness, last_integer)
+"""Rewards that compare with the column `answer`."""
 
 
 def _rewards(verdicts: Sequence[bool | None], correct: float, wrong: float) -> list[float | None]:
     return [None if verdict is None else correct if verdict else wrong for verdict in verdicts]
 
 
-def _reference(value: Any) -> str | None:
-    """Return a reference answer as text; None where there is none (None, NaN or an empty string)."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else f"{Decimal(repr(float(value))):f}"
-    text = "" if value is None else str(value)
-    return text if text.strip() else None
+def _any(verdicts: Iterable[bool]) -> bool | None:
+    """Return whether one of the verdicts holds; None if there are none."""
+    found = list(verdicts)
+    return any(found) if found else None
 
 
-def _whole_number(value: Any) -> str | None:
-    """Return a value that is one whole number in plain digits, and None for any other."""
-    text = _reference(value)
-    number = None if text is None else normalise_number(plain_reference(text))
+def _whole_numbers(value: Any) -> list[str]:
+    """Return those of the reference answers that are whole numbers, in plain digits."""
+    return [number for text in reference_texts(value) if (number := _whole_number(plain_reference(text))) is not None]
+
+
+def _whole_number(text: str | None) -> str | None:
+    """Return a text that is one whole number in plain digits, and None for any other."""
+    number = None if text is None else normalise_number(text)
     return number if number is not None and "." not in number else None

@@ -1,4 +1,7 @@
-"""Rewards for a format: `<reasoning>…<answer>…`, or `<think>…` followed by the answer."""
+"""Rewards for a format: `<reasoning>…<answer>…`, or `<think>…` followed by the answer.
+
+A tag that the prompt has opened counts as written by the completion that closes it (`opened_tags`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ __all__ = ["soft_format", "strict_format", "think_soft_format", "think_strict_fo
 
 
 def strict_format(
-    completions: Sequence[Completion], *, format: str = "answer_tags", reward: float = 0.5
+    completions: Sequence[Completion],
+    opened_tags: Sequence[str] | None = None,
+    *,
+    format: str = "answer_tags",
+    reward: float = 0.5,
 ) -> list[float | None]:
     """Return `reward` for each completion that is the format and nothing else, 0 for others.
 
@@ -20,19 +27,24 @@ def strict_format(
     (for `think_tags`: the answer follows). Unlike the common GSM8K recipe, line breaks are free.
     """
     tagged = _tagged(format)
-    return [reward * tagged.is_strict(text) for text in completion_texts(completions)]
+    return [reward * tagged.is_strict(text) for text in completion_texts(completions, opened_tags)]
 
 
 def soft_format(
-    completions: Sequence[Completion], *, format: str = "answer_tags", reward: float = 0.5
+    completions: Sequence[Completion],
+    opened_tags: Sequence[str] | None = None,
+    *,
+    format: str = "answer_tags",
+    reward: float = 0.5,
 ) -> list[float | None]:
     """Return `reward` for each completion in which the format's tags occur in order, with any text around them."""
     tagged = _tagged(format)
-    return [reward * tagged.is_soft(text) for text in completion_texts(completions)]
+    return [reward * tagged.is_soft(text) for text in completion_texts(completions, opened_tags)]
 
 
 def xmlcount(
     completions: Sequence[Completion],
+    opened_tags: Sequence[str] | None = None,
     *,
     format: str = "answer_tags",
     reward: float = 0.5,
@@ -46,22 +58,28 @@ def xmlcount(
     common GSM8K recipe the penalty has no bound, and one long completion dominates its group's standard deviation.
     """
     tagged = _tagged(format)
-    return [_count(text, tagged, reward, penalty_per_character) for text in completion_texts(completions)]
+    return [_count(text, tagged, reward, penalty_per_character) for text in completion_texts(completions, opened_tags)]
 
 
-def think_strict_format(completions: Sequence[Completion], *, reward: float = 0.5) -> list[float | None]:
+def think_strict_format(
+    completions: Sequence[Completion], opened_tags: Sequence[str] | None = None, *, reward: float = 0.5
+) -> list[float | None]:
     """Return `strict_format` for `think_tags`."""
-    return strict_format(completions, format="think_tags", reward=reward)
+    return strict_format(completions, opened_tags, format="think_tags", reward=reward)
 
 
-def think_soft_format(completions: Sequence[Completion], *, reward: float = 0.5) -> list[float | None]:
+def think_soft_format(
+    completions: Sequence[Completion], opened_tags: Sequence[str] | None = None, *, reward: float = 0.5
+) -> list[float | None]:
     """Return `soft_format` for `think_tags`."""
-    return soft_format(completions, format="think_tags", reward=reward)
+    return soft_format(completions, opened_tags, format="think_tags", reward=reward)
 
 
-def think_xmlcount(completions: Sequence[Completion], *, reward: float = 0.5) -> list[float | None]:
+def think_xmlcount(
+    completions: Sequence[Completion], opened_tags: Sequence[str] | None = None, *, reward: float = 0.5
+) -> list[float | None]:
     """Return `xmlcount` for `think_tags`."""
-    return xmlcount(completions, format="think_tags", reward=reward)
+    return xmlcount(completions, opened_tags, format="think_tags", reward=reward)
 
 
 def _tagged(name: str) -> AnswerFormat:

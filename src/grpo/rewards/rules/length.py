@@ -18,6 +18,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 def reasoning_length(
     completions: Sequence[Completion],
+    opened_tags: Sequence[str] | None = None,
     *,
     format: str = "answer_tags",
     target: int = 100,
@@ -43,7 +44,8 @@ def reasoning_length(
         raise ConfigError(
             f"reasoning_length got target={target}, limit={limit}: it needs 1 <= target <= limit, in words"
         )
-    return [reward * _share(_fresh_words(text, blocks[0]), target, last) for text in completion_texts(completions)]
+    texts = completion_texts(completions, opened_tags)
+    return [reward * _share(_fresh_words(text, blocks[0]), target, last) for text in texts]
 
 
 def _fresh_words(text: str, block: str) -> int:

@@ -34,7 +34,8 @@ class Step:
 
     Attributes:
         kind: "value", an expression whose value is compared outside; "members", the same for the members of an
-            iterable; "run", statements; or "case", CLASS.METHOD of a unittest.TestCase.
+            iterable; "run", statements; "case", CLASS.METHOD of a unittest.TestCase; or "outside", statements that
+            run in another process than the program.
         source: the expression, statements or method.
         is_test: counts as a test.
         holds_for: the condition that a value must fulfil to pass.

@@ -1,190 +1,103 @@
-"""The script that tests a program inside the sandbox; it imports nothing of the package.
+"""The script that tests a program inside the sandbox.
 
-It reads a program and the steps of its tests from stdin, and writes the result of each step as a JSON object on one
-line. Values are compared outside, so that a program cannot find the expected values here.
+It has two processes. The first one becomes the program's (`program_process`). The other one, forked before anything of
+the tests is read, keeps the tests: it sends what a step evaluates beside the program, evaluates `outside` steps
+itself, and writes the result of each step as a JSON object on one line. The program's process has neither the tests
+nor the pipe of results. Values that are compared with literals are compared in the parent process of the sandbox.
+
+Like the modules that it imports it is carried into the sandbox as text, and imports nothing else of the package.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import sys
-import types
 from typing import Any
 
-__all__ = ["LONGEST", "MOST_MEMBERS", "main"]
+from grpo.sandbox.unit_tests.plain_values import LONGEST
+from grpo.sandbox.unit_tests.program_process import failure, serve, write_line
+from grpo.sandbox.unit_tests.proxies import Link, Names
 
-LONGEST = 200_000
-"""The most characters in the JSON of a value."""
-MOST_MEMBERS = 100_000
-_LARGEST = 1 << 53
+__all__ = ["main"]
+
+_NOBODY = 65534
+_SET_DUMPABLE = 4
 
 
 def main() -> None:
     """Test the program in stdin."""
-    order = json.load(sys.stdin)
-    channel = os.dup(1)
-
-    def report(**facts: Any) -> None:
-        data = json.dumps(facts).encode() + b"\n"
-        while data:
-            data = data[os.write(channel, data) :]
-
-    report(ready=True)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    module = types.ModuleType("program")
-    sys.modules["program"] = module
-    error = _failure(_load, order["program"], module)
-    report(loaded=error)
-    for number, step in enumerate([] if error else order["steps"]):
-        report(step=number, **_tried(step, vars(module)))
-    os._exit(0)  # the program's threads must not delay the result
-
-
-def _load(source: str, module: types.ModuleType) -> None:
-    """Run a program; the value of an expression at its end becomes `solution`, unless the program has set that name."""
-    tree = ast.parse(source, "program")
-    last = tree.body[-1] if tree.body else None
-    if isinstance(last, ast.Expr):
-        tree.body.pop()
-    exec(compile(tree, "program", "exec"), vars(module))
-    if isinstance(last, ast.Expr):
-        value = eval(compile(ast.Expression(last.value), "program", "eval"), vars(module))
-        vars(module).setdefault("solution", value)
-
-
-def _tried(step: dict[str, str], names: dict[str, Any]) -> dict[str, Any]:
-    """Return the `value` of an expression, or nothing for statements; an `error` when the step raised."""
-    result: dict[str, Any] = {}
-
-    def run() -> None:
-        kind, source = step["kind"], step["source"]
-        if kind in ("value", "members"):
-            value = eval(compile(source, "test", "eval"), names)
-            result["value"] = _plain(value) if kind == "value" else _members(value)
-            if len(json.dumps(result)) > LONGEST:
-                raise ValueError("the value is too long")
-        elif kind == "case":
-            kind, _, method = source.partition(".")
-            _run_case(names[kind], method)
-        else:
-            exec(compile(source, "test", "exec"), names)
-
-    error = _failure(run)
-    return {"error": error} if error else result
-
-
-def _run_case(kind: Any, method: str) -> None:
-    """Run one test of a unittest.TestCase; a skipped test has not passed."""
-    import unittest
-
-    result = unittest.TestResult()
-    unittest.TestSuite([kind(method)]).run(result)
-    problems = [text for _, text in [*result.errors, *result.failures]]
-    if problems:
-        raise AssertionError(problems[0].strip().splitlines()[-1])
-    if result.testsRun != 1 or result.skipped or not result.wasSuccessful():
-        raise AssertionError(f"{method} did not succeed")
-
-
-def _failure(function: Any, *arguments: Any) -> str | None:
-    """Return the exception of a call in one line; None when the call returned."""
+    (request_reader, request_writer), (reply_reader, reply_writer) = os.pipe(), os.pipe()
+    tests = os.fork()
+    if tests:
+        for other in (request_writer, reply_reader):
+            os.close(other)
+        _silence()
+        serve(request_reader, reply_writer, tests)
     try:
-        function(*arguments)
+        for other in (request_reader, reply_writer):
+            os.close(other)
+        _Tests(Link(request_writer, reply_reader)).run()
     except BaseException as error:
-        try:
-            return f"{type(error).__name__}: {error}"[:300]
-        except BaseException:
-            return type(error).__name__
-    return None
+        os.write(2, f"{type(error).__name__}: {error}".encode())
+    finally:
+        os._exit(0)
 
 
-def _members(value: Any) -> Any:
-    """Return the members of an iterable, for `in`, or the value itself if it is built in."""
-    try:
-        return _plain(value)
-    except TypeError:
-        members = []
-        for member in value:
-            members.append(_plain(member, 2))
-            if len(members) > MOST_MEMBERS:
-                raise ValueError("the value has too many members") from None
-        return ["list", members]
+class _Tests:
+    """The process that keeps the tests."""
+
+    def __init__(self, program: Link) -> None:
+        self._program = program
+        self._names = Names(program)
+        self._channel = os.dup(1)
+
+    def run(self) -> None:
+        """Read program and steps, and report the result of each step."""
+        # The program can write to its own folder: nothing may be imported from there.
+        sys.path[:] = [folder for folder in sys.path if folder not in ("", os.path.realpath("."))]
+        order = json.load(sys.stdin)
+        if any(step["kind"] == "outside" for step in order["steps"]):
+            _hide()
+        self._report(ready=True)
+        _silence()
+        error = self._program.ask(kind="load", source=order["program"]).get("error")
+        self._report(loaded=None if error is None else str(error)[:300])
+        for number, step in enumerate([] if error else order["steps"]):
+            result = self._outside(step) if step["kind"] == "outside" else self._beside(step)
+            self._report(step=number, **result)
+
+    def _outside(self, step: dict[str, str]) -> dict[str, Any]:
+        """Return nothing, or the error of statements that run in this process."""
+        error = failure(lambda: exec(compile(step["source"], "test", "exec"), self._names))
+        return {} if error is None else {"error": error}
+
+    def _beside(self, step: dict[str, str]) -> dict[str, Any]:
+        """Return the result of a step that is evaluated in the program's process."""
+        reply = self._program.ask(kind=step["kind"], source=step["source"])
+        result: dict[str, Any] = {name: reply[name] for name in ("error", "value") if name in reply}
+        return result if len(json.dumps(result)) <= LONGEST else {"error": "ValueError: the value is too long"}
+
+    def _report(self, **facts: Any) -> None:
+        write_line(self._channel, json.dumps(facts))
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a built-in value in JSON, tagged by type, without calling methods that a subclass redefines.
+def _silence() -> None:
+    """Point the standard streams to nothing."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
-    Raises:
-        TypeError: the value has another type, and could claim to be equal to any value.
-        ValueError: the value is nested too deep.
+
+def _hide() -> None:
+    """Keep the program's process from opening this one's memory and files in /proc.
+
+    Without namespaces Landlock closes /proc to the program. The launcher kills a process that it cannot look into:
+    where it runs as the same user, this process stays open.
     """
-    if depth > 50:
-        raise ValueError("the value is nested too deep")
-    if value is None or value is True or value is False:
-        return value
-    for kind, written in _WRITTEN.items():
-        if isinstance(value, kind):
-            return written(value, depth + 1)
-    written = _WRITTEN_BY_NAME.get((type(value).__module__, type(value).__name__))
-    if written is not None:
-        return written(value, depth + 1)
-    if hasattr(value, "tolist"):  # an array, or a number from an array
-        return _plain(value.tolist(), depth + 1)
-    raise TypeError(f"the value is a {type(value).__name__}, not a plain one")
+    if sys.platform == "linux" and os.getuid() == _NOBODY:
+        import ctypes
 
-
-def _integer(value: int, _: int) -> Any:
-    value = int.__add__(value, 0)
-    return value if -_LARGEST < value < _LARGEST else ["int", hex(value)]
-
-
-def _complex(value: complex) -> list[str]:
-    return ["complex", value.real.hex(), value.imag.hex()]
-
-
-def _entries(kind: type, name: str = "") -> Any:
-    iterate: Any = kind.__iter__  # type: ignore[attr-defined]
-    return lambda value, depth: [name or kind.__name__, [_plain(entry, depth) for entry in iterate(value)]]
-
-
-def _pairs(value: Any, depth: int) -> list[Any]:
-    return [_plain(list(entry), depth)[1] for entry in dict.items(value)]
-
-
-_WRITTEN: dict[type, Any] = {
-    str: lambda value, _: str.__str__(value),
-    int: _integer,
-    float: lambda value, _: ["float", float.hex(float.__add__(value, 0.0))],
-    complex: lambda value, _: _complex(complex.__add__(value, 0j)),
-    bytes: lambda value, _: ["bytes", bytes.hex(value)],
-    bytearray: lambda value, _: ["bytearray", bytearray.hex(value)],
-    dict: lambda value, depth: ["dict", _pairs(value, depth)],
-    list: _entries(list),
-    tuple: _entries(tuple),
-    set: _entries(set),
-    frozenset: _entries(frozenset),
-    range: lambda value, _: ["range", value.start, value.stop, value.step],
-    type({}.keys()): _entries(type({}.keys()), "keys"),
-    type({}.values()): _entries(type({}.values()), "values"),
-    type({}.items()): lambda value, depth: ["items", [_plain(list(entry), depth)[1] for entry in value]],
-    types.MappingProxyType: lambda value, depth: ["dict", _pairs(dict(value), depth)],
-}
-# These modules are not imported here, because a program with such a value has imported them. A class of the same name
-# that a program defines gives an ordinary value, too.
-_WRITTEN_BY_NAME: dict[tuple[str, str], Any] = {
-    ("collections", "deque"): lambda value, depth: ["deque", [_plain(entry, depth) for entry in value]],
-    ("fractions", "Fraction"): lambda value, depth: [
-        "Fraction",
-        _plain(value.numerator, depth),
-        _plain(value.denominator, depth),
-    ],
-    ("decimal", "Decimal"): lambda value, _: ["Decimal", str(value)],
-}
-
-
-if __name__ == "__main__":
-    main()
+        if ctypes.CDLL(None).prctl(_SET_DUMPABLE, *(ctypes.c_ulong(0),) * 4):
+            raise OSError("this process cannot be hidden from the program")

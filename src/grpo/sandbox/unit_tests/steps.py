@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from grpo.errors import DataError
 from grpo.sandbox.unit_tests.asserts import Step, assert_step, is_true
@@ -82,14 +82,49 @@ class _Reader:
             if (step := self._step(statement, is_test=place in tests or (place > last and _is_call(statement))))
         ]
         steps += at_end
+        if any(step.kind == "outside" for step in steps):
+            steps = self._kept_outside(steps)
         if not any(step.is_test for step in steps):
             raise self._wrong("test nothing")
         return steps
 
+    def _kept_outside(self, steps: list[Step]) -> list[Step]:
+        """Return the steps with all preparation outside; beside the program only if other tests need it there.
+
+        No function that asserts is defined beside the program, unless a test there needs it.
+        """
+        needed = "\n".join(step.source for step in steps if step.is_test and step.kind != "outside")
+        names = {node.id for node in ast.walk(ast.parse(needed)) if isinstance(node, ast.Name)} if needed else set()
+        hidden = [ast.unparse(self._functions[name]) for name in self._checkers - names]
+        kept: list[Step] = []
+        for step in steps:
+            if step.is_test:
+                kept.append(step)
+                continue
+            kept.append(Step("outside", step.source, is_test=False))
+            if needed and step.source not in hidden:
+                kept.append(step)
+        return kept
+
+    def _is_check_of_program(self, statement: ast.stmt) -> bool:
+        """Return whether a statement calls a check with a function of the program, as in `check(add)`."""
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in self._checkers):
+            return False
+        if call.keywords or len(call.args) != 1 or _required(self._functions[call.func.id]) != 1:
+            return False
+        name = ast.unparse(call.args[0])
+        defined = {node.id for each in self._statements for node in ast.walk(each) if _is_stored(node)}
+        return (
+            all(map(str.isidentifier, name.split(".")))
+            and name.split(".")[0] not in defined | self._functions.keys() | self._classes.keys()
+        )
+
     def _step(self, statement: ast.stmt, *, is_test: bool) -> Step | None:
         if isinstance(statement, ast.Assert):
             return None if is_true(statement.test) else assert_step(statement.test)
-        return Step("run", ast.unparse(statement), is_test=is_test)
+        kind = "outside" if is_test and self._is_check_of_program(statement) else "run"
+        return Step(kind, ast.unparse(statement), is_test=is_test)
 
     def _is_checker(self, name: str) -> bool:
         return any(self._checks(statement, inside=True) for statement in self._functions[name].body)
@@ -125,17 +160,14 @@ class _Reader:
             required = _required(function)
             if not self._can_fail(function):
                 raise self._wrong(f"have {name}, which asserts nothing")
-            if required == 0:
-                call = f"{name}()"
-                call = f"__import__('asyncio').run({call})" if isinstance(function, ast.AsyncFunctionDef) else call
-                steps.append(Step("run", call, is_test=True))
-            elif required == 1 and self._entry_point is not None:
-                steps += _asserts_about(function, self._entry_point) or [
-                    Step("run", f"{name}({self._entry_point})", is_test=True)
-                ]
-            else:
-                given = ", ".join(argument.arg for argument in function.args.args)
-                raise self._wrong(f"define {name}({given}) and never call it")
+            given = "" if required == 0 else self._entry_point
+            if required > 1 or given is None:
+                shown = ", ".join(argument.arg for argument in function.args.args)
+                raise self._wrong(f"define {name}({shown}) and never call it")
+            asserts = _asserts_about(function, given) if given else []
+            call = f"{name}({given})"
+            call = f"__import__('asyncio').run({call})" if isinstance(function, ast.AsyncFunctionDef) else call
+            steps += asserts or [Step("outside" if given else "run", call, is_test=True)]
         return steps
 
     def _classes_steps(self) -> list[Step]:
@@ -204,24 +236,23 @@ def _required(function: _Function) -> int:
     return len(given.posonlyargs) + len(given.args) - len(given.defaults) + given.kw_defaults.count(None)
 
 
+def _is_stored(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
 def _asserts_about(function: _Function, name: str) -> list[Step]:
     """Return the asserts in a function of one argument, applied to `name`; none if it contains other statements."""
+    if isinstance(function, ast.AsyncFunctionDef):
+        return []
     argument = [*function.args.posonlyargs, *function.args.args][0].arg
     steps: list[Step] = []
     for statement in function.body:
         if isinstance(statement, ast.Assert):
             if not is_true(statement.test):
-                steps.append(assert_step(_Renamed(argument, name).visit(statement.test)))
+                source = f"assert (lambda {argument}: {ast.unparse(statement.test)})({name})"
+                steps.append(Step("outside", source, is_test=True))
         elif not isinstance(statement, ast.Pass) and not (
             isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
         ):
             return []
     return steps
-
-
-class _Renamed(ast.NodeTransformer):
-    def __init__(self, old: str, new: str) -> None:
-        self._old, self._new = old, ast.parse(new, mode="eval").body
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self._new if node.id == self._old else node

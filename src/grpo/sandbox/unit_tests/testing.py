@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from grpo.errors import SandboxError
 from grpo.sandbox.limits import Execution, Limits
 from grpo.sandbox.run import run_program
-from grpo.sandbox.unit_tests import harness
+from grpo.sandbox.unit_tests import harness, plain_values, program_process, proxies
 from grpo.sandbox.unit_tests.asserts import Step
 from grpo.sandbox.unit_tests.steps import read_steps
 
@@ -24,9 +21,8 @@ __all__ = ["TestRun", "check_tests", "run_tests"]
 
 _REPORT_KB = 8192
 """Limit of the harness's output; the program's own output is discarded."""
-_LONGEST_LINE = harness.LONGEST + 100
+_LONGEST_LINE = plain_values.LONGEST + 100
 """A value, and the JSON around it."""
-_MOST_DIGITS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ def run_tests(
     namespaces: bool | None = None,
     deadline: float | None = None,
 ) -> TestRun:
-    """Run a program and then its tests in one process of the sandbox, and return the result of each test.
+    """Run a program and then its tests in the sandbox, and return the result of each test.
 
     A test is: an `assert` at the top level; another statement there that asserts, or that calls a function of the
     tests that asserts; a call after the last of these; a function `test_…` without arguments; each test of a
@@ -71,12 +67,17 @@ def run_tests(
     statements run in their place. The value of an expression at the program's end becomes `solution`, unless the
     program sets that name itself.
 
-    In `assert call == literal` the literal stays outside the sandbox. The parent process compares it, by value, with
-    the value of the call: a program cannot read the expected value, and an object that claims to be equal to
-    everything fails. The same holds for other comparisons with literals, also of `abs(…)`, `round(…, 2)`, a sum or
-    difference with a literal, and for `math.isclose(call, literal)`. All other tests run beside the program, and a
-    program that knows this harness can fake them: comparisons of two calls, asserts of a truth, loops, functions and
-    classes of tests.
+    Two forms keep what they expect from the program. In `assert call == literal` the literal stays outside the sandbox:
+    the parent process compares it, by value, with the value of the call. The same holds for other comparisons with
+    literals, also of `abs(…)`, `round(…, 2)`, a sum or difference with a literal, and for `math.isclose(call,
+    literal)`. A `check(candidate)`, which the tests call with a function of the program or which is called with
+    `entry_point`, runs in a process of its own in the sandbox, with the other statements of its tests: each call of
+    the program sends its arguments to the program's process and gets back a plain value, or a proxy of another
+    object. In both forms, an object that claims to be equal to everything fails.
+
+    All other tests run in the program's process, and a program that searches for them can read and fake them:
+    comparisons of two calls or with names, asserts of a truth, `and`, loops, functions and classes of tests. Values
+    that they contain are known to the program from then on, also those of safe forms in the same row.
 
     A program that raises, exits or has a syntax error passes no test; a program that is killed keeps the tests that it
     passed before.
@@ -98,7 +99,7 @@ def run_tests(
     execution = run_program(
         _script(),
         stdin=json.dumps(order),
-        limits=replace(limits, output_kb=max(limits.output_kb, _REPORT_KB)),
+        limits=replace(limits, output_kb=max(limits.output_kb, _REPORT_KB), processes=limits.processes + 1),
         python=python,
         packages=packages,
         namespaces=namespaces,
@@ -126,7 +127,18 @@ def _joined(tests: str | Sequence[str]) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _script() -> str:
-    return Path(harness.__file__).read_text(encoding="utf-8")
+    """Return the program that runs in the sandbox: these modules in one file."""
+    parts = {
+        module.__name__: Path(str(module.__file__)).read_text(encoding="utf-8")
+        for module in (plain_values, program_process, proxies, harness)
+    }
+    return (
+        "import sys\n"
+        f"for name, text in {parts!r}.items():\n"
+        "    sys.modules[name] = type(sys)(name)\n"
+        "    exec(compile(text, name, 'exec'), vars(sys.modules[name]))\n"
+        f"{{name: sys.modules.pop(name) for name in {list(parts)!r}}}[{harness.__name__!r}].main()\n"
+    )
 
 
 def _reports(stdout: str) -> dict[int | str, dict[str, Any]]:
@@ -166,10 +178,10 @@ def _holds(step: Step, outcome: dict[str, Any]) -> bool:
     """Return whether a step's outcome passes this test."""
     if "error" in outcome:
         return False
-    if step.kind in ("run", "case"):
+    if step.kind in ("run", "case", "outside"):
         return True
     try:
-        return bool(step.holds_for(_value(outcome.get("value"))))
+        return bool(step.holds_for(plain_values.decode(outcome.get("value"))))
     except Exception:  # a value of the wrong form, or not comparable
         return False
 
@@ -178,43 +190,3 @@ def _ending(execution: Execution) -> str:
     if execution.killed_by is not None:
         return f"killed by {execution.killed_by}"
     return f"ended with exit code {execution.exit_code}"
-
-
-def _decimal(text: str) -> Decimal:
-    number = Decimal(text)
-    if number.is_finite() and abs(number.adjusted()) > _MOST_DIGITS:
-        raise ValueError("too many digits to compute with")
-    return number
-
-
-_KINDS: dict[str, Callable[..., Any]] = {
-    "int": lambda text: int(text, 16),
-    "float": float.fromhex,
-    "complex": lambda real, imaginary: complex(float.fromhex(real), float.fromhex(imaginary)),
-    "bytes": bytes.fromhex,
-    "bytearray": bytearray.fromhex,
-    "list": lambda entries: [_value(entry) for entry in entries],
-    "tuple": lambda entries: tuple(_value(entry) for entry in entries),
-    "set": lambda entries: {_value(entry) for entry in entries},
-    "frozenset": lambda entries: frozenset(_value(entry) for entry in entries),
-    "dict": lambda entries: {_value(key): _value(entry) for key, entry in entries},
-    "keys": lambda entries: dict.fromkeys(_value(entry) for entry in entries).keys(),
-    "values": lambda entries: dict(enumerate(_value(entry) for entry in entries)).values(),
-    "items": lambda entries: {_value(key): _value(entry) for key, entry in entries}.items(),
-    "range": lambda start, stop, step: range(start, stop, step)[: harness.MOST_MEMBERS],
-    "deque": lambda entries: deque(_value(entry) for entry in entries),
-    "Fraction": lambda numerator, denominator: Fraction(_value(numerator), _value(denominator)),
-    "Decimal": _decimal,
-}
-
-
-def _value(tagged: Any) -> Any:
-    """Return the value that the harness wrote as tagged JSON.
-
-    Raises:
-        LookupError, TypeError, ValueError: the harness did not write this.
-    """
-    if tagged is None or isinstance(tagged, (bool, int, str)):
-        return tagged
-    kind, *content = tagged
-    return _KINDS[kind](*content)

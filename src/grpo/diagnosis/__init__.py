@@ -1,0 +1,6 @@
+"""Findings in words from the metrics of a run: the cause, with its number, and what to change."""
+
+from grpo.diagnosis.findings import FINDINGS, Finding, RunView, find
+from grpo.diagnosis.monitor import Monitor
+
+__all__ = ["FINDINGS", "Finding", "Monitor", "RunView", "find"]

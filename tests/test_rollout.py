@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -287,6 +288,14 @@ async def characters_later(completions: list[str], **columns: object) -> list[fl
 
 def characters(completions: list[str], **columns: object) -> list[float]:
     return [float(len(text)) for text in completions]
+
+
+def test_generating_and_scoring_take_the_seconds_of_the_step_together(make_collector: MakeCollector) -> None:
+    began = time.perf_counter()
+    metrics = make_collector().collect(1, 0).metrics
+    took = time.perf_counter() - began
+    assert 0 < metrics["seconds_generate"] < took
+    assert 0 <= metrics["seconds_score"] < took
 
 
 def test_async_rewards_run_while_the_engine_goes_on(make_collector: MakeCollector) -> None:

@@ -261,7 +261,7 @@ from types import MappingProxyType
 class Ring:
     def __iter__(self): return iter((1, 2))
 given = {
-    "dict": {"a": 1, "b": 2}, "range": range(5), "deque": deque([1, 2]), "half": Fraction(1, 2),
+    "dict": {"a": 1, "b": 2}, "range": range(5), "deque": deque([1, 2]), "half": Fraction(7, 2),
     "decimal": Decimal("0.5"), "long": list(range(10000)), "text": "x" * 30_000, "ring": Ring(),
     "proxy": MappingProxyType({"a": 1}), "few": (n for n in (1, 2, 3)),
 }
@@ -274,7 +274,7 @@ UNUSUAL_TESTS = [
     "assert 3 in given['range']",
     "assert 5 not in given['range']",
     "assert 2 in given['deque']",
-    "assert given['half'] == 0.5",
+    "assert given['half'] == 3.5",
     "assert given['decimal'] == 0.5",
     "assert 99 in given['long']",
     "assert given['text'] != 'y'",

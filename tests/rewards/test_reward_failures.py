@@ -13,7 +13,7 @@ import torch
 
 from grpo.errors import RewardError
 from grpo.rewards import RewardSuite, resolve_rewards
-from grpo.rewards.failures import RemoteError
+from grpo.rewards.failures import RemoteError, error_location
 
 NAN = float("nan")
 
@@ -327,6 +327,22 @@ def test_a_bad_value_is_told_with_the_line_where_its_function_begins(group):
         score(RewardSuite(resolve_rewards(broken)), group)
     assert f"(at {__file__}:{broken.__code__.co_firstlineno})" in str(caught.value)
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def outer():
+    return inner()
+
+
+def inner():
+    raise ValueError("at the bottom")
+
+
+def test_the_place_of_an_error_is_the_innermost_line_of_the_users_code():
+    line = inner.__code__.co_firstlineno + 1
+    for function in (None, outer):
+        with pytest.raises(ValueError, match="at the bottom") as caught:
+            outer()
+        assert error_location(caught.value, function) == f"{__file__}:{line}"
 
 
 def test_an_error_from_another_process_shows_its_line_and_its_traceback():

@@ -221,3 +221,19 @@ def test_what_was_saved_before_a_run_is_stopped_by_its_rewards_goes_on(command):
     shown = command("train", "--resume", "run")
     assert shown.code == 0, shown.err
     assert [line["step"] for line in lines_of("run/metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_own_rows_with_text_answers_get_a_reward_that_compares_texts(command):
+    capitals = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima"}
+    write_lines("rows.jsonl", [{"prompt": f"Capital of {name}?", "answer": city} for name, city in capitals.items()])
+    shown = command("train", *WORDS, "train_file=rows.jsonl", "eval_size=1", "output_dir=run")
+    assert (shown.code, shown.err) == (0, "")
+    assert "no reward was named: accuracy compares completions with the column answer" in " ".join(shown.out.split())
+    assert "name: accuracy" in Path("run/config.yaml").read_text()
+    assert all(line["rewards"] == {"accuracy": 0.0} for line in lines_of("run/completions.jsonl"))
+
+
+def test_own_rows_with_whole_numbers_keep_the_reward_for_them(train):
+    write_lines("rows.jsonl", [{"prompt": f"{number} + 1 =", "answer": number + 1} for number in range(6)])
+    run = train("train_file=rows.jsonl", "eval_size=1")
+    assert "name: last_integer" in (run / "config.yaml").read_text()

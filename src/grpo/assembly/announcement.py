@@ -63,6 +63,8 @@ def remark_on_data(parts: Parts, journal: Journal) -> None:
             f"eval_size {parts.task.eval_size_wanted} is more than a fifth of the prompts, so "
             f"{len(parts.task.evaluation)} are held out: give eval_size for another number"
         )
+    for note in parts.notes:
+        journal.note(note)
     if parts.evaluator is None:
         journal.note("nothing is held out, so nothing is evaluated: give eval_file or eval_size to see accuracy")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,6 +18,7 @@ from grpo.assembly.parts import (
     offer_base,
     sampling_params,
     take_threads,
+    with_fitting_reward,
 )
 from grpo.assembly.run_record import with_absolute_paths
 from grpo.config import GRPOConfig
@@ -46,6 +48,7 @@ class Parts:
     method: Method
     episodes: EpisodeCollector
     evaluator: Evaluator | None
+    notes: Sequence[str] = ()
 
     @property
     def sampler(self) -> Sampler:
@@ -81,9 +84,11 @@ def assemble(
     backbones = Backbones()
     offer_base(backbones, config, objects, the_policy)
     rows = (*task.train, *task.evaluation)
-    rewards = make_rewards(
-        config, objects, [row.columns for row in rows], backbones, places=[row.place for row in rows]
-    )
+    columns = [row.columns for row in rows]
+    notes: tuple[str, ...] = ()
+    if objects.rewards is None:
+        config, notes = with_fitting_reward(config, columns)
+    rewards = make_rewards(config, objects, columns, backbones, places=[row.place for row in rows])
     policy = the_policy()
     prompts = make_prompts(config, task, policy)
     config = take_budgets(config, policy, [*prompts.train, *prompts.evaluation], trains=not only_evaluate)
@@ -100,4 +105,4 @@ def assemble(
             samples=config.output.eval_samples,
             seed=config.optimizer.seed,
         )
-    return Parts(config, objects, task, policy, prompts, rewards, method, episodes, evaluator)
+    return Parts(config, objects, task, policy, prompts, rewards, method, episodes, evaluator, notes)

@@ -32,6 +32,7 @@ from grpo.rollout import EpisodeCollector, RolloutCollector
 from grpo.schedules import learning_rate_factor
 from grpo.storage import expanded
 from grpo.tasks import PromptOrder
+from grpo.tasks.answers import normalise_number
 from grpo.tasks.values import reference_texts
 from grpo.types import Prompt, SamplingParams
 from grpo.update import Learner
@@ -49,6 +50,7 @@ __all__ = [
     "offer_base",
     "sampling_params",
     "take_threads",
+    "with_fitting_reward",
 ]
 
 _log = logging.getLogger(__name__)
@@ -132,6 +134,24 @@ def offer_base(backbones: Backbones, config: GRPOConfig, objects: PythonObjects,
         base = find_source(options.model).base
     if base is not None:
         backbones.offer(base, lambda: policy().model, revision=revision)
+
+
+def with_fitting_reward(config: GRPOConfig, rows: Sequence[Mapping[str, Any]]) -> tuple[GRPOConfig, tuple[str, ...]]:
+    """Return the config with a reward that fits the answers, where none was named, and a note that says so.
+
+    The default for own rows, `last_integer`, compares whole numbers only.
+    """
+    if "rewards" in config.explicit_options() or [spec.name for spec in config.rewards.functions] != ["last_integer"]:
+        return config, ()
+    texts = (text for row in rows for text in reference_texts(row.get("answer")))
+    other = next((text for text in texts if not (normalise_number(text) or ".").isdigit()), None)
+    if other is None:
+        return config, ()
+    note = (
+        f"no reward was named: accuracy compares completions with the column answer, as {other[:40]!r} is no whole "
+        f"number; name others as rewards=…"
+    )
+    return config.rewritten(rewards=["accuracy"]), (note,)
 
 
 def make_rewards(

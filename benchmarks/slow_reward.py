@@ -33,6 +33,7 @@ def step_seconds(wait_s: float, arguments: argparse.Namespace) -> list[float]:
         config = GRPOConfig(
             steps=arguments.steps + 1,
             prompts_per_step=arguments.prompts,
+            task="arithmetic",
             group_size=arguments.group_size,
             max_completion_length=24,
             eval_size=0,
@@ -41,7 +42,7 @@ def step_seconds(wait_s: float, arguments: argparse.Namespace) -> list[float]:
             log_every=0,
             output_dir=f"{root}/run",
         )
-        GRPOTrainer(config=config, rewards=[slow]).train()
+        GRPOTrainer("tiny", config, rewards=[slow]).train()
         lines = (Path(root) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["seconds"] for line in lines[1:]]
 

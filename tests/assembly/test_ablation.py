@@ -9,6 +9,7 @@ import pytest
 from short_runs import QUICK, lines_of, sums, tree, write_lines
 
 from grpo.assembly.ablation import Ablation, AblationRun, ablate_rewards
+from grpo.assembly.run_record import with_absolute_paths
 from grpo.cli.ablation_text import ablation_table
 from grpo.config import GRPOConfig
 from grpo.errors import CheckpointError, ConfigError
@@ -61,7 +62,8 @@ def test_each_reward_that_counts_is_left_out_in_turn_and_still_measured(config):
     assert [run.left_out for run in ablation.runs] == [None, "letters", "last_integer"]
     assert told == [(run.left_out, Path(run.path)) for run in ablation.runs]
     everything, without_letters, without_integer = (specs_of(run.path) for run in ablation.runs)
-    assert everything == [function.model_dump() for function in config.rewards.functions]
+    assert everything == [function.model_dump() for function in with_absolute_paths(config).rewards.functions]
+    assert everything[1]["gate"] == str(Path("mine.py").resolve()) + ":letters"
     assert without_letters[0]["weight"] == 0.0
     assert without_letters[1] == {"name": "last_integer", "weight": 2.0}, "the gate goes with its reward"
     assert [spec["weight"] for spec in without_integer] == [everything[0]["weight"], 0.0, 0.0]

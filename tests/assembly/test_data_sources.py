@@ -145,7 +145,7 @@ def test_prompts_that_are_too_long_are_counted_and_dropped_never_cut(command):
     write_lines("rows.jsonl", rows)
     shown = command("train", *WORDS, "train_file=rows.jsonl", "max_prompt_length=40", "output_dir=run", "steps=4")
     assert shown.code == 0
-    assert "1 rows have prompts longer than 40 tokens and were left out: raise max_prompt_length" in shown.out
+    assert "1 row with prompts longer than 40 tokens left out: raise max_prompt_length" in shown.out
     assert "6 rows to train on" in shown.out
     assert {line["prompt"] for line in lines_of("run/completions.jsonl")} <= {row["prompt"] for row in rows[:6]}
 

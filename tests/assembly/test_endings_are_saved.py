@@ -35,7 +35,7 @@ def fails_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: int,
     ("owner", "name", "error"),
     [
         (RewardSuite, "conclude", RewardError("the judge is lost")),
-        (Learner, "_epoch", RunError("out of memory")),
+        (Learner, "_epoch", RunError("the loss is not a number")),
         (Learner, "_epoch", StaleWeightsError("the sampler has other weights")),
         (Learner, "advantages", ZeroDivisionError("a fault of the program")),
     ],

@@ -185,7 +185,7 @@ def test_eval_takes_a_yaml_file_as_the_rows_and_the_latest_run_as_the_model(trai
     Path("mine.yaml").write_text("eval_file: rows.jsonl\nanswer_format: answer_tags\neval_samples: 1\n")
     shown = command("eval", "mine.yaml", "max_new_tokens=8")
     assert (shown.code, shown.err) == (0, ""), shown.err
-    assert shown.out.startswith("runs/mine (step 1): 3 prompts × 1 completions")
+    assert shown.out.startswith("runs/mine (step 1): 3 prompts × 1 completion")
     assert shown.out == command("eval", run, "mine.yaml", "max_new_tokens=8").out
     assert json.loads(command("eval", "mine.yaml", "--json", "max_new_tokens=8").out)["prompts"] == 3
 

@@ -273,7 +273,7 @@ def test_the_other_kind_of_scorer_is_refused(command):
         (["score", "nowhere/at-all", "text"], "nowhere/at-all"),
         (["score", "runs/nowhere", "text"], "no directory runs/nowhere"),
         (["score", "runs/nowhere/best_model", "text"], "no directory runs/nowhere/best_model"),
-        (["score", "x", "--file", "nowhere.txt"], "cannot read 'nowhere.txt': No such file or directory"),
+        (["score", "x", "--file", "nowhere.txt"], "cannot read nowhere.txt: No such file or directory"),
         (["train", "code"], "there is no scorer to train"),
         (["train"], "there is no scorer to train"),
         (["train", "arithmetic", "scorer_kind=ctr", "scorer_dir=x", "scorer_model=./nowhere"], "no directory"),

@@ -145,7 +145,10 @@ def test_data_and_names_may_be_given_as_on_the_command_line():
     trainer.train()
     # All of it has a name, so the run's configuration holds it.
     config = GRPOConfig.from_file("run/config.yaml")
-    assert (config.data.train_file, config.data.eval_file) == ("train.jsonl", "eval.jsonl")
+    assert (config.data.train_file, config.data.eval_file) == (
+        str(Path("train.jsonl").resolve()),
+        str(Path("eval.jsonl").resolve()),
+    )
     assert [function.name for function in config.rewards.functions] == ["last_integer", "int"]
     assert config.rewards.functions[1].parameters == {"reward": 2.0}
 

@@ -15,7 +15,7 @@ from grpo.config import GRPOConfig
 from grpo.rewards import RewardSuite, WeightSchedule, read_weight
 from grpo.tracking import Journal, TensorBoardTracker, Tracker, WandbTracker
 from grpo.tracking.console import Console, RunInfo
-from grpo.tracking.formatting import counted
+from grpo.tracking.words import counted
 
 __all__ = ["Changes", "announce", "make_trackers", "remark_on_data", "warnings_on"]
 

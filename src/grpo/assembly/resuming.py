@@ -17,7 +17,7 @@ from grpo.checkpoint import CheckpointStore, Progress
 from grpo.config import OPTIONS, GRPOConfig, parse_overrides
 from grpo.errors import CheckpointError, ConfigError
 from grpo.tracking import RunDirectory, find_run
-from grpo.tracking.formatting import counted
+from grpo.tracking.words import counted
 from grpo.trainer import Outcome
 
 __all__ = ["resume", "resume_with"]

@@ -117,7 +117,7 @@ def with_absolute_paths(config: GRPOConfig) -> GRPOConfig:
             changes[name] = _absolute(path)
     if values["environment"] != (place := _absolute_place(values["environment"])):
         changes["environment"] = place
-    functions = [{**spec, "name": _absolute_place(spec["name"])} for spec in map(_as_mapping, values["rewards"])]
+    functions = [_with_absolute_places(_as_mapping(spec)) for spec in values["rewards"]]
     if functions != list(map(_as_mapping, values["rewards"])):
         changes["rewards"] = functions
     changes = {name: value for name, value in changes.items() if value != values[name]}
@@ -136,6 +136,10 @@ def _absolute_place(name: str) -> str:
 def _absolute(path: Path) -> str:
     """Return the absolute path; a link keeps its name, whose ending says how to read the file."""
     return os.path.abspath(path)  # noqa: PTH100
+
+
+def _with_absolute_places(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**spec, **{key: _absolute_place(spec[key]) for key in ("name", "gate") if spec.get(key)}}
 
 
 def _as_mapping(spec: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from rich.filesize import pick_unit_and_suffix
 
 __all__ = [
     "EVALUATION_MEASURES",
-    "counted",
     "duration",
     "in_units",
     "interval",
@@ -53,16 +52,6 @@ def number(value: Any, spec: str = ".3f") -> str:
     if value and not set(text) & set("123456789"):
         text = f"{value:.0e}"
     return text.replace("e-0", "e-")
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    Example:
-        >>> counted(1, "prompt"), counted(2000, "step")
-        ('1 prompt', '2,000 steps')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def memory(mebibytes: Any) -> str:

@@ -19,7 +19,6 @@ from rich.text import Text
 
 from grpo.tracking.formatting import (
     EVALUATION_MEASURES,
-    counted,
     duration,
     in_units,
     interval,
@@ -30,6 +29,7 @@ from grpo.tracking.formatting import (
     trend,
 )
 from grpo.tracking.metrics import reward_means
+from grpo.tracking.words import counted
 
 __all__ = ["VITAL_SIGNS", "RunInfo", "RunState", "banner", "dashboard", "evaluation_text", "outcome"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from grpo.tracking.formatting import counted
+from grpo.tracking.words import counted
 
 __all__ = ["ZeroVarianceMonitor"]
 

@@ -1,0 +1,15 @@
+"""Numbers with nouns, without the libraries of the screen."""
+
+from __future__ import annotations
+
+__all__ = ["counted"]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> counted(1, "prompt"), counted(2000, "step")
+        ('1 prompt', '2,000 steps')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -15,8 +15,9 @@ from grpo.cli import main
 from grpo.cli.printing import evaluation_table
 from grpo.tracking import RunDirectory
 from grpo.tracking.console import Console
-from grpo.tracking.formatting import counted, sparkline
+from grpo.tracking.formatting import sparkline
 from grpo.tracking.panels import RunInfo, banner
+from grpo.tracking.words import counted
 from grpo.tracking.zero_variance import ZeroVarianceMonitor
 
 INFO = RunInfo("tiny", 1, 1, "rows", 1, 1, "grpo", 2, 1, 9, Path("runs/a"))

@@ -112,14 +112,14 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     return result.result()
 
 
-def _start_anew() -> None:
-    """Leave loop and lock to the parent process: in a forked child nobody would ever release them."""
+def _reset_in_child() -> None:
+    """Give a forked child a loop and a lock of its own: no thread of the child would release the parent's lock."""
     global _loop, _turn
     _loop, _turn = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
+    os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

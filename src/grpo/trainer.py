@@ -101,7 +101,7 @@ class Trainer:
                 if self._should_save() or self._is_overdue():
                     self._save()
             if self._is_unfinished():
-                if self.progress.step > 0 and not self._should_save():
+                if self._saved_step != self.progress.step:
                     self._save()
                 return Outcome(self.summary(), stop)
             self._evaluate()

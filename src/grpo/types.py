@@ -111,7 +111,7 @@ class Rollout:
         policy_version: the oldest weights that any of its tokens was drawn with.
         messages: the turns after the prompt as messages, the policy's as `assistant`; empty for a single completion.
         rewards: rewards that the environment gave, by name; None: not applicable.
-        info: what the environment reports for the log.
+        info: reported by the environment for the log.
     """
 
     token_ids: tuple[int, ...]

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from grpo.reward_check import Cell, CheckReport, Finding, RewardResult, SampleResult
+from grpo.tracking.words import counted
 
 __all__ = ["report_text"]
 
@@ -77,14 +78,14 @@ def _finding(finding: Finding) -> str:
 
 def _verdict(report: CheckReport) -> str:
     problems, warnings = len(report.problems), len(report.findings) - len(report.problems)
-    and_warnings = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
+    and_warnings = f", {counted(warnings, 'warning')}" if warnings else ""
     if report.passed:
         compared = ", nothing to compare with"
         if report.reference_column is not None:
             pays = any(finding.code in _JUNK_PAYS for finding in report.findings)
             compared = "" if pays else ", no junk earns as much as the right answer"
         return f"passed: no reward is broken{compared}{and_warnings}"
-    return f"FAILED: {problems} problem{'s' * (problems != 1)}{and_warnings}"
+    return f"FAILED: {counted(problems, 'problem')}{and_warnings}"
 
 
 def _cell(cell: Cell) -> str:

@@ -19,7 +19,7 @@ _LONG = 20
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """What findings are made from.
+    """The metrics and options of a run, from which findings are made.
 
     Attributes:
         metrics: of the steps so far, as in `metrics.jsonl`.

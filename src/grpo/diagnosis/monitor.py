@@ -1,4 +1,4 @@
-"""Findings while a run goes on: each is reported once, and again at the end if it still holds."""
+"""Reports of findings: each finding once while the run trains, and again at its end if it still holds."""
 
 from __future__ import annotations
 

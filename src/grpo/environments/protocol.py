@@ -25,7 +25,7 @@ class Environment(Protocol):
         An exception fails only this episode, which is counted and left out of its group.
 
         Args:
-            sampler: where the policy's turns come from.
+            sampler: the source of the policy's turns.
             seed: of the episode; the same seed and weights give the same episode.
         """
         ...
@@ -85,7 +85,7 @@ class StepResult:
     """An environment's answer to one turn of the policy.
 
     Attributes:
-        messages: what the policy reads next; needed unless the episode is done.
+        messages: read next by the policy; needed unless the episode is done.
         rewards: rewards for this turn, by name; those of several turns add up. None: not applicable.
         done: the episode ends here.
         info: reported in the log, later turns replacing earlier ones of the same name.

@@ -46,7 +46,7 @@ class TurnTokens:
 
         Args:
             end_token: the last token of the policy's turn.
-            messages: what the policy reads next, at least one message.
+            messages: read next by the policy, at least one message.
             template_options: variables of the template, those of the prompt.
 
         Raises:

@@ -27,6 +27,7 @@ from grpo.rewards.scores import (
 )
 from grpo.rewards.scoring import Scoring
 from grpo.rewards.weights import final_weight, weight_at
+from grpo.tracking.words import counted
 from grpo.types import Group, Prompt, Score, ScoredGroup, ScoredRollout
 
 __all__ = ["RewardSuite", "SuiteResult"]
@@ -285,7 +286,7 @@ class RewardSuite:
             return
         first, cause = self._first_failure(outputs, scores) if failed_here else ("on another process", None)
         raise RewardError(
-            f"{failed} of {scored} completions after {step} step{'s' * (step != 1)} have no valid reward, "
+            f"{failed} of {scored} completions after {counted(step, 'step')} have no valid reward, "
             f"max_failed_share={allowed:g} allows fewer; first failure: {first}: "
             f"fix the function or raise max_failed_share"
         ) from cause

@@ -16,13 +16,13 @@ _FIRST_ROLES = ("user", "system")
 
 @dataclass(frozen=True, slots=True)
 class TemplateMarks:
-    """What a chat template writes around messages.
+    """The text that a chat template writes around messages.
 
     Attributes:
         start: the start token with which each rendered text begins; empty if the template writes none.
-        openings: what stands before the first message of a conversation, by its role, without the start token.
-        question: what stands before the text of a user.
-        reply: what stands between that text and the reply, without a `<think>` at its end.
+        openings: the text before the first message of a conversation, by its role, without the start token.
+        question: the text before that of a user.
+        reply: the text between that of the user and the reply, without a `<think>` at its end.
     """
 
     start: str

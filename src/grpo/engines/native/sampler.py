@@ -107,20 +107,12 @@ class NativeSampler:
         return self.engine.policy_version
 
     async def complete(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        seeds: Sequence[int],
-        *,
-        position: tuple[int, int] = (0, 0),
-        adapter: str | None = None,
-        session: str | None = None,  # noqa: ARG002 (no cache outlives a completion)
-        media: Sequence[Any] = (),
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, seeds: Sequence[int], **request: Any
     ) -> tuple[Completion, ...]:
         """See `Sampler.complete`. Requests of one place with one prompt are read once."""
         if not seeds:
             return ()
-        call = self._enqueue((position[0], tuple(prompt_ids), sampling), position[1], seeds, adapter, media)
+        call = self._enqueue(prompt_ids, sampling, seeds, **request)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -128,20 +120,12 @@ class NativeSampler:
             raise
 
     async def stream(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: SamplingParams,
-        seeds: Sequence[int],
-        *,
-        position: tuple[int, int] = (0, 0),
-        adapter: str | None = None,
-        session: str | None = None,  # noqa: ARG002 (as in `complete`)
-        media: Sequence[Any] = (),
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, seeds: Sequence[int], **request: Any
     ) -> AsyncIterator[Piece]:
         """See `Sampler.stream`."""
         if not seeds:
             return
-        call = self._enqueue((position[0], tuple(prompt_ids), sampling), position[1], seeds, adapter, media)
+        call = self._enqueue(prompt_ids, sampling, seeds, **request)
         call.pieces = asyncio.Queue()
         try:
             while (piece := await call.pieces.get()) is not None:
@@ -190,7 +174,15 @@ class NativeSampler:
         return self._running
 
     def _enqueue(
-        self, shared: _Shared, place: int, seeds: Sequence[int], adapter: str | None, media: Sequence[Any]
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        position: tuple[int, int] = (0, 0),
+        adapter: str | None = None,
+        session: str | None = None,  # noqa: ARG002 (no cache outlives a completion)
+        media: Sequence[Any] = (),
     ) -> _Call:
         if self._closed:
             raise RunError("the sampler was closed: make a new one")
@@ -199,7 +191,7 @@ class NativeSampler:
         if media:
             raise ConfigError("the native engine reads tokens only: leave images and other media out of the prompt")
         future: asyncio.Future[tuple[Completion, ...]] = asyncio.get_running_loop().create_future()
-        call = _Call(shared, place, tuple(seeds), future)
+        call = _Call((position[0], tuple(prompt_ids), sampling), position[1], tuple(seeds), future)
         self._waiting.append(call)
         if self._driver is None or self._driver.done():
             self._driver = asyncio.get_running_loop().create_task(self._drive())

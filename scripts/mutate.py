@@ -80,6 +80,7 @@ TESTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("policy/adapters.py",), ("tests/policy/test_adapters.py", DEFAULTS, "tests/policy/test_load.py", *RUNS)),
     (("policy/*.py",), POLICY),
     (("checkpoint/*.py",), ("tests/test_checkpoint.py", "tests/test_trainer.py", *RUNS)),
+    (("diagnosis/*.py",), ("tests/diagnosis/*.py", "tests/tracking/test_journal.py")),
     (("tracking/*.py",), ("tests/tracking/*.py", "tests/test_cli.py", *RUNS)),
     (
         ("sandbox/unit_tests/*.py",),

@@ -13,12 +13,12 @@ import pytest
 
 from grpo.cli import main
 from grpo.cli.printing import evaluation_table
+from grpo.diagnosis.zero_variance import ZeroVarianceMonitor
+from grpo.plurals import counted
 from grpo.tracking import RunDirectory
 from grpo.tracking.console import Console
 from grpo.tracking.formatting import sparkline
 from grpo.tracking.panels import RunInfo, banner
-from grpo.tracking.words import counted
-from grpo.tracking.zero_variance import ZeroVarianceMonitor
 
 INFO = RunInfo("tiny", 1, 1, "rows", 1, 1, "grpo", 2, 1, 9, Path("runs/a"))
 

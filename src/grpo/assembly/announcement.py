@@ -12,10 +12,10 @@ from typing import Any
 from grpo.assembly.assembly import Parts
 from grpo.assembly.invocation import own_command
 from grpo.config import GRPOConfig
+from grpo.plurals import counted
 from grpo.rewards import RewardSuite, WeightSchedule, read_weight
 from grpo.tracking import Journal, TensorBoardTracker, Tracker, WandbTracker
 from grpo.tracking.console import Console, RunInfo
-from grpo.tracking.words import counted
 
 __all__ = ["Changes", "announce", "make_trackers", "remark_on_data", "warnings_on"]
 

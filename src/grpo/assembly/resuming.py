@@ -16,8 +16,8 @@ from grpo.assembly.runs import run_parts
 from grpo.checkpoint import CheckpointStore, Progress
 from grpo.config import OPTIONS, GRPOConfig, parse_overrides
 from grpo.errors import CheckpointError, ConfigError
+from grpo.plurals import counted
 from grpo.tracking import RunDirectory, find_run
-from grpo.tracking.words import counted
 from grpo.trainer import Outcome
 
 __all__ = ["resume", "resume_with"]

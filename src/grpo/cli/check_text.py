@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from grpo.plurals import counted
 from grpo.reward_check import Cell, CheckReport, Finding, RewardResult, SampleResult
-from grpo.tracking.words import counted
 
 __all__ = ["report_text"]
 

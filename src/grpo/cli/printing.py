@@ -53,8 +53,8 @@ def show_note(text: str) -> None:
 
 def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     """Return the accuracies of `assembly.evaluate`, with intervals and meanings, and the mean of each reward."""
+    from grpo.plurals import counted
     from grpo.tracking.formatting import EVALUATION_MEASURES, interval
-    from grpo.tracking.words import counted
 
     rows = [
         (f"  {label}", interval(metrics, name), meaning)

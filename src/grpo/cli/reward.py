@@ -127,7 +127,7 @@ def _show_epoch(epoch: EpochReport) -> None:
 
 
 def _show_report(report: ScorerReport) -> None:
-    from grpo.tracking.words import counted
+    from grpo.plurals import counted
 
     best, limit = report.best, report.attainable_auc
     print(f"\n{counted(report.num_train, 'row')} to train on, {report.num_eval} held out, {report.seconds:.0f} s")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from grpo.cli.printing import aligned
+from grpo.diagnosis.zero_variance import ZeroVarianceMonitor
 from grpo.errors import CheckpointError
+from grpo.plurals import counted
 from grpo.tracking import RunDirectory, find_run
 from grpo.tracking.formatting import number
-from grpo.tracking.words import counted
-from grpo.tracking.zero_variance import ZeroVarianceMonitor
 
 __all__ = ["run_report"]
 

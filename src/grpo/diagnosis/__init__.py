@@ -2,5 +2,6 @@
 
 from grpo.diagnosis.findings import FINDINGS, Finding, RunView, find
 from grpo.diagnosis.monitor import Monitor
+from grpo.diagnosis.zero_variance import ZeroVarianceMonitor
 
-__all__ = ["FINDINGS", "Finding", "Monitor", "RunView", "find"]
+__all__ = ["FINDINGS", "Finding", "Monitor", "RunView", "ZeroVarianceMonitor", "find"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -26,7 +26,7 @@ class RunView:
         options: of the run, by name.
     """
 
-    metrics: Sequence[Mapping[str, Any]]
+    metrics: list[Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def numbers(self, name: str, *, last: int | None = WINDOW) -> list[float]:
@@ -110,11 +110,12 @@ def _collapse(run: RunView) -> str | None:
     rewards, entropies = run.numbers("reward", last=None), run.numbers("entropy", last=None)
     if len(rewards) < 2 * WINDOW or len(entropies) < 2 * WINDOW:
         return None
+    before, after = fmean(entropies[:WINDOW]), fmean(entropies[-WINDOW:])
+    if 0.05 * before <= after <= 2 * before + 0.1:
+        return None
     best = max(fmean(rewards[start : start + WINDOW]) for start in range(len(rewards) - WINDOW))
     now, spread = fmean(rewards[-WINDOW:]), stdev(rewards[:WINDOW])
-    before, after = fmean(entropies[:WINDOW]), fmean(entropies[-WINDOW:])
-    changed = after > 2 * before + 0.1 or after < 0.05 * before
-    if not changed or now > best - max(0.3 * abs(best), 3 * spread):
+    if now > best - max(0.3 * abs(best), 3 * spread):
         return None
     return (
         f"the mean reward fell from {best:.3g} to {now:.3g} while the entropy went from {before:.2g} to {after:.2g}: "

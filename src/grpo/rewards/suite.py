@@ -10,6 +10,7 @@ from typing import Any
 
 from grpo.distributed import Processes
 from grpo.errors import ConfigError, DataError, RewardError
+from grpo.plurals import counted
 from grpo.rewards.calling.caller import Caller
 from grpo.rewards.failures import describe_error, error_location
 from grpo.rewards.function import RewardFunction, TrainerState
@@ -27,7 +28,6 @@ from grpo.rewards.scores import (
 )
 from grpo.rewards.scoring import Scoring
 from grpo.rewards.weights import final_weight, weight_at
-from grpo.tracking.words import counted
 from grpo.types import Group, Prompt, Score, ScoredGroup, ScoredRollout
 
 __all__ = ["RewardSuite", "SuiteResult"]

@@ -9,7 +9,6 @@ from grpo.diagnosis import Monitor
 from grpo.tracking.completions import completion_lines
 from grpo.tracking.run_directory import RunDirectory
 from grpo.tracking.tracker import Tracker
-from grpo.tracking.zero_variance import ZeroVarianceMonitor
 from grpo.types import ScoredGroup
 
 if TYPE_CHECKING:
@@ -43,11 +42,7 @@ class Journal:
         self.trackers = trackers
         self.log_every = log_every
         self.log_completions = log_completions
-        self._zero_variance = ZeroVarianceMonitor()
-        earlier = run.metrics()
-        for line in earlier:
-            self._zero_variance.after_step(line)
-        self._monitor = Monitor(options, earlier)
+        self._monitor = Monitor(options, run.metrics())
 
     def step(
         self,
@@ -61,8 +56,6 @@ class Journal:
             self.run.append_completions(completion_lines(step, groups, advantages))
         self.run.append_metrics(metrics)
         self.console.step(step, metrics)
-        if (warning := self._zero_variance.after_step(metrics)) is not None:
-            self.warn(f"{warning}: `grpo reward check` shows which texts they pay for")
         for finding in self._monitor.after_step(metrics):
             self.warn(finding)
         if self.log_every > 0 and step % self.log_every == 0:
@@ -105,7 +98,5 @@ class Journal:
         for tracker in self.trackers:
             tracker.finish(summary)
         self.console.close()
-        if (conclusion := self._zero_variance.conclusion()) is not None:
-            self.warn(conclusion)
         for finding in self._monitor.conclusions():
             self.warn(finding)

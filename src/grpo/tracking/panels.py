@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from grpo.plurals import counted
 from grpo.tracking.formatting import (
     EVALUATION_MEASURES,
     duration,
@@ -29,7 +30,6 @@ from grpo.tracking.formatting import (
     trend,
 )
 from grpo.tracking.metrics import reward_means
-from grpo.tracking.words import counted
 
 __all__ = ["VITAL_SIGNS", "RunInfo", "RunState", "banner", "dashboard", "evaluation_text", "outcome"]
 

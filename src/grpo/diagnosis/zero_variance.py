@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from grpo.tracking.words import counted
+from grpo.plurals import counted
 
 __all__ = ["ZeroVarianceMonitor"]
 
@@ -32,7 +32,10 @@ class ZeroVarianceMonitor:
         if self._in_a_row < _PATIENCE or self._warned:
             return None
         self._warned = True
-        return f"no group differed in reward in the last {_PATIENCE} steps, so the rewards train nothing"
+        return (
+            f"no group differed in reward in the last {_PATIENCE} steps, so the rewards train nothing: "
+            f"`grpo reward check` shows which texts they pay for"
+        )
 
     def conclusion(self) -> str | None:
         """Return the count and its effect, if no step had a difference or a warning was given; None otherwise."""

@@ -1,4 +1,4 @@
-"""Numbers with nouns, without the libraries of the screen."""
+"""Numbers with their nouns in the singular or plural."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.tracking.zero_variance import ZeroVarianceMonitor
+from grpo.diagnosis.zero_variance import ZeroVarianceMonitor
 
 
 def warnings_of(

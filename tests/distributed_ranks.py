@@ -59,7 +59,6 @@ def arithmetic(processes: Processes) -> Any:
         "share": [list(processes.share(5)), list(processes.share(1))],
         "place": processes.place(2 + processes.rank),
         "is_main": processes.is_main,
-        "barrier": processes.barrier(),
         "one object": connected_processes() is processes,
     }
 

@@ -109,10 +109,6 @@ class Processes:
         """Return whether the flag is True on all ranks."""
         return all(self._exchange("all_agree", ok))
 
-    def barrier(self) -> None:
-        """Return once all ranks have called this."""
-        self._exchange("barrier", None)
-
     def share(self, count: int) -> range:
         """Return the positions 0 … count - 1 that belong to this rank: blocks in order of rank, of about equal size.
 

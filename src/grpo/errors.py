@@ -31,6 +31,7 @@ __all__ = [
     "SandboxError",
     "StaleWeightsError",
     "StorageError",
+    "first_line",
 ]
 
 
@@ -88,3 +89,8 @@ class StorageError(RunError, OSError):
 
 class StaleWeightsError(RunError):
     """The sampler's weights are not the policy's."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message; the name of the error type if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -109,7 +109,7 @@ class Evaluator:
         lenient = [[verdict.lenient for verdict in row] for row in sampled]
         greedy_strict = [[verdict.strict for verdict in row] for row in greedy]
         answers = Counter(verdict.answer for row in sampled for verdict in row if verdict.answer is not None)
-        powers = [2**exponent for exponent in range(self.samples.bit_length()) if 2**exponent <= self.samples]
+        powers = [2**exponent for exponent in range(self.samples.bit_length())]
         # An episode that failed in its environment leaves a row shorter.
         rows_of = {k: [row for row in strict if len(row) >= k] for k in powers}
         accuracies = {

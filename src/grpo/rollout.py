@@ -18,9 +18,9 @@ from grpo.engines import Sampler
 from grpo.environments import Environment, EpisodeSampler, SingleTurn
 from grpo.errors import RunError
 from grpo.groups import Truncated, find_zero_variance_groups
-from grpo.rewards import RewardSuite, SuiteResult
+from grpo.rewards import RewardSuite, SuiteResult, completion_texts
 from grpo.seeding import derive_seed
-from grpo.tasks import opened_tag, with_opened_tag
+from grpo.tasks import opened_tag
 from grpo.types import Group, Prompt, Rollout, SamplingParams, ScoredGroup
 
 __all__ = ["Collected", "EpisodeCollector", "PromptSource", "RolloutCollector", "ZeroVarianceGroups"]
@@ -166,7 +166,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def checked_rollout(rollout: Any, sampling: SamplingParams) -> Rollout:
-    """Return what an environment returned, if it is an episode that can be trained on.
+    """Return the result of an environment, if it is an episode that can be trained on.
 
     Raises:
         TypeError: it is no `Rollout`, or its rewards are no mapping.
@@ -192,19 +192,20 @@ def checked_rollout(rollout: Any, sampling: SamplingParams) -> Rollout:
 
 
 def judged_texts(groups: Sequence[Group], texts: Sequence[str]) -> list[str]:
-    """Return the text of each episode that is right or wrong: as built-in rewards read it.
+    """Return the text of each episode that built-in rewards judge.
 
-    It is the last message for a prompt of messages, otherwise the whole text, with the tag that the prompt opened.
+    That is the last message for a prompt of messages, and the whole text for any other. A tag that the prompt opened
+    stands in front if the completion closes it.
 
     Args:
         texts: as `EpisodeCollector.texts` returns them.
     """
     members = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
     written = [
-        text if isinstance(prompt.raw, str) or not rollout.messages else str(rollout.messages[-1]["content"])
+        text if isinstance(prompt.raw, str) or not rollout.messages else rollout.messages
         for (prompt, rollout), text in zip(members, texts, strict=True)
     ]
-    return [with_opened_tag(text, opened_tag(prompt)) for text, (prompt, _) in zip(written, members, strict=True)]
+    return completion_texts(written, [opened_tag(prompt) for prompt, _ in members])
 
 
 def sampled_turns(rollout: Rollout) -> list[tuple[int, ...]]:
@@ -276,7 +277,7 @@ class RolloutCollector:
         return self.rewards.totals()
 
     def epoch(self, consumed: int) -> float:
-        """Return how many passes over the prompts the first `consumed` of them are."""
+        """Return the number of passes over the prompts after which `consumed` of them were taken."""
         return consumed / len(self.prompts.prompts)
 
     def collect(self, step: int, consumed: int) -> Collected:

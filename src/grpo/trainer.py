@@ -87,8 +87,8 @@ class Trainer:
     def train(self) -> Outcome:
         """Run the steps that are left, evaluate, save and sum up; on SIGINT or SIGTERM, finish the step and save.
 
-        An exception leaves the steps before it saved as well (`rescue`), and so does a killed process, except those of
-        the last ten minutes.
+        The steps before an exception are saved as well (`rescue`). A killed process loses the steps since its last
+        checkpoint, which are those of about ten minutes at most.
         """
         with Interruption(self.journal.warn) as interruption, self.processes.stage("training"):
             if self.progress.step == 0 and self.plan.eval_at_start:
@@ -165,8 +165,8 @@ class Trainer:
     def rescue(self) -> int | None:
         """Save the last finished step after an exception and return its number; None if that is not possible.
 
-        It is not, if the policy has moved since, if there are other processes, which have not failed alike, or before
-        the first step.
+        Saving is impossible before the first step, once the policy has moved on from the last finished one, and beside
+        other processes, which have not failed in the same way.
         """
         moves, states = self._settled
         if self.progress.step == 0 or self.processes.world_size > 1 or moves != self.learner.num_optimizer_steps:
@@ -183,18 +183,14 @@ class Trainer:
 
     def _save(self) -> None:
         self.journal.doing("saving")
-        self.checkpoints.save(self._state(), self.policy.save, is_best=self._is_best())
+        self.checkpoints.save(self._state(), self.policy.save, is_best=self.progress.is_best)
         self._saved_at, self._saved_step = time.monotonic(), self.progress.step
 
     def _is_overdue(self) -> bool:
         return self.processes.any(time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS)
 
     def _should_save(self) -> bool:
-        return _due(self.plan.save_every, self.progress.step) or (self.plan.save_every > 0 and self._is_best())
-
-    def _is_best(self) -> bool:
-        best = self.progress.best
-        return best is not None and best[1] == self.progress.step
+        return _due(self.plan.save_every, self.progress.step) or (self.plan.save_every > 0 and self.progress.is_best)
 
     def _finish(self) -> Mapping[str, Any]:
         path = self.checkpoints.save_final(self._state(), self.policy.save)

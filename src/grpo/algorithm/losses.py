@@ -111,7 +111,6 @@ class LossMetrics:
         ratio: sum of ratios.
         num_ratios: number of ratios.
         ratio_max: the greatest; 0 where there is none.
-        num_tokens: tokens whose mask is True.
     """
 
     policy_loss: Tensor
@@ -123,7 +122,6 @@ class LossMetrics:
     ratio: Tensor
     num_ratios: Tensor
     ratio_max: Tensor
-    num_tokens: Tensor
 
     def __add__(self, other: LossMetrics) -> LossMetrics:
         """Return the metrics of both micro-batches, or ranks, together."""
@@ -234,19 +232,17 @@ def policy_loss(
 
     low, high = _clip_bounds(surrogate, region)
     unit = mask.float() if ratio == "token" else mask / _lengths(mask)
-    num_tokens = mask.sum().float()
     with torch.no_grad():
         metrics = LossMetrics(
             policy_loss=policy_term.detach(),
             kl_loss=kl_term.detach(),
             kl=token_kl.sum(),
-            num_kl_tokens=num_tokens * (reference_logprobs is not None),
+            num_kl_tokens=mask.sum().float() * (reference_logprobs is not None),
             clipped_low=(unit * ((token_ratios < low) & (advantages < 0))).sum(),
             clipped_high=(unit * ((token_ratios > high) & (advantages > 0))).sum(),
             ratio=(unit * token_ratios).sum(),
             num_ratios=unit.sum(),
             ratio_max=_greatest(token_ratios, mask),
-            num_tokens=num_tokens,
         )
     return LossResult(loss=policy_term + beta * kl_term if beta != 0.0 else policy_term, metrics=metrics)
 

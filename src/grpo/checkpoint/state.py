@@ -41,6 +41,11 @@ class Progress:
     evaluations: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     best: tuple[float, int] | None = None
 
+    @property
+    def is_best(self) -> bool:
+        """True if the evaluation of the current weights is the best one."""
+        return self.best is not None and self.best[1] == self.step
+
     def after_step(self, *, prompts: int, completion_tokens: int, seconds: float) -> Progress:
         """Return the progress one step later; the step took `prompts` from the data."""
         return replace(

@@ -146,9 +146,8 @@ def reopen(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.path.name != _FINAL:
         return checkpoint
     run_directory, progress = checkpoint.path.parent, checkpoint.state.progress
-    is_best = progress.best is not None and progress.best[1] == progress.step
     times = {"elapsed_s": progress.elapsed_s, "training_s": progress.training_s}
-    describe_manifest(checkpoint.path, {"best": is_best, "times": times})
+    describe_manifest(checkpoint.path, {"best": progress.is_best, "times": times})
     target = run_directory / f"{_PREFIX}{progress.step}"
     with storage_errors(target):
         _put_in_place(checkpoint.path, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from grpo.environments.protocol import EpisodeSampler, StepEnvironment, StepResult
@@ -128,7 +128,7 @@ class _Episode:
 
     def rollout(self) -> Rollout:
         """Return the rollout of the episode so far."""
-        info: Mapping[str, Any] = {"turns": sum(message["role"] == "assistant" for message in self.messages)}
+        turns = sum(message["role"] == "assistant" for message in self.messages)
         return Rollout(
             token_ids=tuple(self.token_ids),
             sampled=tuple(self.sampled),
@@ -137,7 +137,7 @@ class _Episode:
             policy_version=min(self.versions, default=0),
             messages=tuple(self.messages),
             rewards=self.rewards,
-            info={**self.info, **info},
+            info={**self.info, "turns": turns},
         )
 
 

@@ -72,7 +72,8 @@ class EpisodeSampler:
             raise
         except InputError as error:
             # A later turn's tokens are the environment's; a prompt that cannot be served is an error of the run.
-            self.error = error if used <= 0 else self.error
+            if used <= 0:
+                self.error = error
             raise
         except BaseException as error:
             self.error = error

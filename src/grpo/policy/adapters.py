@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from grpo.errors import CheckpointError, ModelError
+from grpo.errors import CheckpointError, ModelError, first_line
 
 __all__ = [
     "TRAINED",
@@ -107,7 +107,7 @@ def load_adapter(model: nn.Module, directory: Path, *, trainable: bool) -> nn.Mo
     except ModelError:
         raise
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(f"the adapter in {directory} does not load: {_first_line(error)}") from error
+        raise ModelError(f"the adapter in {directory} does not load: {first_line(error)}") from error
     assert isinstance(wrapped, nn.Module)
     return wrapped
 
@@ -191,7 +191,3 @@ def _require_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
         names = sorted({name.rpartition(".")[2] for name in linear})
         given = ", ".join(map(repr, unknown)) or "an empty list"
         raise ModelError(f"no linear module named {given}: use 'all-linear' or some of {', '.join(names)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from grpo.errors import CheckpointError, ModelError
+from grpo.errors import CheckpointError, ModelError, first_line
 from grpo.policy.adapters import load_adapter
 from grpo.policy.sources import ModelSource, find_source
 from grpo.storage import expanded
@@ -47,7 +47,7 @@ def read_config(model: str | Path, *, revision: str | None = None, local: bool =
             model, revision=revision or "main", trust_remote_code=False, local_files_only=local
         )
     except Exception as error:
-        raise ModelError(f"the configuration of {model} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"the configuration of {model} cannot be read: {first_line(error)}") from error
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     for part, name in itertools.product(parts, _ATTENTION):
         wanted = str(getattr(part, "__dict__", {}).get(name) or "")
@@ -92,7 +92,7 @@ def load_model(source: ModelSource, *, dtype: torch.dtype | None, trainable_adap
         raise
     # The Rust reader has an exception of its own.
     except Exception as error:
-        raise ModelError(f"the model {base.name} does not load: {_first_line(error)}") from error
+        raise ModelError(f"the model {base.name} does not load: {first_line(error)}") from error
     if info["missing_keys"]:
         raise ModelError(
             f"the model {base.name} lacks weights, {min(info['missing_keys'])} among them: is it a causal LM?"
@@ -121,7 +121,7 @@ def load_saved_weights(model: Any, directory: Path) -> None:
                 output_loading_info=True,
             )
     except Exception as error:
-        raise CheckpointError(f"the weights in {directory} do not load: {_first_line(error)}") from error
+        raise CheckpointError(f"the weights in {directory} do not load: {first_line(error)}") from error
     weights = saved.state_dict()
     shapes = {name: value.shape for name, value in weights.items()}
     if info["missing_keys"] or shapes != {name: value.shape for name, value in model.state_dict().items()}:
@@ -175,12 +175,8 @@ def _tokenizer_in(directory: Path, name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        raise ModelError(f"the tokenizer of {name} does not load: {_first_line(error)}") from error
+        raise ModelError(f"the tokenizer of {name} does not load: {first_line(error)}") from error
 
 
 def _has_tokenizer(directory: Path) -> bool:
     return any((directory / file).is_file() for file in TOKENIZER_FILES)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

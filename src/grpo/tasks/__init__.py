@@ -8,7 +8,7 @@ from __future__ import annotations
 from grpo.tasks.answers import FORMATS, AnswerFormat, find_format, verify
 from grpo.tasks.chat import Rendered, render, render_chat
 from grpo.tasks.gsm8k import gsm8k_task
-from grpo.tasks.opened_tags import opened_tag, with_opened_tag
+from grpo.tasks.opened_tags import opened_tag
 from grpo.tasks.order import PromptOrder
 from grpo.tasks.prompt_lengths import enough_of, without_overlong
 from grpo.tasks.rows import Row, read_rows
@@ -33,6 +33,5 @@ __all__ = [
     "render_chat",
     "rows_task",
     "verify",
-    "with_opened_tag",
     "without_overlong",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grpo.errors import DataError
+from grpo.errors import DataError, first_line
 
 __all__ = ["load_folder", "load_hub"]
 
@@ -47,7 +47,7 @@ def load_folder(folder: Path, *, config_name: str | None, split: str) -> Any:
     try:
         return datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise DataError(f"data set in {folder}: {_first_line(error)}") from error
+        raise DataError(f"data set in {folder}: {first_line(error)}") from error
 
 
 def _load(name: str, config_name: str | None, split: str) -> Any:
@@ -62,7 +62,7 @@ def _load(name: str, config_name: str | None, split: str) -> Any:
         ) from error
     except Exception as error:  # its own errors and those of the installed HTTP client
         raise DataError(
-            f"data set {name!r} (configuration {config_name}, split {split}): {_first_line(error)}"
+            f"data set {name!r} (configuration {config_name}, split {split}): {first_line(error)}"
         ) from error
 
 
@@ -99,7 +99,3 @@ def _offline() -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
         if had_bars:
             datasets.enable_progress_bars()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

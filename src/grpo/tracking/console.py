@@ -36,7 +36,7 @@ class _Screen(RichConsole):
         try:
             super()._check_buffer()
         except OSError as error:
-            # A disk that is full of the output's own file: training matters more than its screen.
+            # Standard output may be a file on a full disk; that must not end the training.
             self.on_broken_pipe()
             with contextlib.suppress(OSError):
                 print(f"warning: cannot write to standard output: {error.strerror}", file=sys.stderr, flush=True)

@@ -6,16 +6,17 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
-from typing import Any, TypeGuard
+from typing import Any
 
 from rich.filesize import pick_unit_and_suffix
+
+from grpo.tracking.metrics import is_finite
 
 __all__ = [
     "EVALUATION_MEASURES",
     "duration",
     "in_units",
     "interval",
-    "is_finite",
     "memory",
     "number",
     "sparkline",
@@ -32,11 +33,6 @@ EVALUATION_MEASURES = (
 """Label, name among the metrics and meaning of each measure of an evaluation."""
 
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-def is_finite(value: object) -> TypeGuard[float]:
-    """Return whether `value` is a finite number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def number(value: Any, spec: str = ".3f") -> str:

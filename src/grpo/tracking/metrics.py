@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
-__all__ = ["answer_counts", "flatten_evaluation", "flatten_step", "reward_means"]
+__all__ = ["answer_counts", "flatten_evaluation", "flatten_step", "is_finite", "reward_means"]
 
 _TAKEN = frozenset({"reward", "step", "kl", "length", "cut", "zero-var", "failed", "lr", "left"})
 """Names that the screen uses for other numbers."""
@@ -22,7 +22,7 @@ def flatten_step(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {
         name if "/" in name else f"train/{name}": float(value)
         for name, value in metrics.items()
-        if name != "step" and _is_number(value)
+        if name != "step" and is_finite(value)
     }
 
 
@@ -44,7 +44,7 @@ def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
             flat |= {f"rewards/{reward}": mean for reward, mean in value.items()}
         elif name not in ("step", "answers"):
             flat[name] = value
-    return {f"eval/{name}": float(value) for name, value in flat.items() if _is_number(value)}
+    return {f"eval/{name}": float(value) for name, value in flat.items() if is_finite(value)}
 
 
 def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
@@ -70,5 +70,6 @@ def reward_means(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return {f"{name}()" if name in _TAKEN else name: metrics.get(f"rewards/{name}/mean") for name in names}
 
 
-def _is_number(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
+    """Return whether `value` is a finite number."""
     return isinstance(value, (int, float)) and math.isfinite(value)

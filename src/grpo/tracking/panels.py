@@ -23,13 +23,12 @@ from grpo.tracking.formatting import (
     duration,
     in_units,
     interval,
-    is_finite,
     memory,
     number,
     sparkline,
     trend,
 )
-from grpo.tracking.metrics import reward_means
+from grpo.tracking.metrics import is_finite, reward_means
 
 __all__ = ["VITAL_SIGNS", "RunInfo", "RunState", "banner", "dashboard", "evaluation_text", "outcome"]
 

@@ -52,7 +52,7 @@ class MicroBatchBudget:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Only here, where the exception no longer holds the frames in which activations lie.
+        # Outside the except block, the exception no longer holds the frames in which activations lie.
         ran_out = result is None
         tokens = min(packed.most_tokens, self.lowered or packed.most_tokens)
         too_many = [each for each in self._processes.gather(tokens if ran_out else None) if each is not None]

@@ -177,7 +177,7 @@ class DecodeAttention:
     def _attend_to_prompts(  # noqa: PLR0917 (the layer's tensors, and whose they are)
         self, members: Membership, index: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
-        """Return what each query gathers from its prompt and the log of its sum of weights.
+        """Return the attention output of each query over its prompt, and the log of its sum of weights.
 
         Shapes [B * H_kv, R, D_v] and [B * H_kv, R, 1], from queries [B * H_kv, R, D] that are scaled already.
         """
@@ -197,7 +197,7 @@ class DecodeAttention:
         return output, score[..., None]
 
     def _own_mask(self, window: int | None, kv_heads: int) -> Tensor | None:
-        """Return what is added to scores of own tokens, [B * H_kv, 1, L]; None: every row sees all of its table."""
+        """Return the summand of scores of own tokens, [B * H_kv, 1, L]; None: every row sees all of its table."""
         if window is not None and window >= self.longest_own:
             window = None
         if window is None and self.shortest_own == self.longest_own:
@@ -213,7 +213,7 @@ class DecodeAttention:
         return self._masks[name]
 
     def _prompt_mask(self, members: Membership, window: int | None, repeats: int, dtype: torch.dtype) -> Tensor | None:
-        """Return what is added to scores of prompt tokens, [P, 1, 1 or Gmax * R, L]; None: all are seen."""
+        """Return the summand of scores of prompt tokens, [P, 1, 1 or Gmax * R, L]; None: all are seen."""
         if window is None or window >= members.longest_prompt + self.longest_own:
             return members.prompt_mask(dtype)
         name = ("prompt", window, repeats, dtype)

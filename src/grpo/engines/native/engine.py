@@ -237,7 +237,7 @@ class NativeEngine:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """No gradients, no dropout, and each module's mode as it was afterwards."""
+        """Switch gradients and dropout off; restore the mode of each module at the end."""
         if self._weights is not None:
             with torch.inference_mode():
                 yield
@@ -263,7 +263,7 @@ class NativeEngine:
         )
 
     def _choose_runner(self) -> Callable[[], Runner]:
-        """Return what makes runners: the first of fused, by modules and lockstep that gives the model's own logits."""
+        """Return a function that makes runners: fused, by modules or in lockstep, the first with the model's logits."""
         name = type(causal_lm(self.model)).__name__
         reason: str | None = "its attention cannot be replaced"
         if use_attention(self.model):
@@ -283,7 +283,7 @@ class NativeEngine:
         return lambda: LockstepRunner(self.model)
 
     def _try_fused(self) -> tuple[Callable[[], Runner] | None, str | None]:
-        """Return what makes runners with a forward pass of their own, or why there can be none."""
+        """Return a function that makes fused runners, or the reason why the model can have none."""
         with self._inference():
             decoder = decoder_structure(self.model)
             if isinstance(decoder, str):

@@ -77,7 +77,7 @@ class Membership:
         return found
 
     def prompt_mask(self, dtype: torch.dtype) -> Tensor | None:
-        """Return what is added to scores of prompts' tokens, [P, 1, 1, L]; None: all are equally long."""
+        """Return the summand of scores of prompt tokens, [P, 1, 1, L]; None: all prompts are equally long."""
         if self._same_length:
             return None
         found = self._masks.get(dtype)

@@ -46,7 +46,7 @@ def why_not_shared(model: nn.Module, make: MakeRunner) -> str | None:
 
 
 def decoder_structure(model: nn.Module) -> Decoder | str:
-    """Return what `model` is made of, or why `fused_decoder` has no forward pass for it."""
+    """Return the structure of `model`, or the reason why `fused_decoder` has no forward pass for it."""
     config: Any = causal_lm(model).config
     config = config.get_text_config()
     try:

@@ -165,7 +165,7 @@ class SharedPrefixRunner:
         return self._prompts.num_bytes + self._completions.num_bytes
 
     def _held_lengths(self) -> NDArray[np.int64]:
-        """Return how many tokens of each row the table of completions holds, [B]."""
+        """Return the number of tokens that the table of completions holds of each row, [B]."""
         return self._own_lengths + self._prompt_lengths[self._row_slots] if self._copied else self._own_lengths
 
     def _choose_layout(self) -> None:

@@ -243,14 +243,13 @@ class NativeSampler:
         """Give waiting calls to the engine in order of position, those that share a prompt as one request."""
         waiting = sorted(self._waiting, key=lambda call: (call.shared[0], call.place))
         self._waiting.clear()
-        for shared, group in itertools.groupby(waiting, key=lambda call: call.shared):
+        for (place, prompt_ids, sampling), group in itertools.groupby(waiting, key=lambda call: call.shared):
             calls = list(group)
             owners = [(call, index) for call in calls for index in range(len(call.seeds))]
             request_id = next(self._ids)
-            _, prompt_ids, sampling = shared
             seeds = tuple(seed for call in calls for seed in call.seeds)
             try:
-                self.engine.add(Request(request_id, prompt_ids, seeds, sampling, (shared[0], calls[0].place)))
+                self.engine.add(Request(request_id, prompt_ids, seeds, sampling, (place, calls[0].place)))
             # A request that can never be served fails alone.
             except Exception as error:
                 for call in calls:

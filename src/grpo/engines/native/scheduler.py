@@ -260,9 +260,9 @@ class Scheduler:
     def _room(self, group: RunningGroup) -> int:
         """Return how many completions of `group` fit beside what runs.
 
-        A table holds as many tokens as its longest row in each of its rows, and stays as long until all have left: so
-        that is what is counted, and a completion is counted as long as it may become: one that was admitted never
-        has to be thrown out.
+        Every row of a table takes as many tokens as the longest one, until all rows have left. Each row is therefore
+        counted at that length, and the length of a completion is its budget: an admitted completion never has to be
+        thrown out.
         """
         request = group.request
         if self.is_idle:

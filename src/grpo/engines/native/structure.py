@@ -102,7 +102,7 @@ class Decoder:
 
 
 def recognise(model: nn.Module, windows: Sequence[int | None]) -> Decoder:
-    """Return what `model` (PEFT-wrapped or not) is made of.
+    """Return the structure of `model`, PEFT-wrapped or not.
 
     Args:
         windows: sliding window of each layer.

@@ -97,7 +97,7 @@ class WeightSource:
         self._made = None
 
     def _sign(self) -> tuple[object, ...]:
-        """Return what differs after a change in place, a replaced tensor or a switched adapter."""
+        """Return a value that differs after a change in place, a replaced tensor or a switched adapter."""
         decoder = self.decoder
         modules = [decoder.embedding, *(linear.module for linear in decoder.linears())]
         tensors = [parameter for module in modules for parameter in module.parameters()]

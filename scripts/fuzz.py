@@ -201,7 +201,8 @@ def main() -> int:
     """Run the cases in an empty folder and print what was found."""
     number, seed = (int(sys.argv[1]) if sys.argv[1:] else 1200), (int(sys.argv[2]) if sys.argv[2:] else 0)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), Path(os.devnull).open() as nothing:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open() as nothing:
+        os.chdir(folder)
         sys.stdin = nothing
         Path("bad.yaml").write_text("stepps: 1\n", encoding="utf-8")
         found = list(findings(number, seed))

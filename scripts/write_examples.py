@@ -13,11 +13,7 @@ from typing import Any
 
 from grpo.demos.preferences import preference_pairs
 from grpo.tasks.answers import FORMATS
-from grpo.tasks.arithmetic import (
-    Problem,
-    split_problems,
-    word_problems,
-)
+from grpo.tasks.arithmetic import Problem, split_problems, word_problems
 
 # Stories of several steps, which only larger models than `tiny` can solve.
 LONGER_STORIES = (

@@ -10,12 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.tasks.answers import FORMATS, AnswerFormat, verify
-from grpo.tasks.arithmetic import (
-    Problem,
-    WordProblem,
-    all_problems,
-    word_problems,
-)
+from grpo.tasks.arithmetic import Problem, WordProblem, all_problems, word_problems
 
 __all__ = ["measure"]
 

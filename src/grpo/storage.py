@@ -28,6 +28,7 @@ __all__ = [
     "require_free_space",
     "require_regular_file",
     "require_short_names",
+    "sha256_of",
     "storage_errors",
     "sync_directory",
     "sync_file",
@@ -260,7 +261,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DamagedError(f"{_MANIFEST} is missing")
     try:
         manifest = json.loads(read_text(folder / _MANIFEST))
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{_MANIFEST} cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise DamagedError(f"{_MANIFEST} lists no files")
@@ -289,6 +290,7 @@ def verify_manifest(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

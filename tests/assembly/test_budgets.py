@@ -11,8 +11,8 @@ import torch
 from short_runs import CHARACTERS, lines_of, quick
 
 from grpo import assembly
+from grpo.assembly.assembly import assemble
 from grpo.assembly.budgets import cache_budget, take_budgets
-from grpo.assembly.runs import assemble
 from grpo.checkpoint import CheckpointStore
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError

@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from grpo import assembly
 from grpo.algorithm import combined_advantages
-from grpo.assembly.runs import assemble, train_parts
+from grpo.assembly.assembly import assemble
+from grpo.assembly.runs import train_parts
 from grpo.config import load_config
 from grpo.policy.tiny import TINY_DIRECTORY
 

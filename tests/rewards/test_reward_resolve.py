@@ -254,6 +254,6 @@ def test_a_name_that_is_imported_on_demand_takes_the_usual_endings_and_is_sugges
 def test_a_callable_that_does_not_tell_its_parameters_is_given_everything() -> None:
     reward = reward_function(dict, parameters={"kind": 3})
     assert reward.name == "dict"
-    assert reward.accepts is None
+    assert reward.takes_any
     assert reward.takes(["completions", "kind", "prompts"]) == ["completions", "prompts"]
     assert reward.call({"completions": lambda: ["a"]}) == {"completions": ["a"], "kind": 3}

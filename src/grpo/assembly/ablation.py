@@ -14,7 +14,7 @@ from grpo.config import GRPOConfig
 from grpo.errors import ConfigError, GrpoError
 from grpo.rewards import find_gate
 from grpo.storage import write_atomically
-from grpo.tracking import require_empty
+from grpo.tracking import RunDirectory, require_empty
 
 __all__ = ["Ablation", "AblationRun", "ablate_rewards"]
 
@@ -140,14 +140,12 @@ def _changed(config: GRPOConfig, path: Path, names: Sequence[str] = (), left_out
 
 def _names(path: Path) -> list[str]:
     """Return the rewards' names as the run at `path` logged them, in the order of the configuration."""
-    lines = _metrics(path)
-    return (
-        [key.split("/", 1)[1].removesuffix("/seconds") for key in lines[0] if _is_of_one_reward(key)] if lines else []
-    )
-
-
-def _is_of_one_reward(key: str) -> bool:
-    return key.startswith("rewards/") and key.endswith("/seconds")
+    first = next(iter(RunDirectory(path, None).metrics()), {})
+    return [
+        key.removeprefix("rewards/").removesuffix("/seconds")
+        for key in first
+        if key.startswith("rewards/") and key.endswith("/seconds")
+    ]
 
 
 def _finished(left_out: str | None, path: Path, names: Sequence[str], summary: Mapping[str, Any]) -> AblationRun:
@@ -155,18 +153,13 @@ def _finished(left_out: str | None, path: Path, names: Sequence[str], summary: M
 
 
 def _last_means(path: Path, names: Sequence[str]) -> dict[str, float | None]:
-    lines = _metrics(path)
+    lines = RunDirectory(path, None).metrics()
     last = lines[-max(1, len(lines) // _LAST_SHARE) :]
     means: dict[str, float | None] = {}
     for name in names:
         values = [line[key] for line in last if line.get(key := f"rewards/{name}/mean") is not None]
         means[name] = sum(values) / len(values) if values else None
     return means
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    file = path / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
 def _plain(name: str) -> str:

@@ -20,7 +20,7 @@ from grpo.policy.sources import find_source
 from grpo.rollout import EpisodeCollector
 from grpo.seeding import derive_seed
 from grpo.storage import expanded
-from grpo.tasks import Row, find_format, read_rows, render, without_overlong
+from grpo.tasks import Row, find_format, read_rows, render
 from grpo.types import Prompt
 
 __all__ = ["Weights", "complete", "evaluate", "evaluate_parts", "find_weights", "generate"]
@@ -63,13 +63,13 @@ def find_weights(config: GRPOConfig) -> tuple[GRPOConfig, Weights | None]:
     return config.replace(model=str(folder)), Weights(folder, step, is_final, place.resolve() == folder)
 
 
-def evaluate(config: GRPOConfig, objects: PythonObjects | None = None) -> Mapping[str, Any]:
+def evaluate(config: GRPOConfig) -> Mapping[str, Any]:
     """Return the metrics of `config.policy.model` on the task's held-out rows.
 
     Raises:
         DataError: nothing is held out.
     """
-    return evaluate_parts(assemble(config.replace(beta=0.0), objects, only_evaluate=True))
+    return evaluate_parts(assemble(config.replace(beta=0.0), only_evaluate=True))
 
 
 def evaluate_parts(parts: Parts) -> Mapping[str, Any]:
@@ -124,9 +124,8 @@ def complete(
     system_prompt = config.data.system_prompt
     if system_prompt is None:
         system_prompt = find_format(config.data.answer_format).system_prompt
-    short = without_overlong(rows, policy.tokenizer, config.data.max_prompt_length)
     rendered = render(
-        short,
+        rows,
         policy.tokenizer,
         system_prompt=system_prompt,
         chat=config.data.chat,
@@ -134,9 +133,9 @@ def complete(
         template_options=config.data.chat_template_kwargs,
         tools=config.data.tools,
     )
-    if dropped := len(rows) - len(rendered.prompts):
+    if rendered.dropped:
         raise DataError(
-            f"{dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
+            f"{rendered.dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
             f"shorten them or raise max_prompt_length"
         )
     # Questions put to the model are single turns, whatever environment it was trained in.

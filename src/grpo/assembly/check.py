@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
-from grpo.assembly.objects import PythonObjects
 from grpo.assembly.parts import make_collector, number_of_steps
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError
@@ -19,14 +18,7 @@ from grpo.types import Group, Prompt, ScoredGroup
 __all__ = ["check"]
 
 
-def check(
-    config: GRPOConfig,
-    objects: PythonObjects | None = None,
-    *,
-    sample_groups: int = 4,
-    rows: int = 16,
-    repeats: int = 3,
-) -> CheckReport:
+def check(config: GRPOConfig, *, sample_groups: int = 4, rows: int = 16, repeats: int = 3) -> CheckReport:
     """Return the configured rewards of right answers and of junk, with findings; nothing is written or trained.
 
     Groups are sampled for the first prompts of the run.
@@ -45,7 +37,7 @@ def check(
             f"sample_groups may be 0, the others are at least 1"
         )
     # The KL term has no part in this, so no reference model is loaded for it.
-    parts = assemble(config.replace(beta=0.0), objects)
+    parts = assemble(config.replace(beta=0.0))
     try:
         return _check(parts, sample_groups, rows, repeats)
     finally:
@@ -89,8 +81,7 @@ def _sample(parts: Parts, count: int) -> Sequence[ScoredGroup]:
     """Return the first groups of the run, scored by a reward that is always 0."""
     config = parts.config.replace(prompts_per_step=count, zero_variance_groups="keep")
     no_rewards = RewardSuite(resolve_rewards([_zero]))
-    prompts = parts.prompts.train
-    collector = make_collector(config, parts.episodes, prompts, no_rewards, steps=1)
+    collector = make_collector(config, parts.episodes, parts.prompts.train, no_rewards, parts.method, steps=1)
     return collector.collect(1, 0).groups
 
 

@@ -11,22 +11,11 @@ from grpo.config import GRPOConfig
 from grpo.demos import DEMO_TASKS
 from grpo.errors import ConfigError, DataError
 from grpo.policy import Policy
-from grpo.tasks import (
-    Row,
-    Task,
-    arithmetic_task,
-    find_format,
-    gsm8k_task,
-    read_rows,
-    render,
-    rows_task,
-    without_overlong,
-)
+from grpo.tasks import Row, Task, arithmetic_task, find_format, gsm8k_task, read_rows, render, rows_task
+from grpo.tasks.gsm8k import GSM8K_CONFIG, GSM8K_HUB_NAME
 from grpo.types import Prompt
 
 __all__ = ["Prompts", "evaluation_task", "make_prompts", "make_task", "read_prompts"]
-
-_GSM8K = "openai/gsm8k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +65,12 @@ def make_task(config: GRPOConfig, objects: PythonObjects) -> Task:
 
 def _gsm8k(config: GRPOConfig, objects: PythonObjects) -> Task:
     data = config.data
-    is_original = data.dataset in (None, _GSM8K)
+    is_original = data.dataset in (None, GSM8K_HUB_NAME)
     return gsm8k_task(
         train_file=_first(objects.train_rows, data.train_file),
         eval_file=_first(objects.eval_rows, data.eval_file),
-        dataset=data.dataset or _GSM8K,
-        dataset_config=data.dataset_config or ("main" if is_original else None),
+        dataset=data.dataset or GSM8K_HUB_NAME,
+        dataset_config=data.dataset_config or (GSM8K_CONFIG if is_original else None),
         train_split=data.train_split,
         eval_split=data.eval_split or ("test" if is_original else None),
         prompt_column=data.prompt_column or "question",
@@ -111,7 +100,7 @@ def _spares_train_rows(config: GRPOConfig) -> bool:
 
 
 def evaluation_task(config: GRPOConfig, objects: PythonObjects) -> Task:
-    """Return the task to evaluate on: rows of their own need no training rows beside them.
+    """Return the task to evaluate on; evaluation rows in a file or in memory need no training rows.
 
     Raises:
         DataError: nothing is held out.
@@ -180,13 +169,8 @@ def make_prompts(config: GRPOConfig, task: Task, policy: Policy) -> Prompts:
     def rendered(rows: Sequence[Row]) -> tuple[list[Prompt], int]:
         if not rows:
             return [], 0
-        short = without_overlong(rows, policy.tokenizer, limit)
-        if not short:
-            raise DataError(
-                f"no prompt left of {len(rows)}: all have more than {limit} tokens: raise max_prompt_length"
-            )
         result = render(
-            short,
+            rows,
             policy.tokenizer,
             system_prompt=system_prompt,
             chat=data.chat,
@@ -194,7 +178,7 @@ def make_prompts(config: GRPOConfig, task: Task, policy: Policy) -> Prompts:
             template_options=data.chat_template_kwargs,
             tools=data.tools,
         )
-        return result.prompts, result.dropped + len(rows) - len(short)
+        return result.prompts, result.dropped
 
     train, dropped = rendered(task.train)
     evaluation, eval_dropped = rendered(task.evaluation[: config.output.eval_prompts])

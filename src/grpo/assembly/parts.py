@@ -281,7 +281,13 @@ def number_of_steps(config: GRPOConfig, num_train_prompts: int) -> int:
 
 
 def make_collector(
-    config: GRPOConfig, episodes: EpisodeCollector, prompts: Sequence[Prompt], rewards: RewardSuite, *, steps: int
+    config: GRPOConfig,
+    episodes: EpisodeCollector,
+    prompts: Sequence[Prompt],
+    rewards: RewardSuite,
+    method: Method,
+    *,
+    steps: int,
 ) -> RolloutCollector:
     """Return the collector of a step's scored groups."""
     return RolloutCollector(
@@ -290,7 +296,7 @@ def make_collector(
         rewards,
         sampling=sampling_params(config),
         max_steps=steps,
-        combine=make_method(config).combine,
+        combine=method.combine,
         processes=connected_processes(),
         **options_for(RolloutCollector, config.rollout, config.optimizer),
     )

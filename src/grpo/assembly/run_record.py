@@ -90,8 +90,7 @@ def read_run_config(run: Path, record: RunRecord) -> GRPOConfig:
         ConfigError: options are missing, or one that cannot change in the middle of a run is not what it was.
     """
     file = run / "config.yaml"
-    text = read_text(file)
-    nested = parse_options(text, str(file))
+    nested = parse_options(read_text(file), str(file))
     if gone := [name for name in SECTIONS if name not in nested]:
         raise ConfigError(f"{file} lacks the section {gone[0]}: it was cut or edited; restore it")
     present = read_settings(nested, str(file))
@@ -99,7 +98,7 @@ def read_run_config(run: Path, record: RunRecord) -> GRPOConfig:
         raise ConfigError(
             f"{file} lacks options that the run began with ({_listed(missing)}): it was cut or edited; restore it"
         )
-    config = GRPOConfig.from_yaml(text, str(file))
+    config = GRPOConfig(**present)
     for name, (was, now) in record.differences(config).items():
         if OPTIONS[name].known("fixed"):
             raise ConfigError(

@@ -25,13 +25,13 @@ from grpo.tracking import Journal, RunDirectory, require_empty
 from grpo.tracking.console import Console
 from grpo.trainer import Outcome, Plan, Trainer
 
-__all__ = ["Parts", "assemble", "output_directory", "run_parts", "train", "train_parts"]
+__all__ = ["output_directory", "run_parts", "train", "train_parts"]
 
 _BYTES_PER_TRAINED_PARAMETER = 12
 """In a checkpoint: the weight and AdamW's two moments, float32 each."""
 
 
-def train(config: GRPOConfig, objects: PythonObjects | None = None) -> Outcome:
+def train(config: GRPOConfig) -> Outcome:
     """Train in a new run directory and return how it ended.
 
     Raises:
@@ -40,7 +40,7 @@ def train(config: GRPOConfig, objects: PythonObjects | None = None) -> Outcome:
     """
     if (directory := output_directory(config)) is not None:
         require_empty(directory)
-    return train_parts(assemble(config, objects))
+    return train_parts(assemble(config))
 
 
 def train_parts(parts: Parts) -> Outcome:
@@ -117,7 +117,9 @@ def run_parts(
         trainer = Trainer(
             policy=policy,
             sampler=parts.sampler,
-            collector=make_collector(config, parts.episodes, parts.prompts.train, parts.rewards, steps=steps),
+            collector=make_collector(
+                config, parts.episodes, parts.prompts.train, parts.rewards, parts.method, steps=steps
+            ),
             learner=learner,
             evaluator=parts.evaluator,
             journal=journal,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from grpo.cli.printing import aligned
 from grpo.plurals import counted
 from grpo.reward_check import Cell, CheckReport, Finding, RewardResult, SampleResult
 
@@ -106,7 +107,4 @@ def _change(change: float | None, size: float) -> str:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
+    return [f"  {line}" for line in aligned(lines)]

@@ -7,9 +7,9 @@ import io
 import os
 import sys
 
-__all__ = ["MOST_CHARACTERS", "drop_output", "is_text", "is_utf8", "open_closed_streams", "read_standard_input"]
-
 from grpo.errors import ConfigError
+
+__all__ = ["MOST_CHARACTERS", "drop_output", "is_text", "is_utf8", "open_closed_streams", "read_standard_input"]
 
 MOST_CHARACTERS = 2**26
 """Characters of standard input that are read; a program such as `yes` never ends."""

@@ -70,7 +70,7 @@ def option(
 
 
 _PLAIN: Mapping[str, Any] = option(None, "").json_schema_extra
-"""Everything that is known about a plain pydantic field besides its own attributes: nothing."""
+"""The arguments of `option` for a plain pydantic field: their defaults."""
 
 
 def known_about(field: FieldInfo, key: str) -> Any:

@@ -198,7 +198,7 @@ def _advice(paid: _Texts, fixes: _Fixes) -> str:
 
 
 def _earnings(paid: _Texts, *, level: bool = False) -> str:
-    """Return what each of these texts earned and where, the best paid first.
+    """Return the amounts that these texts earned and the rows in which they did, the best paid first.
 
     Args:
         level: whether rows in which a text earned as much count too, and not only those in which it earned more.

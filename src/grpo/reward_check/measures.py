@@ -126,7 +126,7 @@ class _Comparison(NamedTuple):
 
 
 def probe_result(probe: Probe, scores: Scores, rows: Sequence[Prompt], rewards: Sequence[str]) -> ProbeResult:
-    """Return what a probe earned, compared with the right answers; `rewards` are the names of the suite's rewards."""
+    """Return a probe's rewards beside the right answers'; `rewards` are the names of the suite's rewards."""
     references = {text.row: score for text, score in scores.items() if text.probe == REFERENCE}
     counted = [_Comparison(text, scores[text], references.get(text.row)) for text in probe.texts if text.counts]
     labels = dict.fromkeys(each.text.label for each in counted)
@@ -189,7 +189,7 @@ def _comparison_result(
 def sample_result(
     sampled: Sequence[ScoredGroup], rewards: Sequence[str], *, truncated: Truncated, combine: Combine
 ) -> SampleResult:
-    """Return what the policy's own completions earned, and the groups that training would learn from.
+    """Return the rewards of the policy's own completions, and the groups that training would learn from.
 
     Args:
         sampled: its completions, scored; at least one group.

@@ -212,4 +212,4 @@ def has_failed(score: Score) -> bool:
 
 def sees_column(suite: RewardSuite, column: str | None) -> bool:
     """Return whether a reward of the suite can read a column."""
-    return any(function.accepts is None or column in function.accepts for function in suite.functions)
+    return any(function.takes_any or column in function.named for function in suite.functions)

@@ -24,7 +24,7 @@ FOREIGN_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Standard:
-    """The yardstick for a text's total.
+    """The values that a text's total is compared with.
 
     Attributes:
         reference_column: the column with right answers; None: there are none.

@@ -62,10 +62,10 @@ class ClickTraining:
         return evaluate_probabilities(self._eval_labels, logits.sigmoid().tolist(), loss=loss)
 
     def save(self, directory: Path, evaluation: Evaluation, epoch: int) -> None:
-        """Write the scorer as it is now, in place of what is in `directory`.
+        """Write the scorer as it is now, in place of the content of `directory`.
 
         Raises:
-            StorageError: it could not be written; what was there is still there.
+            StorageError: it could not be written; the former content is still there.
         """
         lora = self._lora
         description = Description(

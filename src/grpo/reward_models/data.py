@@ -6,6 +6,7 @@ import difflib
 import logging
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,7 @@ def hold_out(
     groups = [_COLUMNS[kind].group(row) for row in rows]
     if kind == "pair" and len(set(groups)) == 1:
         groups = [repr((row["chosen"], row["rejected"])) for row in rows]
-    counts: dict[str, int] = {}
-    for group in groups:
-        counts[group] = counts.get(group, 0) + 1
+    counts = Counter(groups)
     order = list(counts)
     random.Random(derive_seed(seed, "scorer", "holdout")).shuffle(order)
     chosen: set[str] = set()

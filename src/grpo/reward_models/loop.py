@@ -46,7 +46,7 @@ _ADVICE = "lower scorer_learning_rate, or use scorer_dtype float32"
 
 
 class Training(Protocol):
-    """The examples of one training and what differs between the kinds of scorer: loss, evaluation, files.
+    """The examples of one training, and the parts that differ by kind of scorer: loss, evaluation, files.
 
     Scores are [S, B]: the head's output for each side (one, or chosen and rejected) of B examples.
     """
@@ -77,10 +77,10 @@ class Training(Protocol):
         ...
 
     def save(self, directory: Path, evaluation: Evaluation, epoch: int) -> None:
-        """Write the scorer as it is now, in place of what is in `directory`.
+        """Write the scorer as it is now, in place of the content of `directory`.
 
         Raises:
-            StorageError: it could not be written; what was there is still there.
+            StorageError: it could not be written; the former content is still there.
         """
         ...
 

@@ -63,10 +63,10 @@ class PairTraining:
         return Evaluation(loss=float(_loss(chosen - rejected - self._eval_margins)), accuracy=accuracy)
 
     def save(self, directory: Path, evaluation: Evaluation, epoch: int) -> None:  # noqa: ARG002 - weights only
-        """Write the classifier as it is now, in place of what is in `directory`.
+        """Write the classifier as it is now, in place of the content of `directory`.
 
         Raises:
-            StorageError: it could not be written; what was there is still there.
+            StorageError: it could not be written; the former content is still there.
         """
         self._write(directory, self._classifier, self.backbone, self.head)
 

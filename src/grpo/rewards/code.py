@@ -73,7 +73,7 @@ class UnitTestReward:
             at_once=at_once,
         )
         if namespaces is not False:
-            with contextlib.suppress(RunError):  # it may have passed by the first program
+            with contextlib.suppress(RunError):  # a passing shortage may be over when the first program runs
                 refusal = namespaces_refused()
                 if namespaces and refusal is not None:
                     raise ConfigError(f"unit_tests has namespaces=true, but {refusal}: see `grpo doctor --sandbox`")

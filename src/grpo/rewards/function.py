@@ -68,8 +68,8 @@ class RewardFunction:
         weight: factor in the total, or its schedule over the steps.
         parameters: arguments set once, which no column replaces.
         is_async: whether `function` is to be awaited.
-        accepts: names of arguments that it takes; None when it takes any (`**kwargs`).
         named: names of arguments in its signature.
+        takes_any: whether it takes any other arguments as well (`**kwargs`).
         columns: names of data set columns that it requires.
         gate: name of the reward that has to be above `gate_at` for this one to count; None: it always counts.
         normalise: it counts as its deviation from its mean over the run, in units of its standard deviation.
@@ -82,14 +82,14 @@ class RewardFunction:
     weight: Weight
     parameters: Mapping[str, Any]
     is_async: bool
-    accepts: frozenset[str] | None
+    named: frozenset[str]
+    takes_any: bool
     columns: tuple[str, ...]
     gate: str | None = None
     gate_at: float = 0.0
     normalise: bool = False
     overlap: bool = False
     processes: int = 0
-    named: frozenset[str] = frozenset()
 
     @property
     def by_group(self) -> bool:
@@ -110,13 +110,8 @@ class RewardFunction:
         return [
             name
             for name in names
-            if name not in self.parameters
-            and (name in self.named or (self.accepts is None and name not in _ONLY_BY_NAME))
+            if name not in self.parameters and (name in self.named or (self.takes_any and name not in _ONLY_BY_NAME))
         ]
-
-    def renamed(self, name: str) -> RewardFunction:
-        """Return the same function under another name."""
-        return replace(self, name=name)
 
     def with_options(self, **options: Any) -> RewardFunction:
         """Return the same function with other options.
@@ -203,8 +198,8 @@ def reward_function(
         weight=read_weight(weight, name),
         parameters=parameters,
         is_async=is_async,
-        accepts=None if takes_any else frozenset(named),
         named=frozenset(named),
+        takes_any=takes_any,
         columns=tuple(
             key
             for key, parameter in named.items()

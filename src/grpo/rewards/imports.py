@@ -87,9 +87,9 @@ def _file_module(place: str) -> ModuleType:
 
 
 def _let_children_import(name: str, path: Path) -> None:
-    """Write a module of that name which runs the file: processes that are spawned import it by name.
+    """Write a module of that name which runs the file: spawned processes import the module by its name.
 
-    They get the import path of this process.
+    Spawned processes get the import path of this process.
     """
     (_stand_ins() / f"{name}.py").write_text(
         "import importlib.util\nimport sys\n"

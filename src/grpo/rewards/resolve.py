@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
+import pkgutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,7 +151,7 @@ class _Resolver:
         return reward_function(thing, weight=weight, parameters=parameters)
 
     def _built_in(self, name: str, weight: Any, parameters: dict[str, Any]) -> RewardFunction:
-        function = BUILT_IN[name] if name in BUILT_IN else _import(ON_DEMAND[name])
+        function = BUILT_IN[name] if name in BUILT_IN else pkgutil.resolve_name(ON_DEMAND[name])
         if inspect.isclass(function):
             return reward_function(self._make(function, f"reward {name!r}", parameters), name=name, weight=weight)
         parameters = self._fitting_defaults(inspect.signature(function).parameters) | parameters
@@ -192,12 +192,6 @@ class _Resolver:
         return {key: value for key, value in self.defaults.items() if key in takes}
 
 
-def _import(path: str) -> Callable[..., Any]:
-    module, _, attribute = path.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return found
-
-
 def _is_model(thing: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(thing, torch.nn.Module) and hasattr(thing, "config")
@@ -207,4 +201,4 @@ def _with_distinct_name(function: RewardFunction, taken: set[str]) -> RewardFunc
     if function.name not in taken:
         return function
     number = next(number for number in range(2, len(taken) + 3) if f"{function.name}_{number}" not in taken)
-    return function.renamed(f"{function.name}_{number}")
+    return replace(function, name=f"{function.name}_{number}")

@@ -148,10 +148,11 @@ def _apart(tried: dict[str, Any], facts: Report, isolated: bool) -> list[Protect
     filtered, landlock = "filter" in facts, facts.get("landlock")
     user = facts.get("user")
     by_filter = "seccomp filter" if filtered else f"no seccomp filter: {facts.get('filter_refused', 'not Linux')}"
-    by_rights = f"runs as user {user}, so only what everybody may" if user is not None else "whatever the caller may"
+    by_rights = (
+        f"runs as user {user}, with the rights that every user has" if user is not None else "with the caller's rights"
+    )
     files = f"Landlock {landlock}" if landlock else f"{by_rights} (no Landlock: {facts.get('landlock_refused', '-')})"
-    changes = by_filter if filtered else by_rights
-    memory = by_filter if filtered else by_rights
+    changes = memory = by_filter if filtered else by_rights
     network, processes = by_filter, f"process group, {by_filter}" if filtered else f"{by_rights}; {by_filter}"
     if isolated:
         files = changes = "file system of its own"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import DataError, ModelError
+from grpo.tasks.messages import SYSTEM_ROLES
+from grpo.tasks.prompt_lengths import without_overlong
 from grpo.tasks.rows import Row
 from grpo.tasks.template_marks import TemplateMarks
 from grpo.tasks.template_options import options_of_row, unused_options
@@ -58,6 +60,11 @@ def render(
         DataError: no row is left, or a prompt has no tokens.
         ModelError: a chat template is needed and there is none, or the template refuses the messages.
     """
+    num_rows, rows = len(rows), without_overlong(rows, tokenizer, max_prompt_length)
+    if num_rows and not rows:
+        raise DataError(
+            f"no prompt left of {num_rows}: all have more than {max_prompt_length} tokens: raise max_prompt_length"
+        )
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if not has_template and (chat or (chat is None and any(not isinstance(row.prompt, str) for row in rows))):
         raise ModelError(
@@ -89,12 +96,12 @@ def render(
     if not prompts:
         shortest = min((len(ids) for ids in token_ids), default=0)
         raise DataError(
-            f"no prompt left of {len(rows)}: the shortest has {shortest} tokens and max_prompt_length is "
+            f"no prompt left of {num_rows}: the shortest has {shortest} tokens and max_prompt_length is "
             f"{max_prompt_length}: raise it"
             if rows
             else "the data set is empty: give at least one row"
         )
-    return Rendered(prompts, dropped=len(rows) - len(prompts))
+    return Rendered(prompts, dropped=num_rows - len(prompts))
 
 
 def render_chat(
@@ -178,7 +185,7 @@ def _merge_system(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _is_system(message: Message) -> bool:
-    return str(message["role"]) in ("system", "developer")
+    return message["role"] in SYSTEM_ROLES
 
 
 def _is_prefilled(messages: Sequence[Message]) -> bool:

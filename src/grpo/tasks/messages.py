@@ -10,9 +10,10 @@ from grpo.errors import DataError
 from grpo.tasks.values import is_missing, kind_of
 from grpo.types import Message
 
-__all__ = ["ROLES", "read_messages", "refuse_images"]
+__all__ = ["ROLES", "SYSTEM_ROLES", "read_messages", "refuse_images"]
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 
 _SHARED_ROLES = {
     "human": "user",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.errors import DataError
-from grpo.tasks.messages import read_messages, refuse_images
+from grpo.tasks.messages import SYSTEM_ROLES, read_messages, refuse_images
 from grpo.tasks.readers import read_records
 from grpo.tasks.shapes import Asked, find_value, recognise, verl_answer, without_reply
 from grpo.tasks.values import is_missing, kind_of, plain_value
@@ -42,7 +42,7 @@ class Row:
         return tuple(
             (message["role"], " ".join(message["content"].split()))
             for message in self.prompt
-            if message["role"] not in ("system", "developer")
+            if message["role"] not in SYSTEM_ROLES
         )
 
 
@@ -161,7 +161,7 @@ def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
         raise DataError(f"{where}: the prompt ends with a call of a tool: add the tool's message, or leave the row out")
     if not messages or not (messages[-1]["content"].strip() or messages[-1]["role"] == "tool"):
         raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")
-    if all(message["role"] in ("system", "developer") for message in messages):
+    if all(message["role"] in SYSTEM_ROLES for message in messages):
         raise DataError(f"{where}: the prompt has a system message only: add a user message")
     return messages
 

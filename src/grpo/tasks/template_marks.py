@@ -43,7 +43,7 @@ class TemplateMarks:
         openings = ((first.removeprefix(start) if writes_start else first).strip() for first in firsts)
         # A default system message stands before the user's mark.
         marks = [before.rfind(token) for token in _special_tokens(tokenizer) if token != start]
-        question = before[max(marks, default=-1) :] if max(marks, default=-1) >= 0 else before
+        question = before[max([0, *marks]) :]
         if writes_start:
             question = question.removeprefix(start)
         return cls(

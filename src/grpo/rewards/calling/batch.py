@@ -34,12 +34,12 @@ class RewardBatch:
     @property
     def prompts(self) -> list[Prompt]:
         """The prompt of each completion."""
-        return [group.prompt for group in self.groups for _ in group.rollouts]
+        return [group.prompt for group, _ in self._members()]
 
     @property
-    def token_ids(self) -> list[list[int]]:
-        """The tokens of each completion."""
-        return [list(rollout.token_ids) for group in self.groups for rollout in group.rollouts]
+    def num_tokens(self) -> list[int]:
+        """The number of tokens of each completion."""
+        return [len(rollout.token_ids) for _, rollout in self._members()]
 
     def arguments(self, log: CallLog) -> Mapping[str, Callable[[], Any]]:
         """Return by name a maker of each argument: TRL's arguments and opened tags, then the data set's columns.
@@ -49,7 +49,7 @@ class RewardBatch:
         return {
             "prompts": self._prompts,
             "completions": self._completions,
-            "completion_ids": lambda: self.token_ids,
+            "completion_ids": lambda: [list(rollout.token_ids) for _, rollout in self._members()],
             "opened_tags": lambda: [opened_tag(prompt) for prompt in self.prompts],
             **{name: self._column_maker(name) for name in self.columns},
             "trainer_state": lambda: self.state,

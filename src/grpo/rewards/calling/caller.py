@@ -49,7 +49,7 @@ class Caller:
         if function.processes:
             seed = derive_seed(self.seed, "reward", function.name, batch.state.global_step, place, *batch.texts)
             return self._pools[function.name].start(batch, seed=seed, timeout_s=self.timeout_s)
-        num_tokens = [len(ids) for ids in batch.token_ids]
+        num_tokens = batch.num_tokens
         if function.is_async:
             return self._event_loop.start(
                 lambda: run_async_call(lambda log: function.call(batch.arguments(log)), num_tokens),

@@ -98,7 +98,7 @@ class ProcessPool:
         names = self._function.takes(available)
         logs = [name for name in names if name in _LOGS]
         arguments = {name: available[name]() for name in names if name not in logs}
-        return pickle.dumps((arguments, logs, [len(ids) for ids in batch.token_ids], seed))
+        return pickle.dumps((arguments, logs, batch.num_tokens, seed))
 
 
 class _Processes:

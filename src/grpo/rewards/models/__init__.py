@@ -1,1 +1,1 @@
-"""Rewards that are models of this machine: sequence classifiers and click scorers, and what they read with."""
+"""Rewards from models on this machine: sequence classifiers, click scorers, and the backbones that they share."""

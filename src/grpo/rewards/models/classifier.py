@@ -64,9 +64,8 @@ class SequenceClassifierReward:
                 raise ConfigError(f"{option} is {value!r} for a reward model: use a whole number from 1 on")
         name = model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", "") or "")
         self.__name__ = name.rstrip("/").rsplit("/", 1)[-1] or type(model).__name__
-        self._model: Any = None
         if isinstance(model, str):
-            self._model = (backbones or Backbones()).classifier(model, revision=revision, device=device)
+            self._model: Any = (backbones or Backbones()).classifier(model, revision=revision, device=device)
         else:
             self._model = _checked(model, device)
         self._model.eval()
@@ -83,14 +82,14 @@ class SequenceClassifierReward:
         """Return one reward a completion."""
         import torch
 
+        from grpo.reward_models.loop import length_batches
+
         rows = [self._token_ids(prompt, answer) for prompt, answer in zip(prompts, completions, strict=True)]
         self._count_truncated(sum(len(row) > self._limit for row in rows))
         rows = [self._cut(row) for row in rows]
         rewards = [0.0] * len(rows)
-        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         with torch.inference_mode():
-            for start in range(0, len(rows), self._batch_size):
-                chosen = by_length[start : start + self._batch_size]
+            for chosen in length_batches([len(row) for row in rows], self._batch_size):
                 for index, reward in zip(chosen, self._forward([rows[index] for index in chosen]), strict=True):
                     rewards[index] = reward
         return rewards
@@ -132,14 +131,11 @@ class SequenceClassifierReward:
     def _forward(self, rows: list[list[int]]) -> list[float]:
         import torch
 
-        longest = max(1, *map(len, rows))
-        token_ids = torch.full((len(rows), longest), self._pad_id)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for place, row in enumerate(rows):
-            token_ids[place, : len(row)] = torch.tensor(row, dtype=torch.long)
-            mask[place, : len(row)] = 1
-        device = self._model.device
-        logits = self._model(input_ids=token_ids.to(device), attention_mask=mask.to(device)).logits.float()
+        from grpo.reward_models.loop import pad_right
+
+        token_ids, lengths = pad_right(rows, self._pad_id, self._model.device)
+        mask = (torch.arange(token_ids.shape[1], device=lengths.device) < lengths[:, None]).long()
+        logits = self._model(input_ids=token_ids, attention_mask=mask).logits.float()
         if logits.dim() != 2:
             raise ModelError(
                 f"reward model {self.__name__!r} gave logits {list(logits.shape)}: one row a text is needed"

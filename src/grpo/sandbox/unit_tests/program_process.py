@@ -48,9 +48,9 @@ OPERATIONS: dict[str, Any] = {
     "__lt__": operator.lt,
     "__le__": operator.le,
 }
-"""What a check can do with an object of the program, by its name here or that of a method.
+"""Operations of a check on an object of the program, each under a name of its own or that of a method.
 
-Arithmetic is not among it: an object that answers `value - 3` decides itself whether it is near 3.
+Arithmetic is not among them: an object that answers `value - 3` decides itself whether it is near 3.
 """
 
 

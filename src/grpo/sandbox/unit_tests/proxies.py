@@ -2,7 +2,7 @@
 
 A check that is run with these sends the arguments of each call to the program's process and gets a plain value back.
 Nothing that comes back is executed or unpickled, and no object of the program decides about its own equality with a
-plain value: a program knows what a check asks it, and neither the check nor what that expects.
+plain value. A program sees the arguments of its calls, but neither the check nor the values that the check expects.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -279,3 +280,9 @@ def test_a_correction_of_the_sampler_has_an_effect_only_where_it_computes_otherw
     config = GRPOConfig(engine_dtype="bfloat16", sampler_correction=None)
     assert config.remarks() == []
     assert GRPOConfig.from_yaml(config.to_yaml()).algorithm.sampler_correction is None
+
+
+def test_a_path_is_taken_where_text_is_expected(tmp_path: Path) -> None:
+    config = GRPOConfig(output_dir=tmp_path / "run", train_file=tmp_path / "rows.jsonl", task="rows")
+    assert config.output.output_dir == str(tmp_path / "run")
+    assert config.data.train_file == str(tmp_path / "rows.jsonl")

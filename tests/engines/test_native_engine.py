@@ -348,6 +348,30 @@ def test_a_model_without_exchangeable_attention_says_so_once(caplog: pytest.LogC
     assert engine.num_cache_bytes == 0
 
 
+@pytest.mark.parametrize(
+    "reorder",
+    [None, lambda cache, rows: None, lambda cache, rows: (_ for _ in ()).throw(NotImplementedError("no beams"))],
+    ids=["absent", "without effect", "refused"],
+)
+def test_a_model_whose_cache_cannot_be_reordered_is_sampled_without_it(
+    reorder: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import Cache, MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4))
+    expected = generate(NativeEngine(mamba, end_ids=[7], max_sequences=4), requests())
+    caplog.clear()
+    if reorder is None:
+        monkeypatch.delattr(Cache, "reorder_cache")
+    else:
+        monkeypatch.setattr(Cache, "reorder_cache", reorder)
+    with caplog.at_level(logging.WARNING, logger="grpo"):
+        found = generate(NativeEngine(mamba, end_ids=[7], max_sequences=4), requests())
+    assert token_ids(found) == token_ids(expected)
+    assert reorder is None or "cannot go on from its cache" in caplog.text
+
+
 def test_in_lockstep_no_more_prompt_tokens_are_scored_at_once_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import MambaConfig, MambaForCausalLM
 

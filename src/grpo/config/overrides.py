@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_origin
@@ -138,7 +139,7 @@ def _read_text(option: Option | None, text: str) -> Any:
 
 
 def read_settings(options: Mapping[Any, Any], origin: str = "") -> Settings:
-    """Return the settings in `options`, which may be flat, nested by section, dotted, or all three.
+    """Return the settings in `options`, which may be flat, nested by section, dotted, or all three; paths as text.
 
     Args:
         origin: the file they are from, for messages.
@@ -153,7 +154,8 @@ def read_settings(options: Mapping[Any, Any], origin: str = "") -> Settings:
     settings: Settings = {}
     keys: dict[str, str] = {}
     try:
-        for key, value in _entries(options):
+        for key, given in _entries(options):
+            value = os.fspath(given) if isinstance(given, os.PathLike) else given
             for name, ours in _named(key, value):
                 before = settings.get(name)
                 if name.startswith(REWARD):

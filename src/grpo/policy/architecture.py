@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grpo.policy.attention import Attend, Scoring
 
-__all__ = ["WindowRecorder", "why_not_its_layers", "why_not_its_windows"]
+__all__ = ["WindowRecorder", "modules_beside_text", "why_not_its_layers", "why_not_its_windows"]
 
 
 class WindowRecorder:
@@ -30,6 +30,23 @@ class WindowRecorder:
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         self.windows.append(scoring.sliding_window)
         return self.attend(module, query, key, value, scoring)
+
+
+def modules_beside_text(model: Any) -> list[str]:
+    """Return the names of the outermost modules that text never reaches, as those that read images.
+
+    Args:
+        model: a causal language model, not PEFT-wrapped.
+    """
+    if model.config.get_text_config() is model.config:
+        return []
+    of_text = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
+    inside = {id(module) for part in of_text if part is not None for module in part.modules()}
+    if id(model) in inside or id(model.base_model) in inside:
+        return []
+    around = {id(module) for module in model.modules() if inside & {id(part) for part in module.modules()}}
+    outside = [name for name, module in model.named_modules() if id(module) not in inside | around]
+    return [name for name in outside if name.rpartition(".")[0] not in outside]
 
 
 def why_not_its_layers(config: Any) -> str | None:

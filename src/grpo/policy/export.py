@@ -12,13 +12,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grpo.policy.adapters import TRAINED
+from grpo.policy.adapters import TRAINED, adapter_weights
 from grpo.policy.attention import causal_lm
 
 __all__ = ["ExportedWeights", "tensor_checksum"]
 
 _LAYER = re.compile(r".*?\.\d+\.")
 """Names up to and including a layer's number: the tensors that a weight conversion may join or split together."""
+
+_OF_ADAPTERS = (".lora_", ".trainable_tokens_")
+"""Parts of the names of an adapter's own tensors."""
+
+_WRAPPERS = (".token_adapter.base_layer.", ".base_layer.", ".original_module.")
+"""Parts that PEFT puts into the names of the base's tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,7 @@ class ExportedWeights:
                 base as it is and yields adapter matrices last, under the names that PEFT writes.
         """
         model: Any = causal_lm(self.module)
-        tied = getattr(model, "all_tied_weights_keys", None) or {}
-        named = ((name, value) for name, value in model.state_dict(keep_vars=True).items() if name not in tied)
-        base = self._base(model, named, merge=adapters == "merged")
+        base = self._base(model, merge=adapters == "merged")
         for _, layer in itertools.groupby(base, key=lambda item: _layer_of(item[0])):
             yield from _as_saved(model, dict(layer)).items()
         if adapters == "apart" and hasattr(self.module, "peft_config"):
@@ -54,20 +58,29 @@ class ExportedWeights:
         """Return `tensor_checksum` of each merged tensor, by name."""
         return {name: tensor_checksum(tensor) for name, tensor in self.tensors()}
 
-    def _base(self, model: nn.Module, named: Iterator[tuple[str, Any]], *, merge: bool) -> Iterator[tuple[str, Tensor]]:
-        for name, value in named:
-            owner, _, leaf = name.rpartition(".")
-            if ".lora_" in f".{name}":
+    def _base(self, model: nn.Module, *, merge: bool) -> Iterator[tuple[str, Tensor]]:
+        """Yield weights by the names of the model without PEFT's modules."""
+        state = model.state_dict(keep_vars=True)
+        tied = getattr(model, "all_tied_weights_keys", None) or {}
+        trained_copy = f".modules_to_save.{TRAINED}."
+        for full_name, value in state.items():
+            name, copies, _ = full_name.partition(".modules_to_save.")
+            if any(part in f".{full_name}" for part in _OF_ADAPTERS) or (copies and trained_copy not in full_name):
                 continue
-            adapted = None
-            if owner.endswith(".base_layer") and leaf == "weight" and merge:
-                adapted = model.get_submodule(owner.removesuffix(".base_layer"))
-            yield name.replace(".base_layer.", "."), _whole(value) if adapted is None else _merged(adapted, value)
+            if copies if not merge else ".original_module." in full_name:
+                continue
+            name = full_name.replace(trained_copy, ".")
+            for part in _WRAPPERS:
+                name = name.replace(part, ".")
+            # An adapter on one of two tied weights makes them differ.
+            if name in tied and full_name == name and tied[name] in state:
+                continue
+            owner, wrapper, leaf = full_name.rpartition(".base_layer.")
+            adapted = model.get_submodule(owner) if merge and wrapper and leaf == "weight" else None
+            yield name, _whole(value) if adapted is None else _merged(adapted, value)
 
     def _adapter(self) -> Iterator[tuple[str, Tensor]]:
-        from peft import get_peft_model_state_dict
-
-        weights = get_peft_model_state_dict(self.module, adapter_name=TRAINED, save_embedding_layers=False)
+        weights = adapter_weights(self.module)
         for name in sorted(weights):
             yield name, _whole(weights[name])
 
@@ -94,6 +107,9 @@ def _whole(value: Any) -> Tensor:
 @torch.no_grad()
 def _merged(layer: Any, weight: Any) -> Tensor:
     """Return the weight of a PEFT layer with the adapter that is trained added to it."""
+    if hasattr(layer, "trainable_tokens_delta"):
+        merged: Tensor = layer.get_merged_weights([TRAINED])
+        return _whole(merged)
     return _whole(weight) + _whole(layer.get_delta_weight(TRAINED)).to(weight.dtype)
 
 

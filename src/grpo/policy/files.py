@@ -19,10 +19,18 @@ from grpo.storage import expanded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_model", "load_saved_weights", "load_tokenizer", "read_config", "without_progress_bars"]
+__all__ = [
+    "load_model",
+    "load_saved_weights",
+    "load_tokenizer",
+    "processor_files",
+    "read_config",
+    "without_progress_bars",
+]
 
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 _ATTENTION = ("_attn_implementation_internal", "attn_implementation", "_attn_implementation")
 """Names under which a configuration asks for an implementation of attention."""
@@ -70,26 +78,23 @@ def load_model(source: ModelSource, *, dtype: torch.dtype | None, trainable_adap
     Raises:
         ModelError: the files are missing, incomplete, of an unknown architecture, or not safetensors.
     """
-    from transformers import AutoModelForCausalLM
-
     base = source if source.base is None else find_source(source.base)
     if base.base is not None:
         raise ModelError(
             f"{source.name} is an adapter on {base.name}, which is an adapter itself: merge that one first"
         )
+    config = read_config(base.directory)
     try:
         with without_progress_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = _auto_class(config).from_pretrained(
                 base.directory,
-                config=read_config(base.directory),
+                config=config,
                 dtype="auto" if dtype is None else dtype,
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except ModelError:
-        raise
     # The Rust reader has an exception of its own.
     except Exception as error:
         raise ModelError(f"the model {base.name} does not load: {first_line(error)}") from error
@@ -99,6 +104,19 @@ def load_model(source: ModelSource, *, dtype: torch.dtype | None, trainable_adap
         )
     assert isinstance(model, nn.Module)
     return model if source.base is None else load_adapter(model, source.directory, trainable=trainable_adapter)
+
+
+def _auto_class(config: Any) -> Any:
+    """Return the class that loads models of this kind: a causal one where what it saves can be loaded again.
+
+    Some models that read images besides text have no causal class; of others, the text part has no class of its own.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    # `in` has no public form.
+    causal, with_images = AutoModelForCausalLM._model_mapping, AutoModelForImageTextToText._model_mapping
+    is_causal = type(config) in causal and causal[type(config)].config_class in causal
+    return AutoModelForImageTextToText if not is_causal and type(config) in with_images else AutoModelForCausalLM
 
 
 def load_saved_weights(model: Any, directory: Path) -> None:
@@ -141,6 +159,12 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def processor_files(source: ModelSource) -> dict[str, bytes]:
+    """Return the files by which a model prepares images, by name."""
+    files = [source.directory / name for name in PROCESSOR_FILES]
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
 def load_tokenizer(tokenizer: str | Path | PreTrainedTokenizerBase | None, source: ModelSource | None) -> Any:

@@ -13,9 +13,17 @@ import torch
 from torch import nn
 
 from grpo.errors import ConfigError, ModelError
-from grpo.policy.adapters import TRAINED, LoraSettings, add_adapter, keep_adapter_copy, refuse_virtual_tokens
+from grpo.policy.adapters import (
+    TRAINED,
+    LoraSettings,
+    add_adapter,
+    keep_adapter_copy,
+    keep_embeddings,
+    refuse_virtual_tokens,
+)
+from grpo.policy.architecture import modules_beside_text
 from grpo.policy.attention import causal_lm, use_attention
-from grpo.policy.files import load_model, load_tokenizer
+from grpo.policy.files import load_model, load_tokenizer, processor_files, read_config
 from grpo.policy.fused import compile_layers, use_fused_layers
 from grpo.policy.policy import Policy, Reference
 from grpo.policy.products import use_fast_products
@@ -46,6 +54,8 @@ def load_policy(
     seed: int = 0,
 ) -> Policy:
     """Return the policy, ready to be trained and sampled from.
+
+    Of a model that reads images besides text, the text part is trained; the rest stays as it is and is saved with it.
 
     The model's own dropout is switched off for good (`from_pretrained` leaves it in the config): noise in the
     log-probabilities would separate the policy that sampled from the one that is trained. Adapters keep theirs.
@@ -91,12 +101,17 @@ def load_policy(
         beside = Reference(_frozen(copy.deepcopy(module)), forward)
     elif reference not in ("none", "start"):
         beside = _other_reference(reference, module, target, compute_dtype, pad_token_id)
+    untouched = modules_beside_text(causal_lm(module))
     if lora is not None:
-        module = add_adapter(module, lora, seed=derive_seed(seed, "lora"))
+        module = add_adapter(module, lora, seed=derive_seed(seed, "lora"), excluded=untouched)
     elif had_adapter and reference == "start":
         keep_adapter_copy(module)
     elif not had_adapter:
         module.requires_grad_(True)
+        for name in untouched:
+            module.get_submodule(name).requires_grad_(False)
+    if trains_adapter and source is not None and _was_resized(module, source):
+        keep_embeddings(module)
     _make_savable(causal_lm(module))
     _require_savable(module, tokenizer)
     if trains_adapter and source is None:
@@ -117,6 +132,7 @@ def load_policy(
         base_name=_base_name(source),
         reference=beside,
         reference_is_adapter=reference == "start" and trains_adapter,
+        processor_files=processor_files(source) if untouched and source is not None and not trains_adapter else {},
     )
 
 
@@ -161,6 +177,13 @@ def _activate_adapter(module: Any, lora: LoraSettings | None, *, has_reference: 
             f"set beta=0, give a reference_model, or use an adapter with bias='none'"
         )
     module.set_adapter(TRAINED)
+
+
+def _was_resized(module: nn.Module, source: ModelSource) -> bool:
+    """Return whether a model in memory has another number of embeddings than its base on disk."""
+    base = source if source.base is None else find_source(source.base)
+    sizes = [config.get_text_config().vocab_size for config in (causal_lm(module).config, read_config(base.directory))]  # type: ignore[operator,union-attr]
+    return bool(sizes[0] != sizes[1])
 
 
 def _device(name: str) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ class Policy:
         base_name: str,
         reference: Reference | None = None,
         reference_is_adapter: bool = False,
+        processor_files: Mapping[str, bytes] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -68,6 +69,7 @@ class Policy:
         self.device = next(model.parameters()).device
         self._reference = reference
         self._reference_is_adapter = reference_is_adapter
+        self._processor_files = processor_files or {}
 
     @property
     def has_adapter(self) -> bool:
@@ -141,6 +143,8 @@ class Policy:
             with without_progress_bars():
                 causal_lm(self.model).save_pretrained(directory)  # type: ignore[operator]
         self.tokenizer.save_pretrained(directory)
+        for name, content in self._processor_files.items():
+            (directory / name).write_bytes(content)
 
     def load_weights(self, directory: Path) -> None:
         """Put the weights that `save` wrote in place of the present ones, bit for bit.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from grpo.engines.native.fallback import LockstepRunner
 from grpo.engines.native.fused_decoder import FusedDecoder, ModuleForward, Rotations
 from grpo.engines.native.limits import ModelLimits, check_request, check_tokens
-from grpo.engines.native.probe import decoder_structure, why_not_fused, why_not_shared
+from grpo.engines.native.probe import decoder_structure, why_no_cache, why_not_fused, why_not_shared
 from grpo.engines.native.runner import Runner, SharedPrefixRunner
 from grpo.engines.native.sampling import sample, uniforms
 from grpo.engines.native.scheduler import Admission, Scheduler
@@ -280,7 +280,15 @@ class NativeEngine:
             name,
             reason,
         )
-        return lambda: LockstepRunner(self.model)
+        with self._inference():
+            no_cache = why_no_cache(self.model, LockstepRunner(self.model))
+        if no_cache is not None:
+            _logger.warning(
+                "%s cannot go on from its cache (%s): each token reads all before it again, which is much slower",
+                name,
+                no_cache,
+            )
+        return lambda: LockstepRunner(self.model, keeps_cache=no_cache is None)
 
     def _try_fused(self) -> tuple[Callable[[], Runner] | None, str | None]:
         """Return a function that makes fused runners, or the reason why the model can have none."""

@@ -28,13 +28,19 @@ class LockstepRunner:
 
     lockstep = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, keeps_cache: bool = True) -> None:
+        """Prepare to run `model`.
+
+        Args:
+            keeps_cache: False: read every completion again from its beginning at each token.
+        """
         self.model = model
         self.device = next(model.parameters()).device
         self._arguments = frozenset(inspect.signature(causal_lm(model).forward).parameters)
         self._cache_name: str | None = None
         self._cache: Any = None
         self._token_ids = torch.zeros(0, 0, dtype=torch.int64, device=self.device)
+        self.keeps_cache = keeps_cache
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         self._token_ids = torch.tensor([list(prompt) for prompt in prompts], device=self.device)
@@ -80,7 +86,7 @@ class LockstepRunner:
 
     def _forward(self, token_ids: Tensor) -> Tensor:
         """Return the last position's logits [B, V] and keep the cache, if it is one whose rows can be selected."""
-        arguments: dict[str, Any] = {"input_ids": token_ids, "use_cache": True, **only_logits(self.model)}
+        arguments: dict[str, Any] = {"input_ids": token_ids, "use_cache": self.keeps_cache, **only_logits(self.model)}
         if "position_ids" in self._arguments:
             length = self._token_ids.shape[1]
             arguments["position_ids"] = torch.arange(length - token_ids.shape[1], length, device=self.device)[None]
@@ -92,7 +98,7 @@ class LockstepRunner:
         output = self.model(**arguments)
         for name in _CACHE_NAMES:
             cache = getattr(output, name, None)
-            if name in self._arguments and hasattr(cache, "reorder_cache"):
+            if self.keeps_cache and name in self._arguments and hasattr(cache, "reorder_cache"):
                 self._cache_name, self._cache = name, cache
         logits = output.logits
         assert isinstance(logits, Tensor)

@@ -5,7 +5,7 @@ Two ways to run it are probed: `fused_decoder` with a copy of its weights, and i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,12 @@ from grpo.engines.native.structure import Decoder, UnrecognisedError, recognise
 from grpo.policy.architecture import WindowRecorder, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import causal_lm, only_logits, placeholder_mask
 
-__all__ = ["decoder_structure", "why_not_fused", "why_not_shared"]
+__all__ = ["decoder_structure", "why_no_cache", "why_not_fused", "why_not_shared"]
 
 MakeRunner = Callable[[], SharedPrefixRunner]
 
 _PROMPTS = ((3, 10, 17, 24, 31), (2, 13, 24))
+_EQUAL_PROMPTS = ((3, 10, 17, 24), (2, 13, 24, 5))
 _COMPLETIONS = ((0, (5, 9)), (1, (4, 6)), (0, (8, 1)))
 """Number of the prompt, and the two tokens after it."""
 
@@ -72,6 +73,20 @@ def why_not_fused(model: nn.Module, make: MakeRunner) -> str | None:
         return _in_one_line(error)
 
 
+def why_no_cache(model: nn.Module, runner: Runner) -> str | None:
+    """Return why `runner`, in lockstep, cannot go on from the model's own cache; None if it can.
+
+    Completions come and go, so the cache's rows must be selectable.
+    """
+    config: Any = causal_lm(model).config
+    try:
+        return _difference(model, runner, config.get_text_config().vocab_size, _EQUAL_PROMPTS)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return _in_one_line(error)
+
+
 def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
@@ -83,9 +98,11 @@ def _different_logits(model: nn.Module, make: MakeRunner, vocabulary: int) -> st
     return _difference(model, shared, vocabulary) or _difference(model, copied, vocabulary)
 
 
-def _difference(model: nn.Module, runner: Runner, vocabulary: int) -> str | None:
+def _difference(
+    model: nn.Module, runner: Runner, vocabulary: int, prompts: Sequence[Sequence[int]] = _PROMPTS
+) -> str | None:
     """Return by how much the logits of `runner` are off: a layer with a state of its own shows here."""
-    through_cache, plain = _logits_both_ways(model, runner, vocabulary)
+    through_cache, plain = _logits_both_ways(model, runner, vocabulary, prompts)
     # Rounding: 1e-5 of the logits' spread in float32, a few hundredths in 16 bits. A missing state: far more.
     tolerance = 2e-3 if through_cache.dtype.itemsize >= 4 else 0.2
     difference, spread = float((through_cache.float() - plain.float()).abs().max()), float(plain.float().std())
@@ -111,12 +128,14 @@ def _windows(model: nn.Module, vocabulary: int) -> list[int | None]:
     return recorder.windows
 
 
-def _logits_both_ways(model: nn.Module, runner: Runner, vocabulary: int) -> tuple[Tensor, Tensor]:
+def _logits_both_ways(
+    model: nn.Module, runner: Runner, vocabulary: int, prompts: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
     """Return next-token logits [3, 3, V] through prefill and two decodes, and of plain forward passes."""
     device = next(model.parameters()).device
     tails = torch.tensor([tail for _, tail in _COMPLETIONS], device=device) % vocabulary
     slots = np.array([slot for slot, _ in _COMPLETIONS])
-    prompts = [[token % vocabulary for token in prompt] for prompt in _PROMPTS]
+    prompts = [[token % vocabulary for token in prompt] for prompt in prompts]
     first = runner.prefill(prompts)[torch.from_numpy(slots).to(device)]
     runner.join(slots)
     through_cache = torch.stack((first, runner.decode(tails[:, 0]), runner.decode(tails[:, 1])), dim=1)

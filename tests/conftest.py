@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 
 # Before torch is imported. Tests are small: a second thread costs more than it brings.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell lets the commands that it starts in the background ignore interrupts, which the tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers

@@ -13,7 +13,7 @@ from scipy import stats
 from grpo.engines.native import NativeEngine, NativeSampler
 from grpo.environments import EpisodeSampler, SingleTurn
 from grpo.evaluate import Evaluator, confidence_interval, pass_at_k
-from grpo.intervals import wilson_interval
+from grpo.intervals import mean_interval, wilson_interval
 from grpo.policy import Policy
 from grpo.rewards import RewardSuite, resolve_rewards
 from grpo.rollout import EpisodeCollector
@@ -163,6 +163,10 @@ def test_rewards_of_an_evaluation_are_means_of_what_could_be_scored(tiny_policy:
     assert 0 < len(even) < len(places) == 24
     assert metrics["rewards"]["place"] == pytest.approx(fmean(even))
     assert metrics["reward"] == pytest.approx(2 * fmean(even))
+    size = len(places) // metrics["prompts"]
+    rows = [[each for each in places[start : start + size] if each % 2 == 0] for start in range(0, len(places), size)]
+    assert metrics["rewards_ci95"]["place"] == pytest.approx(mean_interval(rows))
+    assert metrics["reward_ci95"] == pytest.approx([2 * bound for bound in metrics["rewards_ci95"]["place"]])
 
     evaluator.rewards = RewardSuite(
         resolve_rewards([lambda completions, **_: [float("nan")] * len(completions)]), max_failed_share=1.0
@@ -170,6 +174,8 @@ def test_rewards_of_an_evaluation_are_means_of_what_could_be_scored(tiny_policy:
     nothing = evaluator.evaluate(0, 10).metrics
     assert nothing["reward"] is None
     assert list(nothing["rewards"].values()) == [None]
+    assert nothing["reward_ci95"] is None
+    assert list(nothing["rewards_ci95"].values()) == [None]
 
 
 def test_without_a_judge_there_is_a_reward_and_no_accuracy(tiny_policy: Policy, sums: list[Prompt]) -> None:

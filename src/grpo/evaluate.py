@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.errors import RunError
-from grpo.intervals import wilson_interval
+from grpo.intervals import mean_interval, wilson_interval
 from grpo.rewards import RewardSuite
+from grpo.rewards.output import value_sum
 from grpo.rollout import EpisodeCollector, judged_texts
 from grpo.seeding import derive_seed
 from grpo.tasks import Verifier
@@ -26,11 +28,12 @@ class Evaluation:
     """The result of an evaluation; `metrics` is JSON-able and is one line of `eval.jsonl`.
 
     Attributes:
-        metrics: `reward`, `rewards` (the mean of each, by name), `completion_length`, `truncated_share`, `prompts`,
-            `samples_per_prompt`; `format_rate` where a format is asked for; when the task can verify answers also
-            `accuracy` (strict, sampled), `accuracy_ci95`, `accuracy_lenient`,
+        metrics: `reward`, `reward_ci95`, `rewards` and `rewards_ci95` (of each, by name), `completion_length`,
+            `truncated_share`, `prompts`, `samples_per_prompt`; `format_rate` where a format is asked for; when the task
+            can verify answers also `accuracy` (strict, sampled), `accuracy_ci95`, `accuracy_lenient`,
             `accuracy_lenient_ci95`, `accuracy_greedy`, `accuracy_greedy_ci95`, `accuracy_greedy_lenient`,
-            `pass_at_k` (by k) and `answers` (how often each of the commonest was given).
+            `pass_at_k` (by k) and `answers` (how often each of the commonest was given). Intervals are [low, high],
+            None where there is nothing to measure.
     """
 
     metrics: Mapping[str, Any]
@@ -79,9 +82,15 @@ class Evaluator:
             with self.rewards.evaluating():
                 scored = self.rewards.score(sampled, texts, step=step, max_steps=max_steps, epoch=epoch)
             totals = [rollout.score.sum for group in scored.groups for rollout in group.rollouts]
+            sizes = [len(group.rollouts) for group in sampled]
             numbers = [total for total in totals if total is not None]
             metrics["reward"] = _mean(numbers) if numbers else None
+            metrics["reward_ci95"] = _interval(totals, sizes)
             metrics["rewards"] = {name: scored.metrics.get(f"rewards/{name}/mean") for name in scored.outputs}
+            metrics["rewards_ci95"] = {
+                name: _interval([value_sum(value) for value in output.unnormalised], sizes)
+                for name, output in scored.outputs.items()
+            }
         if self.verifier is not None:
             greedy = self._sample(replace(self.sampling, temperature=0.0), 1)
             metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(*greedy))
@@ -176,6 +185,14 @@ def _effective_count(outcomes: Sequence[Sequence[bool]]) -> float:
     variance = between + ((total - weighted_size) / (num_prompts - 1) - 1) * within
     correlation = (between - within) / variance if variance > 0 else 1.0
     return total / (1 + (weighted_size - 1) * min(1.0, max(0.0, correlation)))
+
+
+def _interval(values: Sequence[float | None], sizes: Sequence[int]) -> list[float] | None:
+    """Return the 95% interval of the mean of the values that are not None, with so many values for each prompt."""
+    left = iter(values)
+    rows = [[value for value in itertools.islice(left, size) if value is not None] for size in sizes]
+    found = mean_interval(rows)
+    return None if found is None else list(found)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -135,7 +135,7 @@ def test_training_rows_that_are_evaluation_rows_are_left_out(command):
     write_lines("eval.jsonl", sums(4))
     shown = command("train", *WORDS, "train_file=train.jsonl", "eval_file=eval.jsonl", "output_dir=run")
     assert shown.code == 0
-    assert "4 training rows are also evaluation rows and were left out" in shown.out
+    assert "4 rows with the same prompt as a row to evaluate on left out of training" in shown.out
     held_out = {row["prompt"] for row in sums(4)}
     assert not held_out & {line["prompt"] for line in lines_of("run/completions.jsonl")}
 

@@ -56,6 +56,7 @@ def test_repetitions_of_a_held_out_row_are_not_trained_on() -> None:
     task = task_of(read_rows([f"question {number % 5}" for number in range(50)]), eval_size=2)
     assert len(task.evaluation) == 2 and len(questions(task.evaluation)) == 2
     assert len(task.train) == 30
+    assert task.removed == 18, "two of the twenty rows with these questions are evaluated on"
     assert not questions(task.train) & questions(task.evaluation)
 
 

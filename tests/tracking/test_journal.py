@@ -39,7 +39,11 @@ class Witness:
         self.calls: list[tuple[Any, ...]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: self.calls.append((name, *arguments))
+        def note(*arguments: Any) -> str:
+            self.calls.append((name, *arguments))
+            return f"shown by {name}"
+
+        return note
 
 
 def step(journal: Journal, number: int, *, spread: float = 1.0) -> Mapping[str, float]:
@@ -65,7 +69,7 @@ def test_a_step_is_written_shown_and_sent_to_trackers_as_often_as_was_asked(tmp_
         (2, "5", 1.0),
     ]
     assert screen.calls == [("step", number, metrics) for number, metrics in enumerate(told, 1)]
-    assert tracker.calls == [("log", 2, told[1]), ("log", 4, told[3])]
+    assert tracker.calls == [("log", 2, told[1], completions[2:4]), ("log", 4, told[3], completions[6:8])]
 
 
 def test_trackers_and_completions_can_be_left_out(tmp_path: Path) -> None:
@@ -83,7 +87,8 @@ def test_every_step_is_sent_where_nothing_else_is_asked(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path) as run:
         journal = Journal(run, Witness(), [tracker])  # type: ignore[arg-type,list-item]
         told = [step(journal, number) for number in (1, 2)]
-    assert tracker.calls == [("log", 1, told[0]), ("log", 2, told[1])]
+    completions = lines(tmp_path / "completions.jsonl")
+    assert tracker.calls == [("log", 1, told[0], completions[:2]), ("log", 2, told[1], completions[2:])]
 
 
 def test_an_evaluation_is_written_shown_and_sent_with_its_step(tmp_path: Path) -> None:
@@ -105,7 +110,8 @@ def test_the_end_is_written_before_it_is_shown_and_the_screen_is_closed_first(tm
         journal.note("a note")
         journal.finish(SUMMARY)
     assert json.loads((tmp_path / "summary.json").read_text()) == SUMMARY
-    assert screen.calls[1:] == [("doing", "saving"), ("note", "a note"), ("close",), ("finish", SUMMARY)]
+    place = ("note", "shown by finish")
+    assert screen.calls[1:] == [("doing", "saving"), ("note", "a note"), ("close",), place, ("finish", SUMMARY)]
     assert tracker.calls[1:] == [("finish", SUMMARY)]
 
 
@@ -115,7 +121,7 @@ def test_an_interrupted_run_has_no_outcome_and_says_how_it_continues(tmp_path: P
         journal = Journal(run, screen, [tracker])  # type: ignore[arg-type,list-item]
         journal.interrupted(SUMMARY, "grpo train --resume")
     assert not (tmp_path / "summary.json").exists()
-    assert screen.calls == [("clear",), ("close",), ("note", "grpo train --resume")]
+    assert screen.calls == [("clear",), ("close",), ("note", "shown by finish"), ("note", "grpo train --resume")]
     assert tracker.calls == [("finish", SUMMARY)]
 
 

@@ -57,7 +57,9 @@ def remark_on_data(parts: Parts, journal: Journal) -> None:
             f"{_way_to_longer_prompts(parts)} to keep them"
         )
     if parts.task.removed:
-        journal.warn(f"{parts.task.removed} training rows are also evaluation rows and were left out of training")
+        journal.warn(
+            f"{counted(parts.task.removed, 'row')} with the same prompt as a row to evaluate on left out of training"
+        )
     if parts.task.eval_size_wanted is not None:
         journal.note(
             f"eval_size {parts.task.eval_size_wanted} is more than a fifth of the prompts, so "

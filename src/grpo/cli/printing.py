@@ -55,6 +55,7 @@ def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     """Return the accuracies of `assembly.evaluate`, with intervals and meanings, and the mean of each reward."""
     from grpo.plurals import counted
     from grpo.tracking.formatting import EVALUATION_MEASURES, interval
+    from grpo.tracking.metrics import each_reward
 
     rows = [
         (f"  {label}", interval(metrics, name), meaning)
@@ -66,8 +67,12 @@ def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
         for k, share in metrics.get("pass_at_k", {}).items()
         if k != "1"
     ]
-    means = metrics.get("rewards", {})
-    rows += [(f"    {name}", f"{mean:.3f}", "") for name, mean in means.items() if mean is not None]
+    each = each_reward(metrics)
+    rows += [
+        (f"    {name}", interval(each, name), "")
+        for name, mean in metrics.get("rewards", {}).items()
+        if mean is not None
+    ]
     prompts, completions = counted(metrics["prompts"], "prompt"), counted(metrics["samples_per_prompt"], "completion")
     head = f"{model}: {prompts} × {completions}"
     return "\n".join([head, *aligned(rows)])

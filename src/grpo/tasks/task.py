@@ -34,7 +34,8 @@ class Task:
         train: rows to train on.
         evaluation: rows to evaluate on, none with the question of a training row; may be empty.
         verifier: verifies completions; None if the rows have no answers that texts can be compared with.
-        removed: number of training rows that were removed because evaluation rows have the same question.
+        removed: number of rows that are left out of training, and not evaluated on either, because evaluation rows have
+            the same question.
         eval_size_wanted: number of rows that should have been held out, if there are too few rows; else None.
     """
 
@@ -116,7 +117,8 @@ def rows_task(
 
     Args:
         evaluation: rows to evaluate on; training rows with the same question are removed and counted. None:
-            `eval_size` training rows are held out, drawn by `seed`, and rows with the same question are removed.
+            `eval_size` training rows are held out, drawn by `seed`, and rows with the same question are removed
+            and counted.
         eval_size: number of rows to evaluate on, drawn by `seed`; None: all of `evaluation`, or none without it.
             The training rows do not depend on it if `evaluation` is given.
         spares_train_rows: hold out a fifth of the training rows at most, even if `eval_size` is greater.
@@ -133,7 +135,7 @@ def rows_task(
             eval_size, wanted = most, eval_size
         held_out = _hold_out(train, eval_size or 0, seed)
         kept = _without(train, held_out)
-        removed = 0
+        removed = len(train) - len(kept) - len(held_out)
     else:
         held_out = _sample(evaluation, eval_size, seed)
         kept = _without(train, evaluation)

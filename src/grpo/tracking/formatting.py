@@ -81,16 +81,21 @@ def duration(seconds: Any) -> str:
 
 
 def interval(metrics: Mapping[str, Any], name: str) -> str:
-    """Return a metric with its 95% interval where there is one.
+    """Return a metric with its 95% interval where there is one, to two decimals or as many as the interval needs.
 
     Example:
         >>> interval({"accuracy": 0.5, "accuracy_ci95": [0.43, 0.57]}, "accuracy")
         '0.50 [0.43, 0.57]'
+        >>> interval({"reward": 0.0052, "reward_ci95": [0.0048, 0.0056]}, "reward")
+        '0.0052 [0.0048, 0.0056]'
     """
     value, bounds = metrics.get(name), metrics.get(f"{name}_ci95")
     if not is_finite(value) or not bounds or not all(map(is_finite, bounds)):
         return number(value, ".2f")
-    return f"{value:.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
+    width = bounds[1] - bounds[0]
+    decimals = max(2, -math.floor(math.log10(width))) if width > 0 else 2
+    shown, low, high = (f"{x:.{decimals}f}" for x in (value, *bounds))
+    return f"{shown} [{low}, {high}]"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -52,15 +52,16 @@ class Journal:
         advantages: Tensor,
     ) -> None:
         """Record a step: `metrics` as they are, and each completion with its rewards."""
-        if self.log_completions:
-            self.run.append_completions(completion_lines(step, groups, advantages))
+        lines = completion_lines(step, groups, advantages) if self.log_completions else []
+        if lines:
+            self.run.append_completions(lines)
         self.run.append_metrics(metrics)
         self.console.step(step, metrics)
         for finding in self._monitor.after_step(metrics):
             self.warn(finding)
         if self.log_every > 0 and step % self.log_every == 0:
             for tracker in self.trackers:
-                tracker.log(step, metrics)
+                tracker.log(step, metrics, lines)
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record an evaluation after `step` completed steps."""
@@ -95,8 +96,9 @@ class Journal:
         self.note(text)
 
     def _end(self, summary: Mapping[str, Any]) -> None:
-        for tracker in self.trackers:
-            tracker.finish(summary)
+        places = [tracker.finish(summary) for tracker in self.trackers]
         self.console.close()
+        for place in filter(None, places):
+            self.note(place)
         for finding in self._monitor.conclusions():
             self.warn(finding)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-__all__ = ["answer_counts", "flatten_evaluation", "flatten_step", "is_finite", "reward_means"]
+__all__ = ["answer_counts", "each_reward", "flatten_evaluation", "flatten_step", "is_finite", "reward_means"]
 
 _TAKEN = frozenset({"reward", "step", "kl", "length", "cut", "zero-var", "failed", "lr", "left"})
 """Names that the screen uses for other numbers."""
@@ -28,7 +28,7 @@ def flatten_step(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the finite numbers of an evaluation under `eval/`; intervals as `_low` and `_high`, pass@k by its k, each
-    reward's mean under `rewards/`.
+    reward's mean and interval under `rewards/`.
 
     Example:
         >>> flatten_evaluation({"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "pass_at_k": {"1": 0.5}})
@@ -36,8 +36,11 @@ def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
     """
     flat: dict[str, Any] = {}
     for name, value in metrics.items():
-        if name.endswith("_ci95") and value is not None:
-            flat[f"{name}_low"], flat[f"{name}_high"] = value
+        if name == "rewards_ci95":
+            for reward, bounds in value.items():
+                flat |= _bounds(f"rewards/{reward}_ci95", bounds)
+        elif name.endswith("_ci95"):
+            flat |= _bounds(name, value)
         elif name == "pass_at_k":
             flat |= {f"pass_at_{k}": share for k, share in value.items()}
         elif name == "rewards":
@@ -47,10 +50,25 @@ def flatten_evaluation(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {f"eval/{name}": float(value) for name, value in flat.items() if is_finite(value)}
 
 
+def _bounds(name: str, bounds: Sequence[float] | None) -> dict[str, float]:
+    return {} if bounds is None else {f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
+
+
 def answer_counts(metrics: Mapping[str, Any]) -> dict[str, int]:
     """Return how often each answer was given, most frequent first; empty when the task verifies no answers."""
     answers: Mapping[str, int] = metrics.get("answers") or {}
     return dict(sorted(answers.items(), key=lambda answer: (-answer[1], answer[0])))
+
+
+def each_reward(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mean of each reward in an evaluation by its name, and its interval under the name with `_ci95`.
+
+    Example:
+        >>> each_reward({"rewards": {"brevity": 0.5}, "rewards_ci95": {"brevity": [0.4, 0.6]}})
+        {'brevity': 0.5, 'brevity_ci95': [0.4, 0.6]}
+    """
+    intervals = metrics.get("rewards_ci95") or {}
+    return {**(metrics.get("rewards") or {}), **{f"{name}_ci95": bounds for name, bounds in intervals.items()}}
 
 
 def reward_means(metrics: Mapping[str, Any]) -> dict[str, float | None]:

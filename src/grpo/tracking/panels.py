@@ -28,7 +28,7 @@ from grpo.tracking.formatting import (
     sparkline,
     trend,
 )
-from grpo.tracking.metrics import is_finite, reward_means
+from grpo.tracking.metrics import each_reward, is_finite, reward_means
 
 __all__ = ["VITAL_SIGNS", "RunInfo", "RunState", "banner", "dashboard", "evaluation_text", "outcome"]
 
@@ -208,7 +208,8 @@ def evaluation_text(step: int, metrics: Mapping[str, Any], *, wide: bool) -> Tex
     if verified and wide:
         parts += [f"greedy {number(metrics.get('accuracy_greedy'), '.2f')}", format_rate]
     if wide or not verified:
-        parts += [f"reward {number(metrics.get('reward'))}"]
+        bounded = not verified and metrics.get("reward_ci95")
+        parts += [f"reward {interval(metrics, 'reward') if bounded else number(metrics.get('reward'))}"]
     if not verified and "format_rate" in metrics:
         parts += [format_rate]
     return _labelled(f"eval at {step}", 14, "  ".join(parts))
@@ -255,8 +256,8 @@ def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Re
         )
         return Group(table, Text(legend, style="dim"), Text())
     # Without right answers, only the rewards measure the policy.
-    before_each, after_each = before.get("rewards") or {}, after.get("rewards") or {}
-    names = {**before_each, **after_each}
+    before_each, after_each = each_reward(before), each_reward(after)
+    names = dict.fromkeys([*(before.get("rewards") or {}), *(after.get("rewards") or {})])
     for name in names if len(names) > 1 else ():
         _add_change(table, f" {name}", before_each, after_each, name)
     return table

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class TensorBoardTracker:
             self._writer = SummaryWriter(str(self.directory), purge_step=step + 1 if step else None)
         self._writer.add_text("config", _code(config), step)
 
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def log(self, step: int, metrics: Mapping[str, Any], completions: Sequence[Mapping[str, Any]] = ()) -> None:  # noqa: ARG002
         """Record the metrics of step number `step`."""
         self._scalars(step, flatten_step(metrics))
 
@@ -66,12 +67,13 @@ class TensorBoardTracker:
             writer.add_histogram("eval/answers", numpy.asarray(finite), step)
         writer.flush()
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the summary and wait until all is written."""
+    def finish(self, summary: Mapping[str, Any]) -> str:
+        """Record the summary, wait until all is written and return the command that shows it."""
         writer = self._open()
         writer.add_text("summary", _code(summary), int(summary.get("steps", 0)))
         writer.close()
         self._writer = None
+        return f"curves: tensorboard --logdir {shlex.quote(str(self.directory))}"
 
     def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         writer = self._open()

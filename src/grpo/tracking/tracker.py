@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 __all__ = ["Tracker"]
@@ -18,11 +18,11 @@ class Tracker(Protocol):
             ConfigError: the package behind the tracker is missing or not set up.
         """
 
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record the metrics of step number `step`."""
+    def log(self, step: int, metrics: Mapping[str, Any], completions: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Record the metrics of step number `step` and its completions, which are lines of `completions.jsonl`."""
 
     def log_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record an evaluation after `step` completed steps."""
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the summary and wait until all is written."""
+    def finish(self, summary: Mapping[str, Any]) -> str:
+        """Record the summary, wait until all is written and return where to look at it (empty: nowhere)."""

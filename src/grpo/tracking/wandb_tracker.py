@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,10 @@ _RUN_ID = "wandb_run_id.txt"
 
 
 class WandbTracker:
-    """Tracker that logs `train/…`, `rewards/…` and `eval/…` over `step`, and a table of each evaluation's answers.
+    """Tracker that logs `train/…`, `rewards/…` and `eval/…` over `step`, and tables.
+
+    With each evaluation come tables of its answers and of the completions of the step before it; the completions of the
+    last step come at the end.
 
     Args:
         directory: the run directory; W&B keeps its own files in `wandb/` of it.
@@ -41,6 +45,7 @@ class WandbTracker:
         self.name = name or directory.name
         self.mode = mode
         self._run: Run | None = None
+        self._completions: Sequence[Mapping[str, Any]] = ()
 
     def start(self, config: Mapping[str, Any], *, step: int = 0) -> None:
         """Begin a run, or continue the one that this directory began; points logged again replace the earlier ones.
@@ -73,8 +78,9 @@ class WandbTracker:
         self._run.define_metric("*", step_metric="step")
         self._run.config.update({"resumed_after_step": step}, allow_val_change=True)
 
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record the metrics of step number `step`."""
+    def log(self, step: int, metrics: Mapping[str, Any], completions: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Record the metrics of step number `step`; its completions are kept for the next table."""
+        self._completions = completions
         self._open().log({"step": step, **flatten_step(metrics)})
 
     def log_evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -84,14 +90,37 @@ class WandbTracker:
         row: dict[str, Any] = {"step": step, **flatten_evaluation(metrics)}
         if counts := answer_counts(metrics):
             row["eval/answers"] = wandb.Table(columns=["answer", "times"], data=[list(item) for item in counts.items()])
-        self._open().log(row)
+        self._open().log(row | self._table_of_completions())
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Record the summary and wait until all is written."""
+    def finish(self, summary: Mapping[str, Any]) -> str:
+        """Record the summary, wait until all is written and return the address, or the command that uploads it."""
         run = self._open()
+        if self._completions:
+            run.log({"step": self._completions[0]["step"], **self._table_of_completions()})
         run.summary.update({name: value for name, value in summary.items() if value is not None})
+        place = run.url
+        if run.offline:
+            files = f"{shlex.quote(str(self.directory.absolute()))}/wandb/offline-run-*"
+            place = f"offline, upload with: wandb sync {files}"
         run.finish()
         self._run = None
+        return f"Weights & Biases: {place}" if place else ""
+
+    def _table_of_completions(self) -> dict[str, Any]:
+        """Return the completions that are not logged yet as an entry for a log, or nothing."""
+        import wandb
+
+        lines, self._completions = self._completions, ()
+        if not lines:
+            return {}
+        rewards = list(dict.fromkeys(name for line in lines for name in line["rewards"]))
+        facts = ("step", "row", "index", "total", "advantage", "length", "finish_reason")
+        rows = [
+            [_text(line["prompt"]), line["completion"], *map(line["rewards"].get, rewards), *map(line.get, facts)]
+            for line in lines
+        ]
+        columns = ["prompt", "completion", *(f"rewards/{name}" for name in rewards), *facts]
+        return {"completions": wandb.Table(columns=columns, data=rows)}
 
     def _run_id(self) -> str:
         path = self.directory / _RUN_ID
@@ -102,3 +131,10 @@ class WandbTracker:
     def _open(self) -> Run:
         assert self._run is not None, "start() comes first"
         return self._run
+
+
+def _text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
+    """Return a prompt as text; messages with their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(f"{message['role']}: {message.get('content')}" for message in prompt)

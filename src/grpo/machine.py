@@ -8,9 +8,26 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PeakMemory", "free_memory_bytes", "idle_cores", "is_out_of_memory", "keep_freed_memory", "peak_memory_mb"]
+from grpo.errors import GrpoError, RunError
+
+__all__ = [
+    "OUT_OF_MEMORY",
+    "PeakMemory",
+    "free_memory_bytes",
+    "idle_cores",
+    "is_out_of_memory",
+    "keep_freed_memory",
+    "memory_errors",
+    "peak_memory_mb",
+]
+
+OUT_OF_MEMORY = (
+    "out of memory: take a smaller model, or train less of it (lora_rank=16 with dtype=bfloat16), or free some memory"
+)
 
 _CPU_TIMES = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)
@@ -48,6 +65,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, (RuntimeError, OSError)) and any(text in str(error) for text in _ALLOCATION_FAILED)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn a failed allocation into an error of one line that says what to do.
+
+    Raises:
+        RunError: there is not enough memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, GrpoError) or not is_out_of_memory(error):
+            raise
+        raise RunError(OUT_OF_MEMORY) from error
 
 
 def idle_cores(sample_s: float = 0.2) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "read_text",
     "readable_size",
     "require_free_space",
+    "require_plain_entries",
     "require_regular_file",
     "require_short_names",
     "sha256_of",
@@ -155,6 +156,17 @@ def require_regular_file(path: Path, error: type[InputError] = ConfigError) -> N
         return
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device, which may never end"
     raise error(f"cannot read {path}: it is {kind}: give a regular file")
+
+
+def require_plain_entries(directory: Path, error: type[InputError] = ConfigError) -> None:
+    """Check that a folder holds files and folders only: whoever opens a pipe waits for its other end.
+
+    Raises:
+        InputError: of the type `error`: it holds a pipe, a socket or a device.
+    """
+    for entry in sorted(directory.iterdir()):
+        if entry.exists() and not entry.is_file() and not entry.is_dir():
+            raise error(f"{entry} is a pipe, a socket or a device: remove it from {directory}")
 
 
 def read_text(path: Path, *, error: type[InputError] = ConfigError, most_bytes: int | None = None) -> str:

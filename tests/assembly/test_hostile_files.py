@@ -52,6 +52,23 @@ def test_a_link_to_an_endless_device_is_refused_wherever_a_file_is_read(refused)
     assert "may never end" in refused("generate", "tiny", "--file", "rows.jsonl")
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "model.safetensors", "anything"])
+def test_a_pipe_among_the_files_of_a_model_is_refused(train, refused, name):
+    model = train() / "final_model"
+    (model / name).unlink(missing_ok=True)
+    os.mkfifo(model / name)
+    assert f"{name} is a pipe, a socket or a device: remove it" in refused("generate", model, "hello")
+    assert f"{name} is a pipe, a socket or a device: remove it" in refused("train", *WORDS, f"model={model}")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "anything"])
+def test_a_pipe_among_the_files_of_a_run_is_refused(train, refused, name):
+    run = train()
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    assert f"{name} is a pipe, a socket or a device: remove it" in refused("train", "--resume", run, "steps=9")
+
+
 def test_a_socket_is_refused(refused):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("rows.jsonl")

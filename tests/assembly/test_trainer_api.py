@@ -12,7 +12,7 @@ import torch
 from short_runs import count_characters, lines_of, questions, quick, sums, write_lines
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from grpo import CheckpointError, ConfigError, DataError, GRPOConfig, GRPOTrainer, InputError
+from grpo import CheckpointError, ConfigError, DataError, GRPOConfig, GRPOTrainer, InputError, RunError
 from grpo.config import load_config
 from grpo.policy.tiny import TINY_DIRECTORY
 
@@ -368,3 +368,21 @@ def test_after_an_interrupt_the_run_is_saved_and_the_program_is_told():
         trainer.train()
     assert len(list(Path("run").glob("checkpoint-*"))) == 1
     assert not Path("run/final_model").exists()
+
+
+def test_a_lack_of_memory_is_one_line_wherever_it_shows(monkeypatch):
+    from grpo.assembly import api
+
+    def without_memory(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    trainer = GRPOTrainer("tiny", quick(), train_dataset=questions(4), rewards=count_characters)
+    for name, call in {
+        "train_parts": trainer.train,
+        "evaluate_parts": trainer.evaluate,
+        "complete": lambda: trainer.generate(["hello"]),
+        "assemble": lambda: GRPOTrainer("tiny", quick(), train_dataset=questions(4), rewards=count_characters),
+    }.items():
+        monkeypatch.setattr(api, name, without_memory)
+        with pytest.raises(RunError, match="out of memory: take a smaller model"):
+            call()

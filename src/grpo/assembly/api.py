@@ -14,6 +14,7 @@ from grpo.assembly.resuming import resume_with
 from grpo.assembly.runs import train_parts
 from grpo.config import GRPOConfig
 from grpo.errors import ConfigError
+from grpo.machine import memory_errors
 from grpo.tasks import read_rows
 from grpo.trainer import Outcome
 
@@ -88,7 +89,8 @@ class GRPOTrainer:
         config = config or GRPOConfig()
         require_model_and_rows(config, objects)
         self.config, self._objects = settle(config, objects)
-        self._parts: Parts = assemble(self.config, self._objects)
+        with memory_errors():
+            self._parts: Parts = assemble(self.config, self._objects)
 
     @property
     def model(self) -> Any:
@@ -113,12 +115,13 @@ class GRPOTrainer:
             KeyboardInterrupt: after SIGINT, once the step is finished and saved.
             SystemExit: after SIGTERM, likewise.
         """
-        if resume_from is None:
-            outcome = train_parts(self._parts)
-        else:
-            options = self.config.explicit_options()
-            outcome, self._parts = resume_with(resume_from, self._parts_for, options, self._objects.names())
-            self.config = self._parts.config
+        with memory_errors():
+            if resume_from is None:
+                outcome = train_parts(self._parts)
+            else:
+                options = self.config.explicit_options()
+                outcome, self._parts = resume_with(resume_from, self._parts_for, options, self._objects.names())
+                self.config = self._parts.config
         return _summary(outcome)
 
     def evaluate(self) -> Mapping[str, Any]:
@@ -127,14 +130,16 @@ class GRPOTrainer:
         Raises:
             DataError: nothing is held out.
         """
-        return evaluate_parts(self._parts)
+        with memory_errors():
+            return evaluate_parts(self._parts)
 
     def generate(self, prompts: Sequence[Any], *, num_completions: int = 1) -> list[list[str]]:
         """Return `num_completions` texts for each prompt (a text or messages), sampled as `config` says."""
         rows = read_rows([prompts] if isinstance(prompts, str) else list(prompts))
         parts = self._parts
-        answers = complete(self.config, parts.policy, rows, num_completions=num_completions, sampler=parts.sampler)
-        return [list(answer["completions"]) for answer in answers]
+        with memory_errors():
+            answers = complete(self.config, parts.policy, rows, num_completions=num_completions, sampler=parts.sampler)
+            return [list(answer["completions"]) for answer in answers]
 
     def save_model(self, directory: str | Path) -> None:
         """Write what `AutoModelForCausalLM` and `AutoTokenizer` load: the model, or its adapter."""

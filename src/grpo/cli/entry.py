@@ -26,7 +26,7 @@ import grpo
 from grpo.cli.commands import app
 from grpo.cli.streams import drop_output, is_text, open_closed_streams
 from grpo.errors import ConfigError, GrpoError, InputError
-from grpo.machine import is_out_of_memory
+from grpo.machine import OUT_OF_MEMORY, is_out_of_memory
 
 __all__ = ["main", "script"]
 
@@ -76,10 +76,7 @@ def _verdict(error: Exception, *, debug: bool) -> tuple[int, str | None]:
         left = isinstance(error, BrokenPipeError)
         return (0, None) if left else (1, f"error: cannot write to standard output: {error.strerror}")
     if is_out_of_memory(error):
-        return 1, (
-            "error: out of memory: take a smaller model, or train less of it (lora_rank=16 with dtype=bfloat16), "
-            "or free some memory"
-        )
+        return 1, f"error: {OUT_OF_MEMORY}"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         shown = str(error.filename)
         return 2, f"error: the name {shown[:40]}… has {len(shown)} characters, more than the file system allows"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from grpo.errors import CheckpointError, ModelError, first_line
+from grpo.machine import is_out_of_memory
 from grpo.policy.adapters import load_adapter
 from grpo.policy.sources import ModelSource, find_source
 from grpo.storage import expanded
@@ -97,6 +98,8 @@ def load_model(source: ModelSource, *, dtype: torch.dtype | None, trainable_adap
             )
     # The Rust reader has an exception of its own.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"the model {base.name} does not load: {first_line(error)}") from error
     if info["missing_keys"]:
         raise ModelError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from grpo.checkpoint import checkpoint_steps, find_model
 from grpo.errors import CheckpointError, ModelError
 from grpo.policy.tiny import TINY_DIRECTORY
-from grpo.storage import expanded
+from grpo.storage import expanded, require_plain_entries
 
 __all__ = ["ModelSource", "find_source", "is_hub_name"]
 
@@ -95,6 +95,7 @@ def _local(place: Path) -> ModelSource:
             if _saved_models(directory):
                 raise ModelError(str(error)) from error
             raise ModelError(_nothing_saved(place)) from error
+    require_plain_entries(directory, ModelError)
     return ModelSource(str(directory), directory, _adapter_base(directory))
 
 

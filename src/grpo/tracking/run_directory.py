@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from grpo.errors import CheckpointError
-from grpo.storage import expanded, read_text, storage_errors, write_atomically
+from grpo.storage import expanded, read_text, require_plain_entries, storage_errors, write_atomically
 from grpo.tracking.jsonl import append_lines, encode, rewind_lines
 
 __all__ = ["RunDirectory", "find_run", "require_empty"]
@@ -82,6 +82,7 @@ class RunDirectory:
             CheckpointError: no run is there, or another process has locked it.
         """
         directory = find_run(path)
+        require_plain_entries(directory, CheckpointError)
         run = cls(directory, _acquire(directory))
         _point_latest_to(directory)
         return run

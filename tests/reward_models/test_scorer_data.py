@@ -176,6 +176,7 @@ def test_margins_out_of_a_table_are_numbers(tmp_path):
         ({"chosen": [{"role": "assistant", "content": "x"}]}, r"the chosen is .*: use a text"),
         ({"margin": -1}, r"the margin is -1: use a number from 0 on"),
         ({"margin": "much"}, r"the margin is 'much'"),
+        ({"margin": 10**400}, r"the margin is 10000"),
         ({"margin": float("nan")}, r"the margin is nan"),
         ({"margins": 1}, r"unknown column 'margins', .*: did you mean 'margin'"),
     ],

@@ -237,7 +237,7 @@ def _answer_messages(value: Any, name: str, place: str) -> list[Message]:
 def _margin(value: Any, place: str) -> float:
     try:
         margin = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         margin = math.nan
     if isinstance(value, bool) or not 0 <= margin < math.inf:
         raise DataError(f"{place}: the margin is {_shown(value)}: use a number from 0 on")

@@ -157,6 +157,32 @@ def test_a_file_with_the_name_of_a_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint_steps(tmp_path) == [3]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_killed_while_it_removes_old_checkpoints_leaves_no_damaged_one(tmp_path: Path) -> None:
+    learner = Learner()
+    for _ in range(2):
+        save(tmp_path, learner.learn(1), keep_last=2)
+    process = os.fork()
+    if not process:
+        unlink = os.unlink
+
+        def mortal(name: str, **place: object) -> None:
+            unlink(name, **place)  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        os.unlink = mortal  # type: ignore[assignment]
+        try:
+            save(tmp_path, learner.learn(1), keep_last=2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    for step in checkpoint_steps(tmp_path):
+        verify_manifest(tmp_path / f"checkpoint-{step}")
+    assert checkpoint_steps(tmp_path) == [2, 3]
+    assert CheckpointStore(tmp_path, keep_last=2).newest() is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-3"}
+
+
 def test_keep_last_0_keeps_all(tmp_path: Path) -> None:
     learner = Learner()
     for _ in range(4):

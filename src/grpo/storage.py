@@ -22,6 +22,7 @@ __all__ = [
     "disk_error",
     "expanded",
     "free_bytes",
+    "partial_path",
     "read_manifest",
     "read_text",
     "readable_size",
@@ -195,13 +196,18 @@ def read_text(path: Path, *, error: type[InputError] = ConfigError, most_bytes: 
         raise error(f"cannot read {path}: {getattr(refusal, 'strerror', None) or refusal}") from None
 
 
+def partial_path(path: Path) -> Path:
+    """Return the hidden file in which `write_atomically` prepares `path`; a killed process may leave it."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace the content of `path` by `text`; a process killed at any moment leaves the old content or the new.
 
     Raises:
         StorageError: it could not be written; the old content stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
     with storage_errors(path):
         try:
             partial.write_bytes(text.encode())

@@ -334,6 +334,12 @@ def test_tracking_that_cannot_start_leaves_no_run_behind(refused, train, monkeyp
     assert Path("runs/latest").resolve().name == "before"
 
 
+def test_prompts_that_are_too_long_are_counted_in_the_singular_and_plural(refused):
+    words, long = ("generate", "--model", "tiny", "max_prompt_length=19", "5"), "What is 2 + 3?"
+    assert "1 of 2 prompts is longer than 19 tokens: shorten" in refused(*words, long)
+    assert "2 of 3 prompts are longer than 19 tokens: shorten" in refused(*words, long, long)
+
+
 def test_generate_and_eval_refuse_what_cannot_be(refused, rows, monkeypatch):
     assert "no file prompts.jsonl" in refused("generate", "--file", "prompts.jsonl")
     assert "no option 'temprature': did you mean temperature" in refused("generate", "tiny", "a", "temprature=1")

@@ -69,6 +69,88 @@ def test_pairs_are_read_with_and_without_margins_and_as_messages():
     assert read_scorer_rows("pair", [chat]) == [chat]
 
 
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"function": {"name": "price", "arguments": '{"of": "X"}'}}],
+}
+READ_CALL = {**CALL, "content": "", "tool_calls": [{"function": {"name": "price", "arguments": {"of": "X"}}}]}
+PARTS = [{"type": "text", "text": "What is "}, {"type": "text", "text": "a bond?"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({**PAIR, "prompt": [{"role": "user", "content": PARTS}]}, {**PAIR, "prompt": CHAT}),
+        (
+            {
+                **PAIR,
+                "prompt": CHAT,
+                "chosen": [CALL],
+                "rejected": {**CALL, "tool_calls": [{"function": {"name": "x"}}]},
+            },
+            {
+                "prompt": CHAT,
+                "chosen": [READ_CALL],
+                "rejected": [{**READ_CALL, "tool_calls": [{"function": {"name": "x"}}]}],
+            },
+        ),
+        (
+            {**PAIR, "prompt": [*CHAT, CALL, {"role": "tool", "content": "7"}]},
+            {**PAIR, "prompt": [*CHAT, READ_CALL, {"role": "tool", "content": "7"}]},
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": "What is a bond?"}],
+                "chosen": {"from": "gpt", "value": "A loan."},
+                "rejected": {"from": "gpt", "value": "Magic."},
+                "margin": 1,
+            },
+            {
+                "prompt": CHAT,
+                "chosen": [{"role": "assistant", "content": "A loan."}],
+                "rejected": [{"role": "assistant", "content": "Magic."}],
+                "margin": 1.0,
+            },
+        ),
+        (
+            {"messages": [*CHAT, {"role": "assistant", "content": "Well."}], "chosen": "A loan.", "rejected": "Magic."},
+            {**PAIR, "prompt": CHAT},
+        ),
+        (
+            {"instruction": "What is", "input": "a bond?", "chosen": "A", "rejected": "B", "output": "A"},
+            {"prompt": "What is\n\na bond?", "chosen": "A", "rejected": "B"},
+        ),
+        (
+            {"instruction": "What is a bond?", "system": "Be brief.", "chosen": "A", "rejected": "B"},
+            {"prompt": [{"role": "system", "content": "Be brief."}, *CHAT], "chosen": "A", "rejected": "B"},
+        ),
+    ],
+    ids=["parts", "calls", "call in the prompt", "ShareGPT", "messages", "Alpaca", "Alpaca with a system prompt"],
+)
+def test_pairs_may_have_the_shapes_of_other_data_sets(tmp_path, row, wanted):
+    assert read_scorer_rows("pair", [row]) == [wanted]
+    assert read_scorer_rows("pair", lines(tmp_path / "pairs.jsonl", [row])) == [wanted]
+
+
+def test_a_pair_of_another_shape_may_have_no_further_columns():
+    row = {"instruction": "What is a bond?", "chosen": "A", "rejected": "B"}
+    with pytest.raises(DataError, match=r"unknown column 'id', a row has 'prompt', 'chosen', 'rejected' and 'margin'"):
+        read_scorer_rows("pair", [{**row, "id": 1}])
+    with pytest.raises(DataError, match=r"no column 'prompt', there are \['chosen', 'question', 'rejected'\]"):
+        read_scorer_rows("pair", [{"question": "q", "chosen": "A", "rejected": "B"}])
+    with pytest.raises(DataError, match=r"row 0, message 0: the message has an image"):
+        image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+        read_scorer_rows("pair", [{"messages": [image], "chosen": "A", "rejected": "B"}])
+
+
+def test_answers_that_differ_in_their_calls_only_are_no_equal_answers():
+    other = {**CALL, "tool_calls": [{"function": {"name": "price", "arguments": '{"of": "Y"}'}}]}
+    assert len(read_scorer_rows("pair", [{"prompt": CHAT, "chosen": [CALL], "rejected": [other]}])) == 1
+    with pytest.raises(DataError, match="chosen and rejected are equal"):
+        read_scorer_rows("pair", [{"prompt": CHAT, "chosen": [CALL], "rejected": CALL}])
+
+
 def test_margins_out_of_a_table_are_numbers(tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("prompt,chosen,rejected,margin\nq,a,b,0.5\nq,c,d,\n")
@@ -81,11 +163,20 @@ def test_margins_out_of_a_table_are_numbers(tmp_path):
         ({"rejected": " A loan. "}, r"row 0: chosen and rejected are equal"),
         ({"chosen": ""}, r"the chosen is empty"),
         ({"prompt": " "}, r"the prompt is empty"),
-        ({"prompt": []}, r"the prompt is \[\]: use a text or a list"),
-        ({"prompt": None}, r"the prompt is None: use a text or a list"),
+        ({"prompt": []}, r"row 0: the prompt is empty"),
+        ({"prompt": None}, r"row 0: the prompt is null: use text or a list"),
+        ({"prompt": CHAT, "chosen": []}, r"row 0: the chosen is empty"),
+        ({"prompt": CHAT, "chosen": {"role": "bot", "content": "x"}}, r"row 0, chosen, message 0: role 'bot': use one"),
+        (
+            {"prompt": CHAT, "chosen": [{"role": "assistant", "content": None}]},
+            r"chosen, message 0: the content is null",
+        ),
+        ({"prompt": CHAT, "rejected": 5}, r"the rejected is 5: use a text"),
+        ({"prompt": [{"role": "system", "content": "Be brief."}]}, r"the prompt has a system message only"),
         ({"chosen": [{"role": "assistant", "content": "x"}]}, r"the chosen is .*: use a text"),
         ({"margin": -1}, r"the margin is -1: use a number from 0 on"),
         ({"margin": "much"}, r"the margin is 'much'"),
+        ({"margin": 10**400}, r"the margin is 10000"),
         ({"margin": float("nan")}, r"the margin is nan"),
         ({"margins": 1}, r"unknown column 'margins', .*: did you mean 'margin'"),
     ],

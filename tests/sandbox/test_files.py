@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from grpo.errors import SandboxError
 from grpo.processes import descendants
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -212,3 +214,56 @@ def test_when_the_caller_is_killed_nothing_is_left_however_deep(namespaces: bool
     caller.wait()
     until(lambda: not any("program.py" in command_line(pid) or "launcher" in command_line(pid) for pid in started))
     reap()
+
+
+MORTAL = """
+import os, signal
+from pathlib import Path
+from grpo.sandbox import Limits, run, run_program
+
+calls = 0
+
+
+def mortal(verb):
+    def act(*args, **options):
+        global calls
+        calls += 1
+        if calls == {at}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return verb(*args, **options)
+
+    return act
+
+
+Path.mkdir, Path.chmod, Path.write_text = map(mortal, (Path.mkdir, Path.chmod, Path.write_text))
+run.remove_folder = mortal(run.remove_folder)
+run_program("print(1)", limits=Limits(wall_s=50), namespaces={namespaces})
+print(calls)
+"""
+
+
+@on_linux
+def test_a_caller_that_is_killed_while_it_makes_or_removes_the_folder_leaves_none(
+    namespaces: bool, until, reap
+) -> None:
+    folder = Path(tempfile.gettempdir())
+    for at in range(1, 10):
+        command = [sys.executable, "-c", MORTAL.format(at=at, namespaces=namespaces)]
+        caller = subprocess.run(command, check=False, capture_output=True, text=True)
+        if caller.returncode == 0:
+            break
+        assert caller.returncode == -9, caller.stderr
+        until(lambda: list(folder.iterdir()) == [])
+        reap()
+    # The folder, its mode, the program's folder, the program, and the removal.
+    assert (at, caller.stdout) == (6, "5\n")
+
+
+@on_linux
+def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_nothing(run, monkeypatch, namespaces: bool) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(SandboxError, match="No space left on device: free some of it"):
+        run("print(1)", namespaces=namespaces)

@@ -106,3 +106,9 @@ def test_an_empty_cell_and_a_nan_of_a_file_are_refused_with_their_place(tmp_path
     pandas.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet, row 1: no 'answer'"):
         read_rows(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("prompt", [10**400, -(10**400)])
+def test_a_whole_number_beyond_any_float_is_a_number(prompt):
+    with pytest.raises(DataError, match="the prompt is a number: use text"):
+        read_rows([{"prompt": prompt}])

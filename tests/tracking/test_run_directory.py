@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import resource
+import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -265,6 +267,37 @@ def test_a_run_may_begin_where_only_a_lock_is_left(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(CheckpointError, match=r"is not empty \(it has a\.txt\)"):
         require_empty(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_before_its_configuration_was_written_is_begun_again(tmp_path: Path) -> None:
+    for at in itertools.count(1):
+        process = os.fork()
+        if not process:
+            calls = itertools.count(1)
+
+            def mortal(verb, calls=calls, at=at):
+                def act(*args, **options):
+                    if next(calls) == at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return verb(*args, **options)
+
+                return act
+
+            Path.write_bytes, Path.replace, os.fsync = map(mortal, (Path.write_bytes, Path.replace, os.fsync))
+            code = 1
+            try:
+                RunDirectory.create(tmp_path / "run").write_config("steps: 1\n")
+                code = 0
+            finally:
+                os._exit(code)
+        if (ended := os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) == 0:
+            break
+        assert ended == -signal.SIGKILL
+        assert not (tmp_path / "run" / "config.yaml").exists()
+    assert at == 4  # before the file is written, synchronised and renamed, and never
+    assert (tmp_path / "run" / "config.yaml").read_text() == "steps: 1\n"
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", ".lock"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such locks")

@@ -15,6 +15,7 @@ from grpo.checkpoint import model_step
 from grpo.config import GRPOConfig
 from grpo.engines import Sampler, sync_weights
 from grpo.errors import ConfigError, DataError
+from grpo.plurals import counted
 from grpo.policy import Policy
 from grpo.policy.sources import find_source
 from grpo.rollout import EpisodeCollector
@@ -134,9 +135,10 @@ def complete(
         tools=config.data.tools,
     )
     if rendered.dropped:
+        are = "is" if rendered.dropped == 1 else "are"
         raise DataError(
-            f"{rendered.dropped} of {len(rows)} prompts are longer than {config.data.max_prompt_length} tokens: "
-            f"shorten them or raise max_prompt_length"
+            f"{rendered.dropped:,} of {counted(len(rows), 'prompt')} {are} longer than "
+            f"{counted(config.data.max_prompt_length, 'token')}: shorten them or raise max_prompt_length"
         )
     # Questions put to the model are single turns, whatever environment it was trained in.
     episodes = EpisodeCollector(sampler, decoder(policy))

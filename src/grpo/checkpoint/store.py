@@ -6,6 +6,7 @@ renamed. A killed process leaves a hidden folder, which the next process removes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -299,7 +300,15 @@ def _prune(run_directory: Path, newest: int, keep_last: int) -> None:
     best = max((step for step in steps if _is_best(run_directory / f"{_PREFIX}{step}")), default=None)
     for step in steps[:-keep_last]:
         if step != best:
-            shutil.rmtree(run_directory / f"{_PREFIX}{step}", ignore_errors=True)
+            _remove(run_directory / f"{_PREFIX}{step}")
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint under a hidden name, so that a killed process leaves no damaged one."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.partial")
+    with contextlib.suppress(OSError):
+        checkpoint.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _is_best(path: Path) -> bool:

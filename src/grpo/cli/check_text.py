@@ -38,14 +38,14 @@ def _scores(report: CheckReport) -> str:
         if report.reference_column is not None
         else "the rows have no right answers"
     )
-    head = f"Rewards of the probes: mean (lowest … highest) over {report.rows} rows; {compared}"
+    head = f"Rewards of the probes: mean (lowest … highest) over {counted(report.rows, 'row')}; {compared}"
     marks = "✗: number of texts on which it failed; –: does not apply; total: weighted, as at the end of the run"
     return "\n".join([head, *_table(lines), f"  {marks}"])
 
 
 def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
     costs = ("ms each", "s a call: median, p95, longest", "s a step")
-    lines = [["", f"called {repeats} times", "other order", "by itself", *costs]]
+    lines = [["", f"called {counted(repeats, 'time')}", "other order", "by itself", *costs]]
     for reward in rewards:
         calls = f"{reward.median_s:.2g}, {reward.p95_s:.2g}, {reward.longest_s:.2g}"
         changes = (reward.repeat_change, reward.order_change, reward.batch_change)
@@ -58,7 +58,7 @@ def _behaviour(rewards: Sequence[RewardResult], repeats: int) -> str:
 def _forecast(samples: SampleResult) -> str:
     low, high = samples.interval
     return (
-        f"Forecast: rewards differ in {sum(samples.spread)} of {len(samples.spread)} sampled groups of "
+        f"Forecast: rewards differ in {sum(samples.spread)} of {counted(len(samples.spread), 'sampled group')} of "
         f"{samples.group_size}, so training can learn from about {samples.share:.0%} of the groups of a step "
         f"(95% interval {low:.0%} to {high:.0%})"
     )
@@ -81,8 +81,8 @@ def _verdict(report: CheckReport) -> str:
     problems, warnings = len(report.problems), len(report.findings) - len(report.problems)
     and_warnings = f", {counted(warnings, 'warning')}" if warnings else ""
     if report.passed:
-        compared = ", nothing to compare with"
-        if report.reference_column is not None:
+        compared = ", but no right answer was tried"
+        if report.has_right_answers:
             pays = any(finding.code in _JUNK_PAYS for finding in report.findings)
             compared = "" if pays else ", no junk earns as much as the right answer"
         return f"passed: no reward is broken{compared}{and_warnings}"

@@ -22,9 +22,11 @@ from grpo.types import Prompt
 __all__ = [
     "EXACT",
     "Candidates",
+    "accepted_texts",
     "as_text",
     "candidates",
     "could_be_right",
+    "is_unmistakable",
     "names_called",
     "places_of_other_answers",
     "reference_column",
@@ -54,15 +56,18 @@ class Candidates:
     values: tuple[str, ...]
     separator: str
 
-    def around(self, reference: str | None) -> tuple[str, ...]:
-        """Return the answers with the right one neither first nor last, as a reward may rightly read only one of those.
+    def around(self, accepted: Sequence[str]) -> tuple[str, ...]:
+        """Return the answers with a right one neither first nor last, as a reward may rightly read only one of those.
 
         Numbers extend beyond all right ones already. Empty when there is no other answer.
+
+        Args:
+            accepted: the right answers; empty: none is known.
         """
-        if self.kind == "number" or reference is None:
+        if self.kind == "number" or not accepted:
             return self.values
-        others = [value for value in self.values if not same_answer(value, reference)]
-        return (others[0], reference, *(others[1:] or others)) if others else ()
+        others = [value for value in self.values if not any(same_answer(value, right) for right in accepted)]
+        return (others[0], accepted[0], *(others[1:] or others)) if others else ()
 
 
 def reference_column(rows: Sequence[Prompt]) -> str | None:
@@ -74,9 +79,13 @@ def reference_column(rows: Sequence[Prompt]) -> str | None:
 
 
 def reference_text(row: Prompt, column: str) -> str | None:
-    """Return the right answer of a row as text; None when it has none."""
-    text = as_text(row.columns.get(column))
-    return None if text is None else plain_reference(text)
+    """Return the right answer of a row as text, the first of several; None when it has none."""
+    return next(iter(accepted_texts(row, column)), None)
+
+
+def accepted_texts(row: Prompt, column: str) -> tuple[str, ...]:
+    """Return the right answers of a row as texts, any of which may be given."""
+    return tuple(map(plain_reference, _as_texts(row.columns.get(column))))
 
 
 def as_text(value: Any) -> str | None:
@@ -86,22 +95,39 @@ def as_text(value: Any) -> str | None:
         >>> [as_text(value) for value in ("four", 4, 4.5, ["4", "four"], [{"role": "assistant", "content": "4"}], "")]
         ['four', '4', '4.5', '4', '4', None]
     """
+    return next(iter(_as_texts(value)), None)
+
+
+def _as_texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, (list, tuple)) and value:
         value = completion_texts([value])[0] if isinstance(value[-1], Mapping) else value
     try:
-        return next(iter(reference_texts(value)), None)
+        return reference_texts(value)
     except DataError:
-        return None
+        return ()
 
 
-def places_of_other_answers(rows: Sequence[Prompt], references: Sequence[str]) -> list[int] | None:
-    """Return for each row the place of a row whose answer is wrong here; None when some row has none.
+def is_unmistakable(row: Prompt, accepted: Sequence[str]) -> bool:
+    """Return whether a right answer can be written in one way only: a number or a few words, and no program.
+
+    A reward that refuses any other answer may expect all entries of a list, a summary of a text, or other code.
+    """
+    (first, *more) = accepted
+    return not more and len(first) <= _LONGEST_LISTED and "\n" not in first and not row.columns.get("tests")
+
+
+def places_of_other_answers(rows: Sequence[Prompt], accepted: Sequence[Sequence[str]]) -> list[int] | None:
+    """Return for each row the place of a row whose first answer is wrong here; None when some row has none.
 
     Where rows have tests, programs written for the same name are excluded, since they may pass.
+
+    Args:
+        accepted: the right answers of each row.
     """
 
     def is_wrong(at: int, place: int) -> bool:
-        return not same_answer(references[at], references[place]) and not _same_tests(rows[at], rows[place])
+        is_right = any(same_answer(accepted[at][0], reference) for reference in accepted[place])
+        return not is_right and not _same_tests(rows[at], rows[place])
 
     found: list[int] = []
     for place in range(len(rows)):

@@ -8,10 +8,12 @@ from dataclasses import replace
 from grpo.algorithm import Combine
 from grpo.errors import ConfigError
 from grpo.groups import Truncated
+from grpo.plurals import counted
 from grpo.reward_check.answers import reference_column, reference_text
 from grpo.reward_check.findings import find
 from grpo.reward_check.measures import probe_result, reward_result, sample_result
 from grpo.reward_check.probes import LONGEST, make_probes
+from grpo.reward_check.references import find_references
 from grpo.reward_check.report import CheckReport
 from grpo.reward_check.scoring import SuiteRunner, run_passes, sees_column, texts_by_row
 from grpo.rewards import RewardFunction, RewardSuite
@@ -39,7 +41,9 @@ def check_rewards(
 ) -> CheckReport:
     """Return the rewards of probes written for real rows, and the faults that they reveal.
 
-    Each row gets its right answer, another row's, and a dozen kinds of junk, bare and in the format asked for.
+    Each row gets its right answer, another row's, and a dozen kinds of junk, bare and in the format asked for. A right
+    answer that the rewards refuse is tried in other forms; where they refuse these as well, and the answer is none that
+    can be written in one way only, the row is compared with nothing.
     Probes that fail are scored again one by one; the others are scored `repeats` times, in another order, and row
     by row. Weights that change during a run have their final values, and nothing is normalised over the run. The
     rewards' own state is as before afterwards.
@@ -75,16 +79,21 @@ def check_rewards(
     try:
         with runner.steady(layout):
             passes = run_passes(runner, probes, repeats=repeats, seed=seed)
+            references = find_references(runner, probes, passes.scores, answer_format, column)
             sampled = runner.score_samples(groups, texts or ()) if groups else ()
     finally:
         if suite is not rewards:
             suite.close()
     names = [function.name for function in suite.functions]
+    probes = [references.put_into(probe) for probe in probes]
+    passes = replace(passes, scores=passes.scores | references.scores)
     report = CheckReport(
         rows=len(rows),
         reference_column=column,
         repeats=repeats,
-        probes=tuple(probe_result(probe, passes.scores, rows, names) for probe in probes),
+        untried_rows=len(references.untried),
+        unasked_rows=len(references.unasked),
+        probes=tuple(probe_result(probe, passes.scores, rows, names, references.untried) for probe in probes),
         rewards=tuple(reward_result(each, passes, sampled, runner, batch_size) for each in suite.functions),
         samples=sample_result(sampled, names, truncated=truncated, combine=combine) if sampled else None,
         findings=(),
@@ -95,11 +104,13 @@ def check_rewards(
 
 def _check_arguments(rows: Sequence[Prompt], repeats: int, groups: Sequence[Group], texts: Sequence[str]) -> None:
     if not rows or repeats < 1:
-        raise ConfigError(f"a check of rewards got {len(rows)} rows and repeats={repeats}: give at least 1 of each")
+        raise ConfigError(
+            f"a check of rewards got {counted(len(rows), 'row')} and repeats={repeats}: give at least 1 of each"
+        )
     completions = sum(len(group.rollouts) for group in groups)
     if completions != len(texts):
         raise ConfigError(
-            f"a check of rewards got {completions} sampled completions and {len(texts)} texts: "
+            f"a check of rewards got {counted(completions, 'sampled completion')} and {counted(len(texts), 'text')}: "
             f"give the groups together with one text for each completion"
         )
 

@@ -48,6 +48,23 @@ FAILS = FindingKind("fails", "problem",
     "writes such texts sooner or later.",
     "If it always fails, repair what it depends on (data, server, key); else return 0.0, or a penalty, for a text "
     "that it cannot read.")
+UNDECIDED = FindingKind("no-right-answer", "warning",
+    "no right answer was tried, so it is unknown whether reward {reward.name!r} recognises one; it gave {values} to "
+    "every text",
+    "The check cannot tell a reward that never pays from a sound one.",
+    "{advice}")
+UNTRIED = FindingKind("no-right-answer", "warning",
+    "no right answer was tried in {untried} of {rows}, so junk is compared with nothing there: the rewards give the "
+    "reference no more than an empty answer",
+    "A reward may accept another form of the answer than the ones that were tried.",
+    "{advice}",
+    names_rewards=False)
+UNASKED = FindingKind("form-not-asked-for", "warning",
+    "in {unasked} of {rows} the rewards recognise a right answer only in a form that the answer format does not ask "
+    "for, as in {example!r}",
+    "A model that does not write this form earns nothing.",
+    "Ask for this form in the prompts or in system_prompt, or set answer_format to the format that the rewards read.",
+    names_rewards=False)
 NEVER_APPLIES = FindingKind("never-applies", "problem",
     "reward {reward.name!r} gave no number to any text (None: does not apply)",
     "It is left out of every total, as if it were not configured.",
@@ -93,7 +110,7 @@ OTHER_PROMPTS = FindingKind("not-told-apart", "warning",
 JUNK_PAYS = FindingKind("junk-pays", "warning",
     "these texts earn more than the best of {samples.group_size} completions that the model writes now "
     "({samples.best:.3g}): {more}",
-    "The rows have no right answers to compare with; if these texts are worthless, training will still find them.",
+    "There are no right answers to compare with; if these texts are worthless, training will still find them.",
     "Read one of these texts and add a reward that it cannot earn: a format, a limit on length, a judge.")
 FOOLED = FindingKind("fooled", "warning",
     "reward {name!r} gives its full {right:.3g} also to: {where}",
@@ -106,7 +123,7 @@ NO_REFERENCE = FindingKind("no-reference", "warning",
 
 # Rewards whose values change from call to call, by `{amount}`, and slow ones
 NOT_REPEATABLE = FindingKind("not-repeatable", "problem",
-    "reward {reward.name!r} gives one text different values when called again ({repeats} times), {amount}",
+    "reward {reward.name!r} gives one text different values when called again ({repeats}), {amount}",
     "Training learns noise as well: it makes good completions look bad and bad ones good.",
     "Remove randomness, clocks and memory of earlier calls from it; call a judge at temperature 0.")
 DEPENDS_ON_ORDER = FindingKind("depends-on-order", "problem",
@@ -125,7 +142,7 @@ SLOW = FindingKind("slow", "warning",
 
 # Sampled groups without differences to learn from
 LITTLE_SPREAD = FindingKind("little-spread", "warning",
-    "the rewards differ in {differing} of {groups} sampled groups of {samples.group_size}",
+    "the rewards differ in {differing} of {groups} of {samples.group_size}",
     "A group whose completions all earn the same has no gradient, so most of the compute will teach nothing.",
     "The task is too hard or too easy for this model, or the rewards are too coarse: try easier rows, a higher "
     "temperature, a larger group_size, or a reward that pays for partial success.")

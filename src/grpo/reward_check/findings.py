@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+from grpo.plurals import counted
 from grpo.reward_check import finding_kinds as kinds
 from grpo.reward_check.finding_kinds import FindingKind
 from grpo.reward_check.probes import OTHER_ANSWER, REFERENCE, Probe
-from grpo.reward_check.report import ROUNDING, CheckReport, ComparisonResult, Finding, quoted
+from grpo.reward_check.report import ROUNDING, CheckReport, ComparisonResult, Finding, RewardResult, quoted
 from grpo.reward_check.verdicts import FOREIGN_SHARE, Standard
 
 __all__ = ["find"]
@@ -54,10 +55,11 @@ def find(
         timeout_s: seconds that one call of a reward may take in a run; None: no limit.
     """
     best = report.samples.best if report.samples is not None else None
-    standard = Standard(report.reference_column, sees_answers, best)
+    standard = Standard(report.reference_column if report.has_right_answers else None, sees_answers, best)
     found = [
         *_failing(report),
-        *_indifferent(report),
+        *(indifferent := list(_indifferent(report))),
+        *_untried(report, {finding.code for finding in indifferent}),
         *_paid_too_much(report, probes, standard),
         *_unsteady(report),
         *_slow(report, timeout_s),
@@ -82,6 +84,11 @@ def _indifferent(report: CheckReport) -> Iterator[Finding]:
     for reward in report.rewards:
         if reward.reacts or len(reward.failures) >= len(report.probes):
             continue
+        if not report.has_right_answers:
+            yield kinds.UNDECIDED.finding(
+                rewards=[reward.name], reward=reward, values=_values(reward), advice=_advice_on_right_answers(report)
+            )
+            continue
         if reward.lowest is None or reward.highest is None:
             kind = kinds.NEVER_APPLIES
         elif reward.highest - reward.lowest <= ROUNDING * max(1.0, abs(reward.highest)):
@@ -89,6 +96,34 @@ def _indifferent(report: CheckReport) -> Iterator[Finding]:
         else:
             kind = kinds.IGNORES_COMPLETION
         yield kind.finding(rewards=[reward.name], reward=reward, probe=report.probes[0])
+
+
+def _values(reward: RewardResult) -> str:
+    if reward.lowest is None or reward.highest is None:
+        return "no number"
+    return f"{reward.highest:g}" if reward.lowest == reward.highest else "one value in each row"
+
+
+def _untried(report: CheckReport, named: Collection[str]) -> Iterator[Finding]:
+    """Yield rows without a right answer, unless a finding with one of the codes `named` says so already."""
+    rows = counted(report.rows, "row")
+    if report.untried_rows and kinds.UNTRIED.code not in named:
+        yield kinds.UNTRIED.finding(untried=report.untried_rows, rows=rows, advice=_advice_on_right_answers(report))
+    if report.unasked_rows:
+        example = next(probe.example for probe in report.probes if probe.name == REFERENCE)
+        yield kinds.UNASKED.finding(unasked=report.unasked_rows, rows=rows, example=example)
+
+
+def _advice_on_right_answers(report: CheckReport) -> str:
+    if report.reference_column is None:
+        return (
+            "Give rows a right answer in the column answer (or name the column by answer_column), or a good completion "
+            "in the column reference, and check again."
+        )
+    return (
+        f"Compare what the rewards expect with the text of the probe 'reference', as {report.probes[0].example!r}; "
+        f"put a text that they accept into the column {report.reference_column!r}, and check again."
+    )
 
 
 def _unsteady(report: CheckReport) -> Iterator[Finding]:
@@ -102,7 +137,7 @@ def _unsteady(report: CheckReport) -> Iterator[Finding]:
                     rewards=[reward.name],
                     severity="problem" if largest > _HARMFUL * spread else "warning",
                     reward=reward,
-                    repeats=report.repeats,
+                    repeats=counted(report.repeats, "time"),
                     amount=f"by up to {largest:.3g}; its values span {spread:.3g}",
                 )
                 break
@@ -119,7 +154,9 @@ def _without_spread(report: CheckReport) -> Iterator[Finding]:
     if samples is None or samples.total.numbers == 0:
         return
     if samples.share < _FEW_GROUPS:
-        yield kinds.LITTLE_SPREAD.finding(samples=samples, differing=sum(samples.spread), groups=len(samples.spread))
+        yield kinds.LITTLE_SPREAD.finding(
+            samples=samples, differing=sum(samples.spread), groups=counted(len(samples.spread), "sampled group")
+        )
     for reward in report.rewards:
         cell = samples.rewards[reward.name]
         if reward.reacts and cell.numbers > 1 and cell.highest == cell.lowest:
@@ -129,7 +166,8 @@ def _without_spread(report: CheckReport) -> Iterator[Finding]:
 def _paid_too_much(report: CheckReport, probes: Sequence[Probe], standard: Standard) -> Iterator[Finding]:
     """Yield a finding for each kind that the probes' verdicts return, with all texts that belong to it."""
     if standard.reference_column is None and standard.best_sampled is None:
-        yield kinds.NO_REFERENCE.finding()
+        if report.reference_column is None:
+            yield kinds.NO_REFERENCE.finding()
         return
     fixes = {probe.name: probe.kind.fixes for probe in probes}
     paid: dict[FindingKind, dict[str, list[ComparisonResult]]] = {kind: {} for kind in _IN_ORDER}
@@ -216,7 +254,7 @@ def _earning(texts: Sequence[ComparisonResult], level: bool) -> str:
         amount, hits = f"{best.earned:.3g} (right: {best.reference:.3g})", best.above + best.level * level
     if hits < best.rows:
         where = _quoted_texts(texts) if best.label else f"{best.text!r} in row {best.row}"
-        return f"{amount} in {hits} of {best.rows} rows, as for {where}"
+        return f"{amount} in {hits} of {counted(best.rows, 'row')}, as for {where}"
     return f"{amount} for {_quoted_texts(texts)}" if best.label else amount
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from grpo.algorithm import Combine
@@ -125,9 +125,19 @@ class _Comparison(NamedTuple):
         return 0.0 if abs(own - right) <= ROUNDING * max(1.0, abs(right)) else own - right
 
 
-def probe_result(probe: Probe, scores: Scores, rows: Sequence[Prompt], rewards: Sequence[str]) -> ProbeResult:
-    """Return a probe's rewards beside the right answers'; `rewards` are the names of the suite's rewards."""
-    references = {text.row: score for text, score in scores.items() if text.probe == REFERENCE}
+def probe_result(
+    probe: Probe, scores: Scores, rows: Sequence[Prompt], rewards: Sequence[str], untried: Collection[int] = ()
+) -> ProbeResult:
+    """Return a probe's rewards beside the right answers'.
+
+    Args:
+        scores: of all texts; of several right answers to one row, the last counts.
+        rewards: names of the suite's rewards.
+        untried: places of rows without a right answer to compare with.
+    """
+    references = {
+        text.row: score for text, score in scores.items() if text.probe == REFERENCE and text.row not in untried
+    }
     counted = [_Comparison(text, scores[text], references.get(text.row)) for text in probe.texts if text.counts]
     labels = dict.fromkeys(each.text.label for each in counted)
     by_label = [[each for each in counted if each.text.label == label] for label in labels]

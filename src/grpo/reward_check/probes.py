@@ -24,7 +24,7 @@ from grpo.reward_check.verdicts import Standard, accepted, other_answer, rejecte
 from grpo.tasks.answers import AnswerFormat
 from grpo.types import Prompt
 
-__all__ = ["LONGEST", "OTHER_ANSWER", "PROBES", "REFERENCE", "Probe", "ProbeKind", "ProbeText", "make_probes"]
+__all__ = ["EMPTY", "LONGEST", "OTHER_ANSWER", "PROBES", "REFERENCE", "Probe", "ProbeKind", "ProbeText", "make_probes"]
 
 LONGEST = 20_000
 
@@ -112,7 +112,7 @@ PROBES = (
 # fmt: on
 """All probes. A row is a name, its meaning, the writer, the verdict, advice, and the exceptions."""
 
-REFERENCE, OTHER_ANSWER = PROBES[0].name, PROBES[1].name
+REFERENCE, OTHER_ANSWER, EMPTY = PROBES[0].name, PROBES[1].name, PROBES[3].name
 
 
 class ProbeText(NamedTuple):

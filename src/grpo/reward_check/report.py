@@ -190,6 +190,9 @@ class CheckReport:
     Attributes:
         rows: number of data rows tried.
         reference_column: the column with the right answers; None when the rows have none.
+        untried_rows: rows in which the rewards do not recognise the right answer as it was written, though it could be
+            written in another way; texts are compared with nothing there.
+        unasked_rows: rows in which they recognise it only in a form that completions are not asked to have.
         repeats: number of identical calls.
         probes: in the order tried, the reference first.
         samples: None when no sampled groups were given.
@@ -197,11 +200,18 @@ class CheckReport:
 
     rows: int
     reference_column: str | None
+    untried_rows: int
+    unasked_rows: int
     repeats: int
     probes: tuple[ProbeResult, ...]
     rewards: tuple[RewardResult, ...]
     samples: SampleResult | None
     findings: tuple[Finding, ...]
+
+    @property
+    def has_right_answers(self) -> bool:
+        """True when a right answer was tried in some row."""
+        return self.reference_column is not None and self.untried_rows < self.rows
 
     @property
     def problems(self) -> tuple[Finding, ...]:

@@ -17,7 +17,16 @@ from grpo.rewards import RewardSuite
 from grpo.rewards.hooks import HasMemory, is_stateful, offers
 from grpo.types import Group, Prompt, Rollout, Score, ScoredGroup
 
-__all__ = ["Passes", "Scores", "SuiteRunner", "has_failed", "run_passes", "sees_column", "texts_by_row"]
+__all__ = [
+    "Passes",
+    "Scores",
+    "SuiteRunner",
+    "has_failed",
+    "reading_columns",
+    "run_passes",
+    "sees_column",
+    "texts_by_row",
+]
 
 Layout: TypeAlias = Sequence[Sequence[ProbeText]]
 """Texts to score, in order. The texts of one row form a group, like the completions of a prompt."""
@@ -208,6 +217,12 @@ def _failed_kinds(scores: Scores) -> set[tuple[str, str]]:
 def has_failed(score: Score) -> bool:
     """Return whether a function failed; a completion to which no function applies is not a failure of one."""
     return bool(set(score.failures) & set(score.rewards))
+
+
+def reading_columns(suite: RewardSuite, rows: Sequence[Prompt]) -> tuple[str, ...]:
+    """Return the names of the rewards that can read a column of the rows."""
+    columns = {name for row in rows for name in row.columns}
+    return tuple(each.name for each in suite.functions if each.takes_any or columns.intersection(each.named))
 
 
 def sees_column(suite: RewardSuite, column: str | None) -> bool:

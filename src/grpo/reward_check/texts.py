@@ -9,15 +9,16 @@ from typing import Any
 from grpo.reward_check.answers import (
     EXACT,
     Candidates,
+    accepted_texts,
     as_text,
     candidates,
     could_be_right,
+    is_unmistakable,
     names_called,
     places_of_other_answers,
-    reference_text,
 )
 from grpo.rewards import completion_texts
-from grpo.tasks.answers import AnswerFormat
+from grpo.tasks.answers import FORMATS, AnswerFormat
 from grpo.types import Prompt
 
 __all__ = ["LEAVES", "ODD_ANSWERS", "ODD_NUMBERS", "ODD_TEXT", "Case", "agrees", "long_text", "make_cases", "repeated"]
@@ -38,6 +39,9 @@ _EQUALS_EVERYTHING = """class Anything:
     def __iter__(self):
         return iter(())
 """
+
+_MARKS = ("\\boxed{{{}}}", "#### {}")
+"""Usual marks of a final answer, which prompts may ask for where no format is configured."""
 
 _REASONING = "I read the question, work it out step by step, check the result and then write down the answer."
 _REASONING_COLUMNS = ("reasoning", "rationale", "explanation", "solution")
@@ -60,7 +64,10 @@ class Case:
         other: the completion with the right answer to another row; None: some row has no such other row.
         rejected: the answer that the row calls the worse one; None: some row has none.
         tests: the tests of a program; None: some row has none.
-        exact: the only right answer; None: other answers are right as well, or none is known.
+        accepted: the right answers; empty: others are right as well, or none is known.
+        other_forms: completions with the right answer in another form, or with another accepted answer; a reward may
+            expect one of these. Empty where the answer can be written in one way only.
+        marked: completions with the right answer in a form that was not asked for.
         candidates: all answers that could be right.
         max_characters: length of long texts.
         tagged: whether junk is written as reasoning and answer in the format; False: bare.
@@ -72,7 +79,9 @@ class Case:
     other: str | None
     rejected: str | None
     tests: Any
-    exact: str | None
+    accepted: tuple[str, ...]
+    other_forms: tuple[str, ...]
+    marked: tuple[str, ...]
     candidates: Candidates
     answer_format: AnswerFormat
     max_characters: int
@@ -87,7 +96,7 @@ class Case:
     @property
     def listed(self) -> str | None:
         """All answers that could be right, in one line."""
-        return self.candidates.separator.join(self.candidates.around(self.exact)) or None
+        return self.candidates.separator.join(self.candidates.around(self.accepted)) or None
 
     @property
     def listed_in_tags(self) -> str | None:
@@ -95,7 +104,7 @@ class Case:
         if self.answer_format.answer_after:
             return None
         block = self.answer_format.blocks[-1]
-        return "\n".join(f"<{block}>{value}</{block}>" for value in self.candidates.around(self.exact)) or None
+        return "\n".join(f"<{block}>{value}</{block}>" for value in self.candidates.around(self.accepted)) or None
 
     @property
     def format_repeated(self) -> str:
@@ -105,7 +114,7 @@ class Case:
 
     def may_be_right(self, text: str) -> bool:
         """Return whether a generous reader could find this row's right answer in a text."""
-        return self.exact is not None and could_be_right(text, self.exact)
+        return any(could_be_right(text, answer) for answer in self.accepted)
 
     def answer(self, text: str | None, *, reasoning: str = _REASONING) -> str | None:
         """Return a text as the answer."""
@@ -127,9 +136,10 @@ def make_cases(
     Args:
         column: the column of the right answers, which every row has; None: there are none.
     """
-    references = [] if column is None else [reference_text(row, column) or "" for row in rows]
+    accepted = [] if column is None else [accepted_texts(row, column) or ("",) for row in rows]
+    references = [texts[0] for texts in accepted]
     right = [_right_completion(row, text, answer_format) for row, text in zip(rows, references, strict=False)]
-    others = places_of_other_answers(rows, references) if references else None
+    others = places_of_other_answers(rows, accepted) if accepted else None
     rejected = [as_text(row.columns.get("rejected")) for row in rows]
     tests = [row.columns.get("tests") for row in rows]
     # A preferred answer is not one of a set that could be listed.
@@ -141,7 +151,9 @@ def make_cases(
             other=right[others[place]] if others else None,
             rejected=_in_format(answer_format, _REASONING, rejected[place] or "") if all(rejected) else None,
             tests=tests[place] if all(tests) else None,
-            exact=references[place] if column == EXACT else None,
+            accepted=accepted[place] if column == EXACT else (),
+            other_forms=_other_forms(row, accepted[place], answer_format) if accepted else (),
+            marked=_marked(row, references[place]) if accepted and not answer_format.blocks else (),
             candidates=possible,
             answer_format=answer_format,
             max_characters=max_characters,
@@ -156,6 +168,25 @@ def _right_completion(row: Prompt, answer: str, answer_format: AnswerFormat) -> 
     texts = (row.columns.get(name) for name in _REASONING_COLUMNS)
     reasoning = next((text for text in texts if isinstance(text, str) and text.strip()), _REASONING)
     return _in_format(answer_format, reasoning, answer)
+
+
+def _other_forms(row: Prompt, accepted: Sequence[str], answer_format: AnswerFormat) -> tuple[str, ...]:
+    """Return completions with another accepted answer, with all of them, or with the answer as a block of code."""
+    if is_unmistakable(row, accepted):
+        return ()
+    first, *more = accepted
+    answers = [*more, ", ".join(accepted), "\n".join(accepted)] if more else []
+    if row.columns.get("tests"):
+        answers += [f"```python\n{answer}\n```" for answer in (first, *more)]
+    return tuple(_right_completion(row, answer, answer_format) for answer in answers)
+
+
+def _marked(row: Prompt, answer: str) -> tuple[str, ...]:
+    """Return completions with the answer in every format that has tags, and behind other marks."""
+    if row.columns.get("tests"):
+        return ()
+    tagged = (_right_completion(row, answer, each) for each in FORMATS.values() if each.blocks)
+    return (*tagged, *(mark.format(answer) for mark in _MARKS))
 
 
 def _in_format(answer_format: AnswerFormat, reasoning: str, answer: str) -> str:

@@ -7,7 +7,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,12 @@ from typing import Any, Literal, TypeAlias
 
 from grpo.errors import DataError
 from grpo.seeding import derive_seed
+from grpo.tasks.messages import read_messages
 from grpo.tasks.readers import read_records
+from grpo.tasks.rows import read_prompt
+from grpo.tasks.shapes import SHAPE_COLUMNS, recognise
+from grpo.tasks.values import plain_value
+from grpo.types import Message
 
 __all__ = ["ScorerKind", "ScorerRow", "hold_out", "read_scorer_rows", "split_rows"]
 
@@ -32,8 +37,9 @@ def read_scorer_rows(kind: ScorerKind, source: object) -> list[ScorerRow]:
 
     Args:
         kind: "ctr": rows have the columns `text` and `label`. "pair": rows have the columns `prompt`, `chosen` and
-            `rejected`, some also `margin`; a prompt is a text or a list of chat messages, and an answer is a text or,
-            after a prompt of messages, a list of messages.
+            `rejected`, some also `margin`. A prompt is read as in training: a text, a list of chat messages, or,
+            without that column, a conversation or an instruction (`grpo.tasks.shapes`). An answer is a text or, after
+            a prompt of messages, a message or a list of messages.
         source: a .jsonl, .json, .csv, .tsv or .parquet file, a Hub data set, a `datasets.Dataset` or a sequence
             of mappings.
 
@@ -43,7 +49,8 @@ def read_scorer_rows(kind: ScorerKind, source: object) -> list[ScorerRow]:
     """
     columns = _COLUMNS[kind]
     rows = []
-    for place, record in read_records(source):
+    for place, found in read_records(source):
+        record = _with_prompt(found, place) if kind == "pair" else found
         _check_columns(record, place, columns)
         rows.append(columns.checked(record, place))
     _check_rows(kind, rows, str(source) if isinstance(source, (str, Path)) else "the data set")
@@ -140,13 +147,16 @@ def _click_row(record: Mapping[str, Any], place: str) -> ScorerRow:
 
 
 def _pair_row(record: Mapping[str, Any], place: str) -> ScorerRow:
-    row = {name: record[name] for name in _COLUMNS["pair"].needed}
-    is_chat = not isinstance(row["prompt"], str)
-    for name, value in row.items():
-        if is_chat and not isinstance(value, str):
-            _check_messages(value, name, place)
+    prompt = read_prompt(plain_value(record["prompt"]), place)
+    is_chat = not isinstance(prompt, str)
+    row: ScorerRow = {"prompt": list(prompt) if is_chat else prompt}
+    for name in ("chosen", "rejected"):
+        answer = plain_value(record[name])
+        if is_chat and isinstance(answer, (list, Mapping)):
+            row[name] = _answer_messages(answer, name, place)
         else:
-            _check_text(value, name, place)
+            _check_text(answer, name, place)
+            row[name] = answer
     if _conversation(row["chosen"]) == _conversation(row["rejected"]):
         raise DataError(f"{place}: chosen and rejected are equal: a pair needs a better and a worse answer")
     if record.get("margin") not in (None, ""):
@@ -207,31 +217,38 @@ def _check_text(value: Any, name: str, place: str) -> None:
         raise DataError(f"{place}: the {name} is empty: fill it in, or leave the row out")
 
 
-def _check_messages(value: Any, name: str, place: str) -> None:
-    messages = list(value) if isinstance(value, Iterable) and not isinstance(value, Mapping) else []
-    if not messages or not all(
-        isinstance(each, Mapping) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
-        for each in messages
-    ):
-        raise DataError(f'{place}: the {name} is {_shown(value)}: use a text or a list of {{"role", "content"}}')
-    _check_text(messages[-1]["content"], name, place)
+def _with_prompt(record: Any, place: str) -> Any:
+    """Return a record of another shape with a column `prompt` in place of those of its shape; any other as it is."""
+    if not isinstance(record, Mapping) or "prompt" in record:
+        return record
+    asked = recognise({name: plain_value(record[name]) for name in record if name in SHAPE_COLUMNS}, place)
+    if asked is None:
+        return record
+    return {"prompt": asked.prompt, **{name: value for name, value in record.items() if name not in SHAPE_COLUMNS}}
+
+
+def _answer_messages(value: Any, name: str, place: str) -> list[Message]:
+    messages = list(read_messages([value] if isinstance(value, Mapping) else value, f"{place}, {name}"))
+    if not messages or not messages[-1].get("tool_calls"):
+        _check_text(messages[-1]["content"] if messages else "", name, place)
+    return messages
 
 
 def _margin(value: Any, place: str) -> float:
     try:
         margin = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         margin = math.nan
     if isinstance(value, bool) or not 0 <= margin < math.inf:
         raise DataError(f"{place}: the margin is {_shown(value)}: use a number from 0 on")
     return margin
 
 
-def _conversation(answer: Any) -> list[tuple[str, str]]:
-    """Return an answer as (role, text without blanks around it), equal for a text and its only message."""
+def _conversation(answer: Any) -> list[tuple[str, str, Any]]:
+    """Return an answer as (role, text without blanks around it, calls), equal for a text and its only message."""
     if isinstance(answer, str):
-        return [("assistant", answer.strip())]
-    return [(message["role"], message["content"].strip()) for message in answer]
+        return [("assistant", answer.strip(), None)]
+    return [(message["role"], message["content"].strip(), message.get("tool_calls")) for message in answer]
 
 
 def _shown(value: Any) -> str:

@@ -6,11 +6,14 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -155,26 +158,22 @@ def run_reported(
 
     interpreter = find_interpreter(python)
     try:
-        with _fresh_folder() as folder:
-            box = folder / BOX
-            box.mkdir()
-            (box / "program.py").write_text(source, encoding="utf-8", errors="replace")
-            user = _other_user(interpreter.base, box, namespaces=namespaces)
-            if user is not None and not namespaces:
-                os.chown(box, user, user)
-            fields = {
-                "command": [interpreter.path, "-s", "-B"] if packages else [interpreter.base, "-S", "-s", "-B"],
-                "folder": str(folder),
-                "box": str(box),
-                "readable": interpreter.readable(packages=packages),
-                "environment": dict(_ENVIRONMENT),
-                "limits": _whole(limits),
-                "start_s": START_S,
-                "wall_s": float(limits.wall_s),
-                "namespaces": namespaces,
-                "user": user,
-            }
-            return _launched(fields, stdin, limits, deadline)
+        folder = Path(tempfile.gettempdir()).resolve() / f"grpo-sandbox-{secrets.token_hex(8)}"
+        user = _other_user(interpreter.base, folder, namespaces=namespaces)
+        fields = {
+            "command": [interpreter.path, "-s", "-B"] if packages else [interpreter.base, "-S", "-s", "-B"],
+            "folder": str(folder),
+            "box": str(folder / BOX),
+            "readable": interpreter.readable(packages=packages),
+            "environment": dict(_ENVIRONMENT),
+            "limits": _whole(limits),
+            "start_s": START_S,
+            "wall_s": float(limits.wall_s),
+            "namespaces": namespaces,
+            "user": user,
+        }
+        make_folder = partial(_folder_with_program, folder, source, owner=None if namespaces else user)
+        return _launched(fields, make_folder, stdin, limits, deadline)
     except TimeoutError:
         raise
     except OSError as error:
@@ -182,7 +181,14 @@ def run_reported(
         raise SandboxError(f"sandbox cannot be set up: {error}: {advice}") from error
 
 
-def _launched(fields: dict[str, Any], stdin: str, limits: Limits, deadline: float | None) -> tuple[Execution, Report]:
+def _launched(
+    fields: dict[str, Any],
+    make_folder: Callable[[], AbstractContextManager[None]],
+    stdin: str,
+    limits: Limits,
+    deadline: float | None,
+) -> tuple[Execution, Report]:
+    """Start the launcher, then make the folder: a launcher whose caller is killed removes it at any moment."""
     with contextlib.ExitStack() as opened:
         report, status = _pipe(opened)
         order, control = _pipe(opened)
@@ -208,7 +214,12 @@ def _launched(fields: dict[str, Any], stdin: str, limits: Limits, deadline: floa
             )
         status.close()
         order.close()
-        return watch(process, report, control, limits, deadline)
+        opened.enter_context(process)
+        opened.callback(control.close)  # ends a launcher that got no folder
+        with make_folder():
+            with contextlib.suppress(BrokenPipeError):  # the launcher has failed, and its report says why
+                control.write(b"+")
+            return watch(process, report, control, limits, deadline)
 
 
 def _pipe(opened: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:
@@ -224,11 +235,21 @@ def _whole(limits: Limits) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _fresh_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="grpo-sandbox-")).resolve()
-    folder.chmod(0o711)  # a program that runs as another user must pass through
+def _folder_with_program(folder: Path, source: str, *, owner: int | None) -> Iterator[None]:
+    """Make a fresh folder with a program in its own folder, and remove it at the end.
+
+    Args:
+        owner: user to whom the program's own folder belongs; None: this process's own user.
+    """
+    folder.mkdir(0o700)
     try:
-        yield folder
+        folder.chmod(0o711)  # a program that runs as another user must pass through
+        box = folder / BOX
+        box.mkdir()
+        (box / "program.py").write_text(source, encoding="utf-8", errors="replace")
+        if owner is not None:
+            os.chown(box, owner, owner)
+        yield
     finally:
         if not remove_folder(str(folder), within_s=_REMOVE_S):
             _log.warning("%s could not be removed: remove it by hand", folder)
@@ -272,7 +293,7 @@ def _read_only(data: bytes) -> int:
         Path(name).unlink()
 
 
-def _other_user(interpreter: str, box: Path, *, namespaces: bool) -> int | None:
+def _other_user(interpreter: str, folder: Path, *, namespaces: bool) -> int | None:
     """Return the user for a program that root runs; None: this process's own user.
 
     Another user is possible only where root has its usual rights and, without namespaces, where that user may enter
@@ -282,8 +303,8 @@ def _other_user(interpreter: str, box: Path, *, namespaces: bool) -> int | None:
         return None
     if namespaces:
         return NOBODY
-    above = [*Path(interpreter).parents, *box.parents]
-    return NOBODY if all(folder.stat().st_mode & 0o001 for folder in above) else None
+    above = [*Path(interpreter).parents, *folder.parents]
+    return NOBODY if all(each.stat().st_mode & 0o001 for each in above) else None
 
 
 def _may_change_users() -> bool:

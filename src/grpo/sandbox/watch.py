@@ -39,8 +39,8 @@ def watch(
     Args:
         process: the launcher.
         report: reading end of the pipe with the launcher's reports.
-        control: writing end of the pipe that the launcher listens to. A byte requests the end of all processes; when
-            this process is killed, the system closes the pipe without a byte, and the launcher also cleans up.
+        control: writing end of the pipe that the launcher listens to, which has been released. A further byte requests
+            the end of all processes, and so does the end of the pipe, as when this process is killed.
         limits: the program's limits.
         deadline: time of the program's end in any case, on the clock of `time.monotonic`.
 

@@ -14,7 +14,7 @@ from grpo.tasks.shapes import Asked, find_value, recognise, verl_answer, without
 from grpo.tasks.values import is_missing, kind_of, plain_value
 from grpo.types import Message
 
-__all__ = ["Row", "read_rows"]
+__all__ = ["Row", "read_prompt", "read_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def _row(number: int, where: str, record: Any, prompt_column: str, renamed: Mapp
         columns.setdefault(answer_column, record[answer_column])
     else:
         _add_answer(columns, record, answer_column, asked.reply)
-    return Row(number, _prompt(asked.prompt, where), columns, where)
+    return Row(number, read_prompt(asked.prompt, where), columns, where)
 
 
 def _asked(record: Mapping[str, Any], where: str, prompt_column: str) -> Asked:
@@ -149,7 +149,12 @@ def _answer(value: Any) -> Any:
     return None if is_missing(value) else value
 
 
-def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
+def read_prompt(value: Any, where: str) -> str | tuple[Message, ...]:
+    """Return a prompt as a text that is not empty, or as messages that a model can answer (`read_messages`).
+
+    Raises:
+        DataError: it is neither, is empty, or ends with a call of a tool.
+    """
     if isinstance(value, str):
         if not value.strip():
             raise DataError(f"{where}: the prompt is empty: fill it in, or leave the row out")

@@ -9,9 +9,12 @@ from grpo.tasks.messages import read_messages
 from grpo.tasks.values import is_missing
 from grpo.types import Message
 
-__all__ = ["Asked", "find_value", "recognise", "verl_answer", "without_reply"]
+__all__ = ["SHAPE_COLUMNS", "Asked", "find_value", "recognise", "verl_answer", "without_reply"]
 
 _CONVERSATIONS = ("conversations", "conversation", "messages")
+
+SHAPE_COLUMNS = (*_CONVERSATIONS, "instruction", "input", "output", "system")
+"""The columns that `recognise` reads."""
 
 
 class Asked(NamedTuple):

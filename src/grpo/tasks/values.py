@@ -90,5 +90,5 @@ def kind_of(value: Any) -> str:
     if type(value) in names:
         return names[type(value)]
     if isinstance(value, (int, float, Decimal)):
-        return "a number" if math.isfinite(value) else "a number that is not finite"
+        return "a number" if isinstance(value, int) or math.isfinite(value) else "a number that is not finite"
     return f"a {type(value).__name__}"

@@ -23,7 +23,14 @@ from types import TracebackType
 from typing import Any
 
 from grpo.errors import CheckpointError
-from grpo.storage import expanded, read_text, require_plain_entries, storage_errors, write_atomically
+from grpo.storage import (
+    expanded,
+    partial_path,
+    read_text,
+    require_plain_entries,
+    storage_errors,
+    write_atomically,
+)
 from grpo.tracking.jsonl import append_lines, encode, rewind_lines
 
 __all__ = ["RunDirectory", "find_run", "require_empty"]
@@ -225,6 +232,8 @@ def _make_unique(parent: Path, name: str) -> Path:
 def require_empty(directory: Path) -> None:
     """Check that a run may begin in `directory`; reads only.
 
+    Files of a run that was killed before its `config.yaml` was complete do not count.
+
     Raises:
         CheckpointError: it holds another run or other files.
     """
@@ -233,7 +242,8 @@ def require_empty(directory: Path) -> None:
     if not directory.is_dir():
         raise CheckpointError(f"output_dir {directory} is a file: choose another output_dir")
     with storage_errors(directory):
-        names = sorted(entry.name for entry in directory.iterdir() if entry.name != _LOCK)
+        unfinished = (_LOCK, partial_path(directory / _CONFIG).name)
+        names = sorted(entry.name for entry in directory.iterdir() if entry.name not in unfinished)
     if _CONFIG in names:
         raise CheckpointError(
             f"output_dir {directory} holds another run: resume it by `grpo train --resume {directory}`, "

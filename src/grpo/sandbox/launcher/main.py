@@ -42,6 +42,15 @@ def main(**fields: Any) -> None:
     os.set_inheritable(order.status, False)
     os.set_inheritable(order.control, False)
     os.umask(0o022)
+    code = _carry_out(order) if order.is_released() else 0
+    # The caller may have been killed. A living one removes what is left here, if anything is.
+    os.close(order.status)
+    remove_folder(order.folder, within_s=_REMOVE_S)
+    os._exit(code)
+
+
+def _carry_out(order: Order) -> int:
+    """Run the program, end all its processes, and return the launcher's exit code."""
     try:
         if order.namespaces:
             _leave_namespaces(order)
@@ -57,10 +66,8 @@ def main(**fields: Any) -> None:
         Supervisor(order, first, own_kb=own_kb).watch()
     except OSError as error:
         _report_error(order, error)
-        os._exit(_FAILED)
-    if order.is_orphaned():  # a living caller removes the folder itself
-        remove_folder(order.folder, within_s=_REMOVE_S)
-    os._exit(0)
+        return _FAILED
+    return 0
 
 
 def _reset_signals() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Order:
 
         Args:
             command: the interpreter and its switches; the program's file is added.
-            folder: a fresh folder.
+            folder: a fresh folder, which the caller makes after it has started the launcher.
             box: the program's own folder in it, with `program.py`.
             readable: files and folders that the program may see, none within another.
             environment: the program's variables, except for places within its folder.
@@ -45,7 +44,8 @@ class Order:
             namespaces: create namespaces for the program.
             user: the user whose rights the program has, where the launcher may give them; None: the launcher's user.
             status: descriptor for reports, one Python literal a line.
-            control: descriptor to listen to: a byte, or the end of the pipe, is the request to end everything.
+            control: descriptor to listen to: the first byte says that the folder is there; another byte, or the end
+                of the pipe, is the request to end everything.
         """
         self.command = command
         self.folder = folder
@@ -68,11 +68,6 @@ class Order:
         except OSError:
             pass
 
-    def is_orphaned(self) -> bool:
-        """Return whether the caller died before the order was carried out.
-
-        A living caller writes a byte before it closes its pipe. The parent's process id would not show its death: a
-        dying process closes its files before its children get another parent.
-        """
-        heard, _, _ = select.select([self.control], [], [], 0)
-        return bool(heard) and os.read(self.control, 1) == b""
+    def is_released(self) -> bool:
+        """Wait until the folder is there and return True; False if the caller ends the order or dies before that."""
+        return os.read(self.control, 1) != b""

@@ -348,6 +348,25 @@ def test_a_model_without_exchangeable_attention_says_so_once(caplog: pytest.LogC
     assert engine.num_cache_bytes == 0
 
 
+def test_in_lockstep_a_model_counts_positions_as_it_always_does() -> None:
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    # Its positions begin after those of the padding token.
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=40, is_decoder=True, initializer_range=0.5,
+    )  # fmt: skip
+    roberta = RobertaForCausalLM(config).eval()
+    (group,) = generate(NativeEngine(roberta, end_ids=[7], max_sequences=4), requests(prompts=PROMPTS[:1]))
+    for rollout in group:
+        ids = torch.tensor([[*PROMPTS[0], *rollout.token_ids]])
+        with torch.no_grad():
+            logprobs = roberta(input_ids=ids).logits[0, len(PROMPTS[0]) - 1 : -1].log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(rollout.token_ids)[:, None]).squeeze(1).tolist()
+        assert list(rollout.logprobs) == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "reorder",
     [None, lambda cache, rows: None, lambda cache, rows: (_ for _ in ()).throw(NotImplementedError("no beams"))],

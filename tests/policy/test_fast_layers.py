@@ -66,6 +66,18 @@ def test_float32_products_on_the_cpu_take_the_fast_way_where_it_works(monkeypatc
     assert plain == [torch.float64, torch.float32, torch.float32]
 
 
+@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 8)])
+def test_a_product_may_be_changed_in_place_as_that_of_a_linear_layer(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    rows, weight = torch.randn(shape), torch.randn(5, 8, requires_grad=True)
+    output = product(rows, weight)
+    output += 1.0
+    output.square().sum().backward()
+    expected = weight.detach().clone().requires_grad_()
+    (torch.nn.functional.linear(rows, expected) + 1.0).square().sum().backward()
+    torch.testing.assert_close(weight.grad, expected.grad)
+
+
 def test_a_transposed_weight_needs_no_copy_to_be_right() -> None:
     rows, weight = torch.randn(6, 20), torch.randn(20, 9)
     torch.testing.assert_close(product(rows, weight.t()), rows @ weight, atol=1e-5, rtol=1e-5)

@@ -97,3 +97,15 @@ def test_a_kind_of_model_that_writes_no_text_is_one_clear_line(tmp_path: Path, m
     with pytest.raises(ModelError, match="does not load") as error:
         load_policy(tmp_path, device="cpu")
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_needs_an_image_is_one_clear_line(tmp_path: Path, make_tokenizer: Any) -> None:
+    torch.manual_seed(0)
+    vision = {**VISION, "model_type": "kosmos_2_vision_model"}
+    text = {"vocab_size": 61, "embed_dim": 16, "layers": 1, "ffn_dim": 24, "attention_heads": 2, "eos_token_id": 1}
+    config = AutoConfig.for_model("kosmos-2", text_config=text, vision_config=vision)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"does not run on text alone.*pixel_values") as error:
+        load_policy(tmp_path, device="cpu")
+    assert "\n" not in str(error.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +81,8 @@ class LogprobForward:
         """Return the model's inputs and, as [B, T], which of its flattened outputs predicts each token."""
         if not self.packed:
             rows = pad_rows(batch, self.pad_token_id)
-            inputs = {"input_ids": rows.token_ids, "position_ids": rows.positions, "attention_mask": rows.mask}
+            # Without positions: the architecture knows where it begins to count.
+            inputs = {"input_ids": rows.token_ids, "attention_mask": rows.mask}
             return inputs, rows.predicted_by
         device = batch.token_ids.device
         # Tokens that no other token sees and no target needs; a given `attend` knows the row without them.
@@ -97,11 +97,7 @@ class LogprobForward:
 
 
 def _call(module: Any, inputs: dict[str, Any]) -> Any:
-    """Return the module's output; positions are left out where it has none (state-space models)."""
-    accepted = inspect.signature(module.forward).parameters
-    optional = {"position_ids": inputs["position_ids"]} if "position_ids" in accepted else {}
-    required = {name: value for name, value in inputs.items() if name != "position_ids"}
-    return module(**required, **optional, **only_logits(module), use_cache=False, return_dict=True)
+    return module(**inputs, **only_logits(module), use_cache=False, return_dict=True)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -259,7 +259,8 @@ def _switch_off_dropout(module: nn.Module) -> None:
 
 def _dropout_names(holder: object) -> list[str]:
     """Return the attributes that are probabilities above 0 of dropping something."""
-    return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float) and value > 0]
+    attributes = getattr(holder, "__dict__", {})
+    return [name for name, value in attributes.items() if "drop" in name and isinstance(value, float) and value > 0]
 
 
 def _without_dropout(config: Any) -> Any:

@@ -17,14 +17,12 @@ class PaddedRows(NamedTuple):
 
     Attributes:
         token_ids: [B, S] long.
-        positions: [B, S] long; count on through the padding.
         mask: [B, S] long; 1 where there is a token.
         predicted_by: [B, T] long; index into the flattened [B * S] of the token whose hidden state predicts
             completion token (b, t). 0 where there is no token.
     """
 
     token_ids: Tensor
-    positions: Tensor
     mask: Tensor
     predicted_by: Tensor
 
@@ -50,7 +48,6 @@ def pad_rows(batch: PackedBatch, pad_token_id: int) -> PaddedRows:
     predicted_by = torch.arange(num_rows, device=device)[:, None] * width + prompts - 1 + step
     return PaddedRows(
         token_ids=token_ids,
-        positions=positions.expand(num_rows, -1),
         mask=(positions < prompts + completions).long(),
         predicted_by=torch.where(step < completions, predicted_by, 0),
     )

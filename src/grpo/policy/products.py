@@ -44,8 +44,9 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _takes_onednn(rows, weight):
         return F.linear(rows, weight, bias)
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (rows, weight, bias)):
-        result: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
-        return result
+        # Of two dimensions: oneDNN's output for more is a view, which some models change in place.
+        flat: Tensor = _Product.apply(rows.reshape(-1, rows.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+        return flat.view(*rows.shape[:-1], -1)
     return _onednn(rows, weight, bias)
 
 
@@ -98,10 +99,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
-        flat = gradient.reshape(-1, gradient.shape[-1])
         for_rows = _onednn(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
-        for_weight = outer_product(flat, rows.reshape(-1, rows.shape[-1])) if ctx.needs_input_grad[1] else None
-        for_bias = flat.sum(dim=0) if ctx.needs_input_grad[2] else None
+        for_weight = outer_product(gradient, rows) if ctx.needs_input_grad[1] else None
+        for_bias = gradient.sum(dim=0) if ctx.needs_input_grad[2] else None
         return for_rows, for_weight, for_bias
 
 

@@ -11,6 +11,8 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from grpo.errors import ModelError
+from grpo.machine import is_out_of_memory
 from grpo.packing import PackedBatch, pack
 from grpo.policy.architecture import WindowRecorder, why_not_its_layers, why_not_its_windows
 from grpo.policy.attention import Attend, causal_lm
@@ -36,6 +38,9 @@ GROUPS = ((5, (3, 4)), (3, (2, 1)))
 def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> LogprobForward:
     """Return the fastest forward that gives this model's own log-probabilities; logs a warning for each slower path.
 
+    Raises:
+        ModelError: its own forward pass fails.
+
     Args:
         model: a causal language model, PEFT-wrapped or not.
         pad_token_id: fills padded rows.
@@ -46,7 +51,7 @@ def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> 
     batch = _random_batch(causal_lm(model))
     with torch.no_grad():
         plain = LogprobForward(packed=False, chunked=False, pad_token_id=pad_token_id)
-        expected = plain(model, batch, temperature=1.0).logprobs
+        expected = _expected(plain, model, batch)
         no_chunks = _why_not_chunked(model, batch, expected, pad_token_id)
         forward = LogprobForward(packed=True, chunked=no_chunks is None, pad_token_id=pad_token_id)
         no_packing = (
@@ -59,6 +64,21 @@ def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> 
     if no_chunks is not None:
         logger.warning("%s cannot make its logits in chunks (%s): all are made at once", name, no_chunks)
     return LogprobForward(packed=no_packing is None, chunked=no_chunks is None, pad_token_id=pad_token_id)
+
+
+def _expected(plain: LogprobForward, model: nn.Module, batch: PackedBatch) -> Tensor:
+    """Return the log-probabilities of the model's own forward pass.
+
+    Raises:
+        ModelError: it has none for text alone.
+    """
+    try:
+        return plain(model, batch, temperature=1.0).logprobs
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelError(f"{type(causal_lm(model)).__name__} does not run on text alone ({reason})") from error
 
 
 def _why_not_chunked(model: nn.Module, batch: PackedBatch, expected: Tensor, pad_token_id: int) -> str | None:

@@ -87,14 +87,13 @@ class LockstepRunner:
     def _forward(self, token_ids: Tensor) -> Tensor:
         """Return the last position's logits [B, V] and keep the cache, if it is one whose rows can be selected."""
         arguments: dict[str, Any] = {"input_ids": token_ids, "use_cache": self.keeps_cache, **only_logits(self.model)}
-        if "position_ids" in self._arguments:
-            length = self._token_ids.shape[1]
-            arguments["position_ids"] = torch.arange(length - token_ids.shape[1], length, device=self.device)[None]
         if "logits_to_keep" in self._arguments:
             arguments["logits_to_keep"] = 1
         if self._cache is not None:
             assert self._cache_name is not None
             arguments[self._cache_name] = self._cache
+            if "position_ids" in self._arguments:
+                arguments["position_ids"] = torch.full_like(token_ids, self._token_ids.shape[1] - 1)
         output = self.model(**arguments)
         for name in _CACHE_NAMES:
             cache = getattr(output, name, None)

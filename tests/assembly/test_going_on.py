@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from short_runs import CHARACTERS, WORDS, lines_of, tree
 
-from grpo.checkpoint import CheckpointStore, find_checkpoint, find_model
+from grpo.checkpoint import CheckpointStore, find_checkpoint, find_model, store
 from grpo.cli import main
 from grpo.errors import CheckpointError
 from grpo.trainer import Trainer
@@ -128,6 +128,31 @@ def test_a_process_killed_while_it_goes_on_loses_nothing(train, command):
         shutil.rmtree("run")
     # The configuration, the manifest, the checkpoint of the same step, the final model, the summary, and at the end.
     assert at_rename > 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_before_it_removed_old_checkpoints_removes_them_when_it_goes_on(train, command):
+    options = ("steps=3", "save_every=1", "keep_checkpoints=1", "eval_every=0", *OPTIONS)
+    whole = train(*options, output_dir="whole")
+    process = os.fork()
+    if not process:
+        remove = store._remove
+
+        def mortal(checkpoint):
+            if checkpoint.name == "checkpoint-2":
+                os.kill(os.getpid(), signal.SIGKILL)
+            remove(checkpoint)
+
+        store._remove = mortal
+        try:
+            train(*options, output_dir="run")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert {path.name for path in Path("run").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+    assert command("train", "--resume", "run").code == 0
+    assert {path.name for path in Path("run").iterdir()} == {path.name for path in whole.iterdir()}
+    assert tree(Path("run/final_model")) == tree(whole / "final_model")
 
 
 def test_what_changes_when_a_run_goes_on_is_in_the_header(train, command):

@@ -84,6 +84,7 @@ def resume_with(
                 f"as in: {own_command()} train --resume {shlex.quote(str(path))} {option}={more:g}"
             )
         parts.policy.load_weights(checkpoint.path)
+        store.prune(progress.step)
         run.rewind(progress.step, evaluated=progress.evaluated_at(progress.step))
         if (logged := run.last_step()) < progress.step:
             notes.append(

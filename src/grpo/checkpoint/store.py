@@ -88,6 +88,10 @@ class CheckpointStore:
         clear_leftovers(self.directory)
         return find_checkpoint(self.directory) if _candidates(self.directory) else None
 
+    def prune(self, newest: int) -> None:
+        """Remove the checkpoints up to the step `newest` that a killed process should have removed."""
+        _prune(self.directory, newest, self.keep_last)
+
     def reopen(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return `checkpoint` at its place in a resumed run; see `reopen`."""
         return reopen(checkpoint)
@@ -114,8 +118,7 @@ def save_checkpoint(
     clear_leftovers(run_directory)
     target = run_directory / f"{_PREFIX}{state.progress.step}"
     _save(target, state, save_model, {"step": state.progress.step, "best": is_best})
-    if keep_last > 0:
-        _prune(run_directory, state.progress.step, keep_last)
+    _prune(run_directory, state.progress.step, keep_last)
     return target
 
 
@@ -295,7 +298,9 @@ def _size(folder: Path) -> int:
 
 
 def _prune(run_directory: Path, newest: int, keep_last: int) -> None:
-    """Remove checkpoints up to `newest` except the last `keep_last` and the best."""
+    """Remove checkpoints up to `newest` except the last `keep_last` and the best; 0 keeps all."""
+    if keep_last == 0:
+        return
     steps = [step for step in checkpoint_steps(run_directory) if step <= newest]
     best = max((step for step in steps if _is_best(run_directory / f"{_PREFIX}{step}")), default=None)
     for step in steps[:-keep_last]:

@@ -1,6 +1,6 @@
 """A reward function of your own, in the signature that TRL users know.
 
-    grpo train arithmetic rewards='[accuracy, {name: "examples/custom_reward.py:brevity", weight: 0.2}]'
+    grpo train arithmetic rewards='[accuracy, {name: "examples/custom_reward.py:answer_first", weight: 0.5}]'
 
 A function is called with keyword arguments, each a list with one entry a completion: `prompts`, `completions`,
 `completion_ids` and every column of the data set. It gets only the arguments that it names (TRL passes all of them, so
@@ -14,25 +14,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def brevity(
+def answer_first(
     completions: Sequence[Any],
     completion_ids: Sequence[Sequence[int]],
     *,
-    free_tokens: int = 32,
-    longest: int = 128,
+    opening: str = "<answer>",
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    """Reward short completions: 1 up to `free_tokens` tokens, falling to 0 at `longest`; None for an empty one."""
-    lengths = [len(token_ids) for token_ids in completion_ids]
+    """Reward completions that begin with `opening`: 1, else 0; None for an empty completion."""
     if log_metric is not None:
-        log_metric("longest_completion", max(lengths))
-    rewards: list[float | None] = []
-    for completion, length in zip(completions, lengths, strict=True):
-        text = completion if isinstance(completion, str) else completion[-1]["content"]
-        share = (longest - length) / (longest - free_tokens)
-        rewards.append(min(1.0, max(0.0, share)) if text.strip() else None)
-    return rewards
+        log_metric("longest_completion", max(map(len, completion_ids)))
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    return [float(text.startswith(opening)) if text.strip() else None for text in texts]
 
 
 async def polite(completions: Sequence[Any], **_: Any) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -88,6 +89,14 @@ def test_every_command_in_readme_and_docs_runs(
 def test_every_python_example_in_readme_and_docs_runs(page: Path, workplace: Path) -> None:
     for example in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
         subprocess.run([sys.executable, "-c", example], cwd=workplace, check=True, capture_output=True)
+
+
+def test_the_reward_of_the_readmes_python_example_is_learned(workplace: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    subprocess.run([sys.executable, "-c", example], cwd=workplace, check=True, capture_output=True)
+    steps = (workplace / "runs/latest/metrics.jsonl").read_text().splitlines()
+    first, *_, last = (json.loads(line)["reward"] for line in steps)
+    assert first < 0.4 < 0.8 < last
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

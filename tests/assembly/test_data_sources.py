@@ -247,10 +247,10 @@ def test_the_examples_run(train):
     )
     run = train(
         "arithmetic",
-        f'rewards=[accuracy, {{name: "{examples}/custom_reward.py:brevity", weight: 0.2}}]',
+        f'rewards=[accuracy, {{name: "{examples}/custom_reward.py:answer_first", weight: 0.2}}]',
         output_dir="b",
     )
-    assert set(lines_of(run / "completions.jsonl")[0]["rewards"]) == {"accuracy", "brevity"}
+    assert set(lines_of(run / "completions.jsonl")[0]["rewards"]) == {"accuracy", "answer_first"}
     assert main(["generate", "--file", f"{examples}/sample_prompts.jsonl", "--json", "max_new_tokens=4"]) == 0
 
 

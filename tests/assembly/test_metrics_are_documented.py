@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from short_runs import lines_of
 
+from grpo.tracking.panels import VITAL_SIGNS
+
 DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
 
 REWARDS = """
@@ -36,10 +38,16 @@ NOT_OF_THESE_RUNS = {"turns", "failed_episodes", "messages", "environment"}
 """Names that only runs with an environment of several turns write."""
 
 
+def sections() -> list[str]:
+    return DOCUMENT.read_text(encoding="utf-8").split("\n## ")[1:]
+
+
 def documented() -> dict[str, set[str]]:
     """Return the names in the first column of the tables, by the file that the heading names."""
     found: dict[str, set[str]] = {}
-    for section in DOCUMENT.read_text(encoding="utf-8").split("\n## ")[1:]:
+    for section in sections():
+        if section.startswith("On the screen"):
+            continue
         (file,) = re.findall(r"`(\w+\.jsonl?)`", section.partition("\n")[0])
         rows = re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)
         found[file] = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
@@ -62,6 +70,16 @@ def test_the_document_has_what_runs_write_and_nothing_else(file, train) -> None:
         run = train(*options, output_dir=name)
         written |= {generalised(key) for line in lines_of(run / file) for key in line}
     assert written - {"shown"} == documented()[file] - NOT_OF_THESE_RUNS
+
+
+def test_the_document_has_each_number_on_the_screen() -> None:
+    (screen,) = [section for section in sections() if section.startswith("On the screen")]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", screen, flags=re.MULTILINE)
+    shown = {(column.strip("`"), label.strip("`")): metric for column, label, metric in rows}
+    for label, heading, metric, _ in VITAL_SIGNS:
+        name = "rewards/failed_completions" if metric == "failed_so_far" else metric
+        assert f"`{name}`" in shown[heading or "–", label or "–"]
+    assert {name for metric in shown.values() for name in re.findall(r"`(.+?)`", metric)} <= documented()["metrics.jsonl"]
 
 
 def test_the_document_has_the_summary(train) -> None:

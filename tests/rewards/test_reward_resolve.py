@@ -138,13 +138,13 @@ def test_a_users_file_hides_no_module_of_the_standard_library(user_file, monkeyp
 
 
 def test_the_example_file_runs(group):
-    specs = [{"name": f"{EXAMPLE}:brevity", "weight": 0.5, "free_tokens": 2, "longest": 6}, f"{EXAMPLE}:polite"]
+    specs = [{"name": f"{EXAMPLE}:answer_first", "weight": 0.5, "opening": "So"}, f"{EXAMPLE}:polite"]
     result = RewardSuite(resolve_rewards(specs)).score(
         [group("How?", [2, 4, 8, 3])], ["So, please", "so", "Thank you", ""], step=0, max_steps=1
     )
     rollouts = result.groups[0].rollouts
-    assert [one.score.rewards["brevity"] for one in rollouts] == [1.0, 0.5, 0.0, None]
-    assert [one.score.total for one in rollouts] == [1.5, 0.25, 1.0, 0.0]
+    assert [one.score.rewards["answer_first"] for one in rollouts] == [1.0, 0.0, 0.0, None]
+    assert [one.score.total for one in rollouts] == [1.5, 0.0, 1.0, 0.0]
     assert result.metrics["user/longest_completion"] == 8.0
 
 

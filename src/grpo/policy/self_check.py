@@ -48,10 +48,8 @@ def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> 
     """
     was_training = model.training
     model.eval()
-    batch = _random_batch(causal_lm(model))
     with torch.no_grad():
-        plain = LogprobForward(packed=False, chunked=False, pad_token_id=pad_token_id)
-        expected = _expected(plain, model, batch)
+        batch, expected = _expected(model, pad_token_id)
         no_chunks = _why_not_chunked(model, batch, expected, pad_token_id)
         forward = LogprobForward(packed=True, chunked=no_chunks is None, pad_token_id=pad_token_id)
         no_packing = (
@@ -66,14 +64,16 @@ def choose_forward(model: nn.Module, pad_token_id: int, *, can_attend: bool) -> 
     return LogprobForward(packed=no_packing is None, chunked=no_chunks is None, pad_token_id=pad_token_id)
 
 
-def _expected(plain: LogprobForward, model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Return the log-probabilities of the model's own forward pass.
+def _expected(model: nn.Module, pad_token_id: int) -> tuple[PackedBatch, Tensor]:
+    """Return random tokens and their log-probabilities by the model's own forward pass.
 
     Raises:
         ModelError: it has none for text alone.
     """
     try:
-        return plain(model, batch, temperature=1.0).logprobs
+        batch = _random_batch(causal_lm(model))
+        plain = LogprobForward(packed=False, chunked=False, pad_token_id=pad_token_id)
+        return batch, plain(model, batch, temperature=1.0).logprobs
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -16,7 +16,8 @@ from typer.main import get_command
 
 import grpo
 from grpo import recipes
-from grpo.cli import app, main
+from grpo.cli import main, script
+from grpo.cli.commands import app
 from grpo.config import GRPOConfig, load_config
 from grpo.config.sections import SECTIONS
 from grpo.errors import DataError, RewardError
@@ -417,3 +418,17 @@ def test_recipes_are_listed_and_printed(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == recipes.names()
     assert main(["recipes", "gsm8k"]) == 0
     assert capsys.readouterr().out == recipes.text("gsm8k")
+
+
+def test_an_interrupt_while_the_command_is_imported_is_one_line(monkeypatch, capsys):
+    class Interrupts:
+        def find_spec(self, name, path=None, target=None):
+            if name == "grpo.cli.entry":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "grpo.cli.entry", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    with pytest.raises(SystemExit) as caught:
+        script()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

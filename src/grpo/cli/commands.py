@@ -209,16 +209,15 @@ def generate(
 
 @app.command()
 def doctor(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default runs/latest.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default the newest one.")] = None,
     *,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try the sandbox of the reward unit_tests.")] = False,
 ) -> int:
     """Say how a run stands and what is wrong with it, or test the sandbox; exit code 3 if something is wrong."""
     if not sandbox:
         from grpo.cli.run_text import run_report
-        from grpo.config.load import LATEST_RUN
 
-        lines, is_bad = run_report(LATEST_RUN if run is None else run)
+        lines, is_bad = run_report(run)
         print("\n".join(lines))
         return BAD_VERDICT if is_bad else 0
     if run is not None:

@@ -388,19 +388,17 @@ def test_a_lack_of_memory_is_one_line_wherever_it_shows(monkeypatch):
             call()
 
 
-@pytest.mark.parametrize("held_out", ["of the rows in memory", "beside a file"])
-def test_the_rows_in_memory_of_a_run_are_not_replaced_by_others_to_evaluate_on(command, held_out):
-    file = str(write_lines("rows.jsonl", sums(8)))
-    in_memory = {"train_dataset": sums(12)} if held_out != "beside a file" else {"eval_dataset": sums(4)}
-    config = quick(steps=1, rewards=["correctness"], **({"train_file": file} if "eval_dataset" in in_memory else {}))
-    trainer = GRPOTrainer("tiny", config, **in_memory)
+@pytest.mark.parametrize("named", ["train_dataset", "eval_dataset"])
+def test_the_rows_in_memory_of_a_run_are_not_replaced_by_others_to_evaluate_on(command, named):
+    own = {"eval_size": 4} if named == "train_dataset" else {"train_file": str(write_lines("rows.jsonl", sums(8)))}
+    trainer = GRPOTrainer("tiny", quick(steps=1, rewards=["correctness"], **own), **{named: sums(12)})
     trainer.train()
     for model in ("run", "run/final_model"):
         shown = command("eval", model)
         assert (shown.code, shown.out) == (2, "")
         assert shown.err == (
-            "error: the run run was trained in Python on rows in memory, which are not stored with it: give eval_file=FILE "
-            "with rows to evaluate on, or call trainer.evaluate() in the script that trained it\n"
+            "error: the run run was trained in Python on rows in memory, which are not stored with it: "
+            "give eval_file=FILE with rows to evaluate on, or call trainer.evaluate() in the script that trained it\n"
         )
     assert "accuracy" in trainer.evaluate()
     write_lines("others.jsonl", sums(4, seed=1))

@@ -167,8 +167,8 @@ def require_stored_rows(config: GRPOConfig) -> None:
     own, present = GRPOConfig.from_file(run / "config.yaml").flat(), config.flat()
     if in_memory and all(present[name] == own[name] for name in ("task", *OWN_ROWS)):
         raise ConfigError(
-            f"the run {run.name} was trained in Python on rows in memory, which are not stored with it: give eval_file=FILE with "
-            f"rows to evaluate on, or call trainer.evaluate() in the script that trained it"
+            f"the run {run.name} was trained in Python on rows in memory, which are not stored with it: "
+            f"give eval_file=FILE with rows to evaluate on, or call trainer.evaluate() in the script that trained it"
         )
 
 

@@ -391,7 +391,7 @@ def test_a_lack_of_memory_is_one_line_wherever_it_shows(monkeypatch):
 @pytest.mark.parametrize("named", ["train_dataset", "eval_dataset"])
 def test_the_rows_in_memory_of_a_run_are_not_replaced_by_others_to_evaluate_on(command, named):
     own = {"eval_size": 4} if named == "train_dataset" else {"train_file": str(write_lines("rows.jsonl", sums(8)))}
-    trainer = GRPOTrainer("tiny", quick(steps=1, rewards=["correctness"], **own), **{named: sums(12)})
+    trainer = GRPOTrainer("tiny", quick(steps=1, rewards=["correctness"], **own), **{named: sums(12, seed=2)})
     trainer.train()
     for model in ("run", "run/final_model"):
         shown = command("eval", model)

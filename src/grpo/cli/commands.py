@@ -175,9 +175,9 @@ def generate(
 ) -> int:
     """Answer prompts with a trained model.
 
-    MODEL is a run, a directory, a Hub id or tiny; by default runs/latest if there is one, else tiny. Without a prompt,
-    standard input is read as one. With --model, every argument is a prompt; without it, every argument after -- is:
-    grpo generate runs/latest "What is 7 + 5?" -- "x=3, what is x?"
+    MODEL, a run, a directory, a Hub id or tiny, is the first argument, and prompts follow. With --model, or after --,
+    every argument is a prompt. Without a prompt, standard input is read as one. If no model is named, as in
+    grpo generate -- "What is 7 + 5?", it is runs/latest if there is one, else tiny.
 
     Options are those of `grpo train --help`, such as temperature=0.7 max_new_tokens=64 seed=1.
     """

@@ -370,6 +370,16 @@ def test_a_prompt_in_the_place_of_the_model_is_refused_with_the_way_to_write_it(
     assert assembly.calls == []
 
 
+def test_the_help_shows_how_a_prompt_is_put_to_the_default_model(assembly, capsys):
+    assert main(["generate", "--help"]) == 0
+    assert 'If no model is named, as in grpo generate -- "What is 7 + 5?", it is' in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["generate", "--", "What is 7 + 5?"]) == 0
+    _, config, prompts, _, _ = assembly.calls[0]
+    assert (config.policy.model, prompts) == ("tiny", ["What is 7 + 5?"])
+
+
 def test_a_single_word_is_read_as_the_model_and_the_message_says_so(assembly, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(["generate", "hello"]) == 2

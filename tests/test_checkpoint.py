@@ -413,8 +413,7 @@ def test_a_refused_write_leaves_the_checkpoints_before_as_they_were(tmp_path: Pa
         save(tmp_path, learner, keep_last=1)
     message = str(caught.value)
     assert "checkpoint-2" in message
-    assert "checkpoint-1 is intact" in message
-    assert f"grpo train --resume {tmp_path}" in message
+    assert "checkpoint-1 is intact: free some space" in message
     assert "\n" not in message
     assert contents(tmp_path) == before
 
@@ -442,7 +441,7 @@ def test_a_full_disk_is_told_in_one_line_and_costs_nothing(small_disk: Path) -> 
         save(small_disk, learner.learn(1), keep_last=1)
     size = sum(len(data) for data in before.values())
     assert f"(about {size / 1000:.1f} kB needed, " in str(caught.value)
-    assert " kB free); checkpoint-1 is intact: free some space, then grpo train --resume" in str(caught.value)
+    assert " kB free); checkpoint-1 is intact: free some space" in str(caught.value)
     assert contents(small_disk) == before
     with pytest.raises(StorageError, match="final_model"):
         save_final(small_disk, learner.state(), save_model=learner.save)
@@ -451,9 +450,7 @@ def test_a_full_disk_is_told_in_one_line_and_costs_nothing(small_disk: Path) -> 
 
 
 def test_a_first_checkpoint_that_does_not_fit_says_how_much_was_written(small_disk: Path) -> None:
-    with pytest.raises(
-        StorageError, match=r"\(more than [\d.]+ kB needed, .* free\); free some space, then grpo train"
-    ):
+    with pytest.raises(StorageError, match=r"\(more than [\d.]+ kB needed, .* free\): free some space$"):
         save(small_disk, Learner(size=200).learn(1))
     assert list(small_disk.iterdir()) == []
 

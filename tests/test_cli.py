@@ -16,7 +16,8 @@ from typer.main import get_command
 
 import grpo
 from grpo import recipes
-from grpo.cli import app, main
+from grpo.cli import main, script
+from grpo.cli.commands import app
 from grpo.config import GRPOConfig, load_config
 from grpo.config.sections import SECTIONS
 from grpo.errors import DataError, RewardError
@@ -369,6 +370,16 @@ def test_a_prompt_in_the_place_of_the_model_is_refused_with_the_way_to_write_it(
     assert assembly.calls == []
 
 
+def test_the_help_shows_how_a_prompt_is_put_to_the_default_model(assembly, capsys):
+    assert main(["generate", "--help"]) == 0
+    assert 'If no model is named, as in grpo generate -- "What is 7 + 5?", it is' in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["generate", "--", "What is 7 + 5?"]) == 0
+    _, config, prompts, _, _ = assembly.calls[0]
+    assert (config.policy.model, prompts) == ("tiny", ["What is 7 + 5?"])
+
+
 def test_a_single_word_is_read_as_the_model_and_the_message_says_so(assembly, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(["generate", "hello"]) == 2
@@ -417,3 +428,17 @@ def test_recipes_are_listed_and_printed(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == recipes.names()
     assert main(["recipes", "gsm8k"]) == 0
     assert capsys.readouterr().out == recipes.text("gsm8k")
+
+
+def test_an_interrupt_while_the_command_is_imported_is_one_line(monkeypatch, capsys):
+    class Interrupts:
+        def find_spec(self, name, path=None, target=None):
+            if name == "grpo.cli.entry":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "grpo.cli.entry", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    with pytest.raises(SystemExit) as caught:
+        script()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

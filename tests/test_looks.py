@@ -15,7 +15,7 @@ from grpo.cli import main
 from grpo.cli.printing import evaluation_table
 from grpo.diagnosis.zero_variance import ZeroVarianceMonitor
 from grpo.plurals import counted
-from grpo.tracking import RunDirectory
+from grpo.tracking import Failure, RunDirectory
 from grpo.tracking.console import Console
 from grpo.tracking.formatting import sparkline
 from grpo.tracking.panels import RunInfo, banner
@@ -66,11 +66,11 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("args", [["doctor"], ["doctor", "runs/latest"]])
-def test_the_doctor_looks_at_the_latest_run(run, capsys, args):
+def test_the_doctor_looks_at_the_newest_run(run, capsys, args):
     run.append_metrics({"step": 1, "reward": 0.25, "zero_variance_groups": 0.5, "truncated_share": 0.5})
     assert main(args) == 0
     shown = capsys.readouterr().out
-    assert ": 1 step, not finished" in shown
+    assert ": 1 step, running" in shown
     assert re.search(r"reward +0.250", shown)
     assert "nothing was found to be wrong" in shown
 
@@ -79,6 +79,28 @@ def test_the_doctor_finds_a_run_that_cannot_learn(run, capsys):
     run.append_metrics({"step": 1, "reward": 0.0, "zero_variance_groups": 1.0})
     assert main(["doctor"]) == 3
     assert "problem: no group differed in reward in 1 of 1 step" in capsys.readouterr().out
+
+
+def test_the_doctor_says_what_a_run_failed_with_and_what_to_do(run, capsys):
+    # It failed before its first step, so it is no runs/latest.
+    run.write_failure(Failure(0, "the reward raised ValueError: no key", "nothing is saved: start again"))
+    assert main(["doctor"]) == 3
+    shown = capsys.readouterr().out
+    assert ": 0 steps, failed\n" in shown
+    assert (
+        "problem: the run failed after 0 steps: the reward raised ValueError: no key; nothing is saved: start again"
+    ) in shown
+    run.clear_failure()
+    run.close()
+    assert main(["doctor"]) == 0
+    assert ": 0 steps, stopped before its end\n" in capsys.readouterr().out
+
+
+def test_the_doctor_reports_the_findings_of_the_run(run, capsys):
+    for step in range(1, 6):
+        run.append_metrics({"step": step, "reward": 0.5, "zero_variance_groups": 0.0, "truncated_share": 0.9})
+    assert main(["doctor"]) == 3
+    assert "problem: 90% of the completions of the last 5 steps were cut off" in capsys.readouterr().out
 
 
 def test_the_doctor_without_any_run_says_what_it_can_do(tmp_path, monkeypatch, capsys):

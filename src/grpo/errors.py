@@ -31,7 +31,9 @@ __all__ = [
     "SandboxError",
     "StaleWeightsError",
     "StorageError",
+    "add_remedy",
     "first_line",
+    "remedies_of",
 ]
 
 
@@ -89,6 +91,16 @@ class StorageError(RunError, OSError):
 
 class StaleWeightsError(RunError):
     """The sampler's weights are not the policy's."""
+
+
+def add_remedy(error: BaseException, text: str) -> None:
+    """Add what to do to an exception, as `add_note` of Python 3.11 does; a traceback ends with it there."""
+    vars(error).setdefault("__notes__", []).append(text)
+
+
+def remedies_of(error: BaseException) -> list[str]:
+    """Return the texts that `add_remedy` added."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from grpo.errors import GrpoError, RunError
+from grpo.errors import GrpoError, RunError, add_remedy, remedies_of
 
 __all__ = [
     "OUT_OF_MEMORY",
@@ -79,7 +79,10 @@ def memory_errors() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, GrpoError) or not is_out_of_memory(error):
             raise
-        raise RunError(OUT_OF_MEMORY) from error
+        failed = RunError(OUT_OF_MEMORY)
+        for remedy in remedies_of(error):
+            add_remedy(failed, remedy)
+        raise failed from error
 
 
 def idle_cores(sample_s: float = 0.2) -> int:

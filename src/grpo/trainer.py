@@ -87,12 +87,15 @@ class Trainer:
     def train(self) -> Outcome:
         """Run the steps that are left, evaluate, save and sum up; on SIGINT or SIGTERM, finish the step and save.
 
+        Before the first step, a signal raises KeyboardInterrupt or SystemExit.
+
         The steps before an exception are saved as well (`rescue`). A killed process loses the steps since its last
         checkpoint, which are those of about ten minutes at most.
         """
         with Interruption(self.journal.warn) as interruption, self.processes.stage("training"):
             if self.progress.step == 0 and self.plan.eval_at_start:
-                self._evaluate()
+                with interruption.at_once():
+                    self._evaluate()
             # A signal reaches one process only.
             while (stop := self.processes.max(interruption.signal_number or 0)) == 0 and self._is_unfinished():
                 self._step(self.progress.step + 1)

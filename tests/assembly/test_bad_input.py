@@ -287,7 +287,8 @@ def test_a_disk_that_fills_up_while_saving_loses_nothing(small_disk, command):
     shown = command("train", *WORDS, "steps=5", "save_every=1", "keep_checkpoints=9", "output_dir=disk/run")
     assert shown.code == 1
     assert shown.err.startswith("error: cannot save disk/run/checkpoint-3: No space left on device")
-    assert "checkpoint-2 is intact: free some space, then grpo train --resume disk/run" in shown.err
+    ending = "saved after step 2; resume with: grpo train --resume disk/run\n"
+    assert shown.err.endswith(f"checkpoint-2 is intact: free some space; {ending}")
     assert shown.err.count("\n") == 1
     run = small_disk / "run"
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoint-1", "checkpoint-2"]

@@ -10,8 +10,9 @@ from short_runs import CHARACTERS, WORDS, lines_of, quick, tree
 from grpo import GRPOTrainer
 from grpo import trainer as trainer_module
 from grpo.checkpoint import CheckpointStore
-from grpo.errors import RewardError, RunError, StaleWeightsError
+from grpo.errors import RewardError, RunError, StaleWeightsError, remedies_of
 from grpo.rewards import RewardSuite
+from grpo.tracking import read_failure
 from grpo.update import Learner
 
 OPTIONS = ("steps=4", "group_size=3", CHARACTERS)
@@ -47,10 +48,16 @@ def test_a_failure_saves_the_steps_before_it_and_the_resumed_run_ends_the_same(t
         fails_at(patch, owner, name, 4 if name == "conclude" else 3, error)
         shown = command("train", *WORDS, *OPTIONS, "output_dir=run")
     assert shown.code == 1
+    # The reason and the way to continue are the last line.
+    assert shown.err.count("\n") == 1
     assert str(error) in shown.err
-    assert "saved after step 2; resume with: grpo train --resume run" in shown.out
+    assert shown.err.endswith("; saved after step 2; resume with: grpo train --resume run\n")
+    assert "saved after" not in shown.out
+    assert read_failure(Path("run")).step == 2
+    assert str(error) in read_failure(Path("run")).error
     assert Path("run/checkpoint-2").is_dir()
     assert command("train", "--resume", "run").code == 0
+    assert read_failure(Path("run")) is None
     assert tree(Path("run/final_model")) == tree(whole / "final_model")
     assert Path("run/completions.jsonl").read_bytes() == (whole / "completions.jsonl").read_bytes()
     assert [line["step"] for line in lines_of("run/metrics.jsonl")] == [1, 2, 3, 4]
@@ -74,16 +81,17 @@ def test_weights_that_have_moved_since_the_last_step_are_not_saved_as_its_own(co
         fails_at(patch, Learner, "_epoch", 6, RunError("in the second epoch of the third step"))
         shown = command("train", *WORDS, *OPTIONS, "epochs_per_step=2", "output_dir=run")
     assert shown.code == 1
-    assert "saved after" not in shown.out
+    assert "saved after" not in shown.out + shown.err
     assert not list(Path("run").glob("checkpoint-*"))
 
 
 def test_a_failure_before_the_first_step_saves_nothing(command, monkeypatch):
     with monkeypatch.context() as patch:
         fails_at(patch, Learner, "pack", 1, RunError("at once"))
-        shown = command("train", *WORDS, *OPTIONS, "output_dir=run")
-    assert shown.code == 1
-    assert "saved after" not in shown.out
+        shown = command("train", *WORDS, *OPTIONS, "output_dir=runs/failed")
+    assert (shown.code, shown.err) == (1, "error: at once\n")
+    assert read_failure(Path("runs/failed")).remedy == "nothing is saved: correct the cause and start again"
+    assert not Path("runs/latest").exists()
 
 
 def test_a_rescue_that_fails_shows_the_first_error(command, monkeypatch):
@@ -102,7 +110,7 @@ def test_a_run_that_has_saved_nothing_for_long_saves_a_checkpoint(train, monkeyp
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3", "checkpoint-4"}
 
 
-def test_a_run_from_python_is_told_how_to_resume_it_there(monkeypatch, capsys):
+def test_a_run_from_python_is_told_how_to_resume_it_there(monkeypatch):
     def length(completions, **_):
         return [float(len(text)) for text in completions]
 
@@ -110,7 +118,9 @@ def test_a_run_from_python_is_told_how_to_resume_it_there(monkeypatch, capsys):
     trainer = GRPOTrainer("tiny", quick(steps=4), train_dataset=rows, rewards=length)
     with monkeypatch.context() as patch:
         fails_at(patch, Learner, "pack", 3, RunError("in the third step"))
-        with pytest.raises(RunError, match="in the third step"):
+        with pytest.raises(RunError, match="in the third step") as caught:
             trainer.train()
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "saved after step 2; resume with: GRPOTrainer(train_dataset=…, rewards=…).train(resume_from='run')" in shown
+    # A traceback ends with it.
+    assert remedies_of(caught.value) == [
+        "saved after step 2; resume with: GRPOTrainer(train_dataset=…, rewards=…).train(resume_from='run')"
+    ]

@@ -186,15 +186,18 @@ def test_a_run_without_a_model_is_named_with_the_newest_that_has_one(train, comm
     Path("mine.py").write_text("def bad(completions):\n    raise RuntimeError('as planned')\n")
     failed = command("train", *WORDS, "rewards=mine.py:bad", "eval_at_start=false", "output_dir=runs/failed")
     assert failed.code == 1, failed
-    for words in (["eval"], ["generate", "--", "What is 2 + 3?"], ["eval", "runs/failed"], ["eval", "runs/latest"]):
-        said = refused(*words)
-        assert said == (
-            "the run runs/failed, which runs/latest means, has saved no model yet: "
-            "the newest run that has one is runs/good"
+    assert refused("eval", "runs/failed") == (
+        "the run runs/failed has saved no model yet: the newest run that has one is runs/good"
+    )
+    # It began no step, so that runs/latest still is the run before.
+    assert command("eval", "runs/latest", "eval_prompts=2", "--json").code == 0
+    shutil.rmtree("runs/good/final_model")
+    for words in (["eval"], ["generate", "--", "What is 2 + 3?"], ["eval", "runs/good"], ["eval", "runs/latest"]):
+        assert refused(*words) == (
+            "the run runs/good, which runs/latest means, has saved no model yet: "
+            "the newest run that has one is runs/older"
         )
-    assert command("eval", "runs/good", "eval_prompts=2", "--json").code == 0
     shutil.rmtree("runs/older")
-    shutil.rmtree("runs/good")
     assert refused("eval").endswith("has saved no model yet: wait for its first checkpoint, or resume it")
 
 

@@ -98,21 +98,19 @@ def test_a_second_signal_leaves_at_once(started):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err == "interrupted\n"
-    assert Path("run/config.yaml").exists()
+    # Nothing was trained.
+    assert not Path("run").exists()
 
 
-def test_a_signal_before_the_first_step_leaves_a_run_that_can_begin_again(started, command):
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "")])
+def test_a_signal_before_the_first_step_ends_the_run_at_once_and_leaves_nothing(started, number, said):
     # The first call of the reward is that of the evaluation before training.
-    process = started("steps=2", "output_dir=run", "eval_size=4", seconds=1.0)
+    process = started("steps=2", "run_name=stopped", "eval_size=4", seconds=60)
     wait_for(scoring(0), process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
-    assert "note: nothing was trained yet; resume with: grpo train --resume run" in out
-    assert not list(Path("run").glob("checkpoint-*"))
-    Path("slow.py").write_text(REWARD.format(seconds=0))
-    assert command("train", "--resume", "run").code == 0
-    assert [line["step"] for line in lines_of("run/eval.jsonl")] == [0, 2]
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (128 + number, said)
+    assert not Path("runs").exists()
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(started):

@@ -386,3 +386,20 @@ def test_a_lack_of_memory_is_one_line_wherever_it_shows(monkeypatch):
         monkeypatch.setattr(api, name, without_memory)
         with pytest.raises(RunError, match="out of memory: take a smaller model"):
             call()
+
+
+@pytest.mark.parametrize("named", ["train_dataset", "eval_dataset"])
+def test_the_rows_in_memory_of_a_run_are_not_replaced_by_others_to_evaluate_on(command, named):
+    own = {"eval_size": 4} if named == "train_dataset" else {"train_file": str(write_lines("rows.jsonl", sums(8)))}
+    trainer = GRPOTrainer("tiny", quick(steps=1, rewards=["correctness"], **own), **{named: sums(12, seed=2)})
+    trainer.train()
+    for model in ("run", "run/final_model"):
+        shown = command("eval", model)
+        assert (shown.code, shown.out) == (2, "")
+        assert shown.err == (
+            "error: the run run was trained in Python on rows in memory, which are not stored with it: "
+            "give eval_file=FILE with rows to evaluate on, or call trainer.evaluate() in the script that trained it\n"
+        )
+    assert "accuracy" in trainer.evaluate()
+    write_lines("others.jsonl", sums(4, seed=1))
+    assert command("eval", "run", "eval_file=others.jsonl").out.startswith("run (step 1): 4 prompts")

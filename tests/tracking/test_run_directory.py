@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grpo.errors import CheckpointError, StorageError
-from grpo.tracking import RunDirectory, find_run, require_empty
+from grpo.tracking import Failure, RunDirectory, find_run, is_in_use, newest_run, read_failure, require_empty
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -38,17 +38,52 @@ def test_a_run_without_a_place_gets_its_own_below_runs(runs: Path) -> None:
         assert first.path != second.path
         assert first.path.parent == Path("runs")
         assert first.path.name.startswith("arithmetic-2")
+        second.append_metrics({"step": 1})
         assert (runs / "latest").readlink() == Path(second.path.name)
 
 
-def test_latest_follows_the_run_at_work(runs: Path) -> None:
-    for name in ("one", "two"):
+def test_latest_is_the_run_that_last_began_to_train(runs: Path) -> None:
+    for name in ("one", "two", "fails before its first step"):
         with RunDirectory.create(runs / name) as run:
             run.write_config(f"name: {name}\n")
+            if " " not in name:
+                run.append_metrics({"step": 1})
     assert find_run(runs / "latest") == runs / "two"
-    RunDirectory.open(runs / "one").close()
+    with RunDirectory.open(runs / "one") as run:
+        assert find_run(runs / "latest") == runs / "two"
+        run.append_metrics({"step": 2})
     assert find_run(runs / "latest") == runs / "one"
     assert (runs / "latest" / "config.yaml").read_text() == "name: one\n"
+    # A resumed run that has no step left is finished once more.
+    with RunDirectory.open(runs / "two") as run:
+        keys = ("eval_before", "eval_after", "steps", "seconds", "completion_tokens_per_s", "peak_memory_mb")
+        run.write_summary(dict.fromkeys(keys, 1))
+    assert find_run(runs / "latest") == runs / "two"
+
+
+def test_the_newest_run_is_the_one_that_was_started_or_resumed_last(runs: Path) -> None:
+    assert newest_run() is None
+    for age, name in ((3, "one"), (1, "two"), (2, "three")):
+        with RunDirectory.create(runs / name) as run:
+            run.write_config("")
+            run.append_metrics({"step": 1})
+        os.utime(run.path / "config.yaml", ns=(0, 10**18 - age))
+    assert newest_run() == Path("runs/two")
+
+
+def test_a_failure_is_recorded_until_the_run_continues(tmp_path: Path) -> None:
+    failure = Failure(3, "the reward raised", "saved after step 3")
+    with RunDirectory.create(tmp_path / "run") as run:
+        assert read_failure(run.path) is None
+        assert is_in_use(run.path)
+        run.write_failure(failure)
+    assert not is_in_use(run.path)
+    assert read_failure(run.path) == failure
+    (run.path / "failure.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"failure\.json is damaged.*remove it"):
+        read_failure(run.path)
+    run.clear_failure()
+    assert read_failure(run.path) is None
 
 
 def test_latest_is_a_text_file_where_links_cannot_be_made(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +94,7 @@ def test_latest_is_a_text_file_where_links_cannot_be_made(runs: Path, monkeypatc
     for name in ("one", "two"):
         with RunDirectory.create(runs / name) as run:
             run.write_config("")
+            run.append_metrics({"step": 1})
     assert (runs / "latest").read_text() == "two\n"
     assert find_run("runs/latest") == Path("runs/two")
     with RunDirectory.open("runs/latest") as run:
@@ -67,13 +103,15 @@ def test_latest_is_a_text_file_where_links_cannot_be_made(runs: Path, monkeypatc
 
 def test_a_real_folder_named_latest_is_left_alone(runs: Path) -> None:
     (runs / "latest").mkdir(parents=True)
-    RunDirectory.create(runs / "one").close()
+    with RunDirectory.create(runs / "one") as run:
+        run.append_metrics({"step": 1})
     assert (runs / "latest").is_dir()
     assert not (runs / "latest").is_symlink()
 
 
 def test_a_run_elsewhere_makes_no_link(tmp_path: Path) -> None:
-    RunDirectory.create(tmp_path / "out").close()
+    with RunDirectory.create(tmp_path / "out") as run:
+        run.append_metrics({"step": 1})
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
@@ -226,9 +264,10 @@ def test_a_run_that_could_not_begin_leaves_nothing_behind(runs: Path) -> None:
     assert open_files() == before
 
 
-def test_a_discarded_run_gives_latest_back_to_the_one_before(runs: Path) -> None:
+def test_a_discarded_run_leaves_latest_as_it_is(runs: Path) -> None:
     with RunDirectory.create(runs / "one") as run:
         run.write_config("")
+        run.append_metrics({"step": 1})
     RunDirectory.create(runs / "two").discard()
     assert find_run(runs / "latest") == runs / "one"
     assert sorted(entry.name for entry in runs.iterdir()) == ["latest", "one"]
@@ -238,6 +277,7 @@ def test_a_discarded_run_leaves_latest_to_a_later_one_and_folders_to_what_others
     first = RunDirectory.create(runs / "first")
     with RunDirectory.create(runs / "second") as second:
         second.write_config("")
+        second.append_metrics({"step": 1})
         first.discard()
         assert find_run(runs / "latest") == runs / "second"
     assert sorted(entry.name for entry in runs.iterdir()) == ["latest", "second"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.data import read_prompts
-from grpo.assembly.objects import PythonObjects
+from grpo.assembly.objects import PythonObjects, require_stored_rows
 from grpo.assembly.parts import decoder, make_policy, make_policy_sampler, sampling_params
 from grpo.checkpoint import model_step
 from grpo.config import GRPOConfig
@@ -68,8 +68,10 @@ def evaluate(config: GRPOConfig) -> Mapping[str, Any]:
     """Return the metrics of `config.policy.model` on the task's held-out rows.
 
     Raises:
+        ConfigError: the rows were in memory when the model was trained, and are not stored.
         DataError: nothing is held out.
     """
+    require_stored_rows(config)
     return evaluate_parts(assemble(config.replace(beta=0.0), only_evaluate=True))
 
 

@@ -8,11 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo.config import GENERATED, GRPOConfig
+from grpo.config import GENERATED, OWN_ROWS, GRPOConfig
 from grpo.errors import CheckpointError, ConfigError
-from grpo.storage import read_text, write_atomically
+from grpo.storage import expanded, read_text, write_atomically
 
-__all__ = ["PythonObjects", "python_command", "require_model_and_rows", "require_objects", "settle", "write_objects"]
+__all__ = [
+    "PythonObjects",
+    "python_command",
+    "require_model_and_rows",
+    "require_objects",
+    "require_stored_rows",
+    "settle",
+    "write_objects",
+]
 
 _OBJECTS = ".objects.json"
 
@@ -138,6 +146,29 @@ def require_objects(run: Path, names: Collection[str]) -> None:
         raise ConfigError(
             f"{run} was started in Python with objects that its config.yaml cannot hold ({', '.join(missing)}): "
             f"resume it there: {python_command(run, needed)}"
+        )
+
+
+def require_stored_rows(config: GRPOConfig) -> None:
+    """Check that the rows to evaluate a run's model on are not those that the run had in memory.
+
+    Raises:
+        ConfigError: they are, and `config` names no others.
+    """
+    place = expanded(config.policy.model)
+    run = next((folder for folder in (place, place.parent) if (folder / _OBJECTS).is_file()), None)
+    if run is None:
+        return
+    needed = _needed(run / _OBJECTS)
+    data = config.data
+    in_memory = "eval_dataset" in needed or (
+        "train_dataset" in needed and data.task == "rows" and data.eval_file is None
+    )
+    own, present = GRPOConfig.from_file(run / "config.yaml").flat(), config.flat()
+    if in_memory and all(present[name] == own[name] for name in ("task", *OWN_ROWS)):
+        raise ConfigError(
+            f"the run {run.name} was trained in Python on rows in memory, which are not stored with it: "
+            f"give eval_file=FILE with rows to evaluate on, or call trainer.evaluate() in the script that trained it"
         )
 
 

@@ -68,6 +68,7 @@ def resume_with(
         notes = record.changed_files()
         run.write_config(parts.config.to_yaml())
         RunRecord.of(parts.config).write(run.path)
+        run.clear_failure()
         if checkpoint is None:
             run.rewind(-1)
             notes.append("the run had stopped before anything was saved, so it starts from the beginning")

@@ -15,13 +15,22 @@ from grpo.assembly.invocation import own_command
 from grpo.assembly.objects import PythonObjects, python_command, write_objects
 from grpo.assembly.parts import make_collector, make_learner, number_of_steps
 from grpo.assembly.run_record import RunRecord
-from grpo.checkpoint import CheckpointStore, Progress, Stateful, TrainingState, require_saveable
+from grpo.checkpoint import (
+    CheckpointStore,
+    Progress,
+    Stateful,
+    TrainingState,
+    checkpoint_steps,
+    require_saveable,
+)
 from grpo.config import GRPOConfig
 from grpo.distributed import connected_processes
 from grpo.engines import sync_weights
-from grpo.errors import InputError
+from grpo.errors import GrpoError, InputError, add_remedy
+from grpo.machine import OUT_OF_MEMORY, is_out_of_memory
+from grpo.rewards.failures import describe_error
 from grpo.storage import expanded, require_free_space, require_short_names
-from grpo.tracking import Journal, RunDirectory, require_empty
+from grpo.tracking import Failure, Journal, RunDirectory, require_empty
 from grpo.tracking.console import Console
 from grpo.trainer import Outcome, Plan, Trainer
 
@@ -54,8 +63,9 @@ def train_parts(parts: Parts) -> Outcome:
         write_objects(run.path, parts.objects.names())
         try:
             return run_parts(parts, run, Progress())
-        except InputError:
-            if not (run.path / "metrics.jsonl").exists() and not (run.path / "eval.jsonl").exists():
+        except (InputError, KeyboardInterrupt, SystemExit) as error:
+            evaluated = isinstance(error, InputError) and (run.path / "eval.jsonl").exists()
+            if not evaluated and not (run.path / "metrics.jsonl").exists():
                 run.discard()
             raise
 
@@ -131,21 +141,35 @@ def run_parts(
         )
         try:
             outcome = trainer.train()
-        except Exception:
-            step = None
-            # A disk that is full, for instance, fails the rescue as well; the first error is the one to show.
+        except Exception as error:
+            # A disk that is full, for instance, fails these as well; the first error is the one to show.
             with contextlib.suppress(Exception):
-                step = trainer.rescue()
-            if step is not None:
-                journal.interrupted(
-                    trainer.summary(), f"saved after step {step}; {_resume_with(run.path, parts.objects)}"
-                )
+                trainer.rescue()
+            saved = max(checkpoint_steps(run.path), default=None)
+            remedy = "nothing is saved: correct the cause and start again"
+            if saved is not None:
+                remedy = f"saved after step {saved}; {_resume_with(run.path, parts.objects)}"
+                add_remedy(error, remedy)
+            with contextlib.suppress(Exception):
+                run.write_failure(Failure(trainer.progress.step, _reason(error), remedy))
+            with contextlib.suppress(Exception):
+                journal.interrupted(trainer.summary())
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            console.clear()
             raise
         if outcome.signal_number is not None:
             step = trainer.progress.step
             done = f"saved after step {step}" if step else "nothing was trained yet"
             journal.interrupted(outcome.summary, f"{done}; {_resume_with(run.path, parts.objects)}")
         return outcome
+
+
+def _reason(error: Exception) -> str:
+    """Return an error in one line."""
+    if isinstance(error, GrpoError):
+        return " ".join(str(error).split())
+    return OUT_OF_MEMORY if is_out_of_memory(error) else describe_error(error)
 
 
 def _resume_with(run: Path, objects: PythonObjects) -> str:

@@ -285,11 +285,10 @@ def _refusal(target: Path, cause: OSError, written: int) -> str:
     steps = checkpoint_steps(target.parent)
     usual = _size(target.parent / f"{_PREFIX}{steps[-1]}") if steps else 0
     needed = f"about {readable_size(usual)}" if usual > written else f"more than {readable_size(written)}"
+    intact = f"; {_PREFIX}{steps[-1]} is intact" if steps else ""
     return (
-        f"cannot save {target}: {cause.strerror or cause} ({needed} needed, "
-        f"{readable_size(free_bytes(target))} free); "
-        + (f"{_PREFIX}{steps[-1]} is intact: free some space, then " if steps else "free some space, then ")
-        + f"grpo train --resume {target.parent}"
+        f"cannot save {target}: {cause.strerror or cause} ({needed} needed, {readable_size(free_bytes(target))} free)"
+        f"{intact}: free some space"
     )
 
 

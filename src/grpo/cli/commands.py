@@ -175,9 +175,9 @@ def generate(
 ) -> int:
     """Answer prompts with a trained model.
 
-    MODEL is a run, a directory, a Hub id or tiny; by default runs/latest if there is one, else tiny. Without a prompt,
-    standard input is read as one. With --model, every argument is a prompt; without it, every argument after -- is:
-    grpo generate runs/latest "What is 7 + 5?" -- "x=3, what is x?"
+    MODEL, a run, a directory, a Hub id or tiny, is the first argument, and prompts follow. With --model, or after --,
+    every argument is a prompt. Without a prompt, standard input is read as one. If no model is named, as in
+    grpo generate -- "What is 7 + 5?", it is runs/latest if there is one, else tiny.
 
     Options are those of `grpo train --help`, such as temperature=0.7 max_new_tokens=64 seed=1.
     """
@@ -209,16 +209,15 @@ def generate(
 
 @app.command()
 def doctor(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default runs/latest.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; by default the newest one.")] = None,
     *,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try the sandbox of the reward unit_tests.")] = False,
 ) -> int:
     """Say how a run stands and what is wrong with it, or test the sandbox; exit code 3 if something is wrong."""
     if not sandbox:
         from grpo.cli.run_text import run_report
-        from grpo.config.load import LATEST_RUN
 
-        lines, is_bad = run_report(LATEST_RUN if run is None else run)
+        lines, is_bad = run_report(run)
         print("\n".join(lines))
         return BAD_VERDICT if is_bad else 0
     if run is not None:

@@ -25,7 +25,7 @@ from typer.main import get_command
 import grpo
 from grpo.cli.commands import app
 from grpo.cli.streams import drop_output, is_text, open_closed_streams
-from grpo.errors import ConfigError, GrpoError, InputError
+from grpo.errors import ConfigError, GrpoError, InputError, remedies_of
 from grpo.machine import OUT_OF_MEMORY, is_out_of_memory
 
 __all__ = ["main", "script"]
@@ -67,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verdict(error: Exception, *, debug: bool) -> tuple[int, str | None]:
     """Return the exit code for an error, and what to say about it."""
+    remedies = "".join(f"; {remedy}" for remedy in remedies_of(error))
     if isinstance(error, GrpoError):
-        return 2 if isinstance(error, InputError) else 1, f"error: {error}"
+        return 2 if isinstance(error, InputError) else 1, f"error: {error}{remedies}"
     # Errors of files that we write have become a StorageError: this one is of the stream.
     if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
         drop_output()
@@ -76,12 +77,12 @@ def _verdict(error: Exception, *, debug: bool) -> tuple[int, str | None]:
         left = isinstance(error, BrokenPipeError)
         return (0, None) if left else (1, f"error: cannot write to standard output: {error.strerror}")
     if is_out_of_memory(error):
-        return 1, f"error: {OUT_OF_MEMORY}"
+        return 1, f"error: {OUT_OF_MEMORY}{remedies}"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         shown = str(error.filename)
         return 2, f"error: the name {shown[:40]}… has {len(shown)} characters, more than the file system allows"
     hint = "" if debug else " (grpo --debug … shows where)"
-    return 1, f"error: {type(error).__name__}: {error}{hint}"
+    return 1, f"error: {type(error).__name__}: {error}{hint}{remedies}"
 
 
 def script() -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grpo.config.describe import option_reference
+from grpo.config.layers import OWN_ROWS
 from grpo.config.load import DEFAULT_RECIPE, load_config, load_model_config, load_run_config
 from grpo.config.options import OPTIONS, normalise
 from grpo.config.overrides import parse_overrides, read_settings, split_args
@@ -16,6 +17,7 @@ __all__ = [
     "GENERATED",
     "METHODS",
     "OPTIONS",
+    "OWN_ROWS",
     "SECTIONS",
     "GRPOConfig",
     "RewardOptions",

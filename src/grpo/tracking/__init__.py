@@ -3,12 +3,21 @@
 from grpo.tracking.completions import completion_lines
 from grpo.tracking.journal import Journal
 from grpo.tracking.metrics import answer_counts, flatten_evaluation, flatten_step
-from grpo.tracking.run_directory import RunDirectory, find_run, require_empty
+from grpo.tracking.run_directory import (
+    Failure,
+    RunDirectory,
+    find_run,
+    is_in_use,
+    newest_run,
+    read_failure,
+    require_empty,
+)
 from grpo.tracking.tensorboard import TensorBoardTracker
 from grpo.tracking.tracker import Tracker
 from grpo.tracking.wandb_tracker import WandbTracker
 
 __all__ = [
+    "Failure",
     "Journal",
     "RunDirectory",
     "TensorBoardTracker",
@@ -19,5 +28,8 @@ __all__ = [
     "find_run",
     "flatten_evaluation",
     "flatten_step",
+    "is_in_use",
+    "newest_run",
+    "read_failure",
     "require_empty",
 ]

@@ -88,12 +88,17 @@ class Journal:
         self._end(summary)
         self.console.finish(summary)
 
-    def interrupted(self, summary: Mapping[str, Any], text: str) -> None:
-        """End without a summary, which a resumed run will write; `text` names the command that resumes it."""
+    def interrupted(self, summary: Mapping[str, Any], text: str | None = None) -> None:
+        """End without a summary, which a resumed run will write.
+
+        Args:
+            text: names the command that resumes the run; None: an error follows that names it.
+        """
         # The panel of a run that was stopped is not its outcome; the message below it is what matters.
         self.console.clear()
         self._end(summary)
-        self.note(text)
+        if text is not None:
+            self.note(text)
 
     def _end(self, summary: Mapping[str, Any]) -> None:
         places = [tracker.finish(summary) for tracker in self.trackers]

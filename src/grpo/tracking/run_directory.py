@@ -5,6 +5,7 @@ metrics.jsonl       one object a step
 completions.jsonl   one object a completion
 eval.jsonl          one object an evaluation
 summary.json        the outcome of a finished run; summary-{steps}.json once that run was resumed
+failure.json        the error that ended the run, until it is resumed
 checkpoint-{step}/, final_model/    written by `grpo.checkpoint`
 """
 
@@ -17,6 +18,7 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +35,7 @@ from grpo.storage import (
 )
 from grpo.tracking.jsonl import append_lines, encode, rewind_lines
 
-__all__ = ["RunDirectory", "find_run", "require_empty"]
+__all__ = ["Failure", "RunDirectory", "find_run", "is_in_use", "newest_run", "read_failure", "require_empty"]
 
 _RUNS = "runs"
 _LATEST = "latest"
@@ -41,19 +43,37 @@ _LOCK = ".lock"
 _CONFIG = "config.yaml"
 _METRICS, _COMPLETIONS, _EVALUATIONS = "metrics.jsonl", "completions.jsonl", "eval.jsonl"
 _SUMMARY = "summary.json"
+_FAILURE = "failure.json"
 _SUMMARY_KEYS = ("eval_before", "eval_after", "steps", "seconds", "completion_tokens_per_s", "peak_memory_mb")
 
 
-class RunDirectory:
-    """The directory of a run that this process writes, locked until `close`; also a context manager."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error that ended a run.
 
-    def __init__(
-        self, path: Path, lock: int | None, *, made: Sequence[Path] = (), latest_before: str | None = None
-    ) -> None:
+    Attributes:
+        step: steps completed before it.
+        error: the reason, in one line.
+        remedy: the command that continues the run, or that nothing is saved.
+    """
+
+    step: int
+    error: str
+    remedy: str
+
+
+class RunDirectory:
+    """The directory of a run that this process writes, locked until `close`; also a context manager.
+
+    `runs/latest` names the run from its first recorded step on, so that a run which fails earlier leaves the link to
+    the one before.
+    """
+
+    def __init__(self, path: Path, lock: int | None, *, made: Sequence[Path] = ()) -> None:
         self.path = path
         self._lock = lock
         self._made = made
-        self._latest_before = latest_before
+        self._is_latest = False
 
     @classmethod
     def create(cls, path: Path | str | None = None, *, name: str = "run") -> RunDirectory:
@@ -77,9 +97,7 @@ class RunDirectory:
             made = made if directory.exists() else [directory, *made]
             with storage_errors(directory):
                 directory.mkdir(parents=True, exist_ok=True)
-        run = cls(directory, _acquire(directory), made=made, latest_before=_latest_of(directory))
-        _point_latest_to(directory)
-        return run
+        return cls(directory, _acquire(directory), made=made)
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
@@ -90,9 +108,7 @@ class RunDirectory:
         """
         directory = find_run(path)
         require_plain_entries(directory, CheckpointError)
-        run = cls(directory, _acquire(directory))
-        _point_latest_to(directory)
-        return run
+        return cls(directory, _acquire(directory))
 
     def write_config(self, text: str) -> None:
         """Write `config.yaml`.
@@ -105,6 +121,7 @@ class RunDirectory:
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Append the metrics of a step; they include its `step`."""
         append_lines(self.path / _METRICS, [metrics])
+        self._become_latest()
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of all recorded steps."""
@@ -130,6 +147,16 @@ class RunDirectory:
         if missing := [key for key in _SUMMARY_KEYS if key not in summary]:
             raise ValueError(f"a summary needs {missing}")
         write_atomically(self.path / _SUMMARY, encode(summary, indent=2).decode() + "\n")
+        self._become_latest()
+
+    def write_failure(self, failure: Failure) -> None:
+        """Write `failure.json`."""
+        write_atomically(self.path / _FAILURE, encode(asdict(failure), indent=2).decode() + "\n")
+
+    def clear_failure(self) -> None:
+        """Remove `failure.json` if it exists: the run continues."""
+        with storage_errors(self.path / _FAILURE):
+            (self.path / _FAILURE).unlink(missing_ok=True)
 
     def set_summary_aside(self) -> None:
         """Rename `summary.json` to `summary-{steps}.json` if it exists: a resumed run writes another."""
@@ -157,7 +184,7 @@ class RunDirectory:
         rewind_lines(self.path / _EVALUATIONS, step if evaluated else step - 1)
 
     def discard(self) -> None:
-        """Remove a run that could not begin: the directory, its content, and the link `runs/latest` to it."""
+        """Remove a run that could not begin: the directory and its content."""
         self.close()
         for entry in self.path.iterdir():
             if entry.is_dir() and not entry.is_symlink():
@@ -165,12 +192,13 @@ class RunDirectory:
             else:
                 entry.unlink()
         with contextlib.suppress(OSError):
-            if _latest_of(self.path) == self.path.name:
-                (self.path.absolute().parent / _LATEST).unlink()
-                if self._latest_before is not None:
-                    _point_latest_to(self.path.parent / self._latest_before)
             for directory in self._made:
                 directory.rmdir()  # fails, as it should, if others have put something there
+
+    def _become_latest(self) -> None:
+        if not self._is_latest:
+            _point_latest_to(self.path)
+            self._is_latest = True
 
     def close(self) -> None:
         """Unlock the directory."""
@@ -213,6 +241,38 @@ def find_run(path: Path | str) -> Path:
     if not (directory / _CONFIG).is_file():
         raise CheckpointError(f"{path} is not a run: it has no {_CONFIG}; give the directory of a run, as runs/NAME")
     return directory
+
+
+def newest_run() -> Path | None:
+    """Return the run below `runs/` that was started or resumed last, whether it trained or not; None without runs."""
+    configs = [file for file in Path(_RUNS).glob(f"*/{_CONFIG}") if file.parent.name != _LATEST]
+    return max(configs, key=lambda file: file.stat().st_mtime_ns).parent if configs else None
+
+
+def read_failure(run: Path) -> Failure | None:
+    """Return the error that ended the run at `run`; None where none is recorded.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
+    file = run / _FAILURE
+    if not file.is_file():
+        return None
+    try:
+        return Failure(**json.loads(read_text(file, error=CheckpointError)))
+    except (ValueError, TypeError, RecursionError):
+        raise CheckpointError(f"{file} is damaged: it should be the record of a failed run; remove it") from None
+
+
+def is_in_use(run: Path) -> bool:
+    """Return whether a process has locked the run at `run`; False where no such locks exist."""
+    try:
+        lock = _acquire(run) if (run / _LOCK).is_file() else None
+    except CheckpointError:
+        return True
+    if lock is not None:
+        _release(lock)
+    return False
 
 
 def _make_unique(parent: Path, name: str) -> Path:
@@ -290,14 +350,6 @@ def _release(descriptor: int) -> None:
     # A forked child that is still alive has the file open, too: closing alone would not unlock it.
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
-
-
-def _latest_of(directory: Path) -> str | None:
-    """Return the name of the run that `latest` beside `directory` names; None if there is no `latest`."""
-    latest = directory.absolute().parent / _LATEST
-    if latest.is_symlink():
-        return str(latest.readlink())
-    return latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
 
 
 def _point_latest_to(directory: Path) -> None:

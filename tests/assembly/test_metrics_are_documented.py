@@ -79,7 +79,9 @@ def test_the_document_has_each_number_on_the_screen() -> None:
     for label, heading, metric, _ in VITAL_SIGNS:
         name = "rewards/failed_completions" if metric == "failed_so_far" else metric
         assert f"`{name}`" in shown[heading or "–", label or "–"]
-    assert {name for metric in shown.values() for name in re.findall(r"`(.+?)`", metric)} <= documented()["metrics.jsonl"]
+    assert {name for metric in shown.values() for name in re.findall(r"`(.+?)`", metric)} <= documented()[
+        "metrics.jsonl"
+    ]
 
 
 def test_the_document_has_the_summary(train) -> None:

@@ -230,7 +230,12 @@ def number_of_words(completions, **_):
     [
         (shorter, "hackable", "problem", "Give an empty text, or an empty answer, a reward of 0. "),
         (longer_to_a_limit, "not-told-apart", "warning", ""),
-        (number_of_words, "hackable", "problem", "Put a limit on what length earns. "),
+        (
+            number_of_words,
+            "hackable",
+            "problem",
+            "Put a limit on what length earns, and do not pay for the same words twice. ",
+        ),
     ],
 )
 def test_the_advice_on_a_reward_by_length_is_about_length_and_a_reward_for_the_answer(reward, code, severity, fix):

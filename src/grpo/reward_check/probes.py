@@ -83,7 +83,7 @@ PROBES = (
     ProbeKind("{kind}s listed", "every {kind} that could be right", lambda case: case.answer(case.listed), worthless,
               (_COMPARE_WHOLE,), fixes_reading=True, twice=True, always_counts=True),
     ProbeKind("repeated text", "one sentence again and again", lambda case: case.reasoning(repeated), worthless,
-              ("Do not pay for the same words twice.",), twice=True),
+              ("Put a limit on what length earns, and do not pay for the same words twice.",), twice=True),
     ProbeKind("very long text", "a text of the greatest length, without content",
               lambda case: case.reasoning(long_text), worthless,
               ("Put a limit on what length earns.",), twice=True),

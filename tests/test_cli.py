@@ -135,6 +135,15 @@ def test_help_lists_the_commands(words, capsys):
     assert all(f"\n  {name} " in shown for name in COMMANDS)
 
 
+@pytest.mark.parametrize("group", [[], ["reward"]], ids=["grpo", "reward"])
+def test_summaries_of_commands_fit_80_columns(group, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*group, "--help"]) == 0
+    commands = capsys.readouterr().out.partition("\nCommands:\n")[2]
+    assert commands
+    assert "..." not in commands
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name, capsys):
     assert main([name, "--help"]) == 0
@@ -152,6 +161,7 @@ def test_train_help_lists_every_option_with_default_and_synonyms(capsys):
         for leaf, field in section.model_fields.items():
             assert f"--{(field.alias or leaf).replace('_', '-')} " in shown
     assert "[1e-06]" in shown
+    assert "a task that sets another value. --dry-run prints the values" in shown
     assert "num_generations_per_prompt" in shown
 
 

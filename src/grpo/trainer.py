@@ -206,7 +206,7 @@ class Trainer:
 
     def summary(self) -> dict[str, Any]:
         """Return the entries of `summary.json` at this point of the run."""
-        progress = self.progress
+        progress, totals = self.progress, self.collector.totals()
         return {
             "eval_before": progress.evaluation_at(0),
             "eval_after": progress.evaluation_at(progress.step) if progress.step else None,
@@ -215,7 +215,7 @@ class Trainer:
             "completion_tokens": progress.completion_tokens,
             "completion_tokens_per_s": round(progress.completion_tokens / max(progress.training_s, 1e-9), 1),
             "peak_memory_mb": round(self.peak_memory.of_all_time_mb(), 1),
-            "reward_totals": self.collector.totals(),
+            **({"reward_totals": totals} if totals else {}),
         }
 
 

@@ -168,6 +168,23 @@ def test_what_changes_when_a_run_goes_on_is_in_the_header(train, command):
     assert "\nchanged" not in command("train", "--resume", run).out
 
 
+@pytest.mark.parametrize(
+    ("schedule", "noted"),
+    [
+        ("linear", "the learning rate was 2.5e-4 in step 2 and continues at 3.3e-4, because steps changed"),
+        ("cosine", "the learning rate was 2.5e-4 in step 2 and continues at 3.8e-4, because steps changed"),
+        ("constant", None),
+    ],
+)
+def test_more_steps_say_at_what_learning_rate_the_run_continues(train, command, schedule, noted):
+    run = train("steps=2", "learning_rate=5e-4", f"schedule={schedule}", "warmup_steps=0")
+    shown = command("train", "--resume", run, "steps=6")
+    assert shown.code == 0, shown.err
+    notes = re.findall("^note: (the learning rate.*?):", shown.out, re.MULTILINE)
+    assert notes == ([] if noted is None else [noted])
+    assert "the learning rate" not in command("train", "--resume", run, "log_completions=false").out
+
+
 def test_a_run_that_saved_nothing_says_that_it_begins_again(train, command):
     run = train("steps=2", *OPTIONS)
     expected = tree(run / "final_model")

@@ -295,6 +295,14 @@ def test_a_trainer_evaluates_generates_and_saves():
     assert not Path("run").exists()
 
 
+def test_a_summary_has_the_keys_of_the_docstring():
+    trainer = GRPOTrainer("tiny", quick(), train_dataset=sums(8), eval_dataset=sums(12)[8:])
+    assert set(trainer.evaluate()) >= {"prompts", "samples_per_prompt", "reward", "rewards", "completion_length"}
+    summary = trainer.train()
+    assert all(f"`{key}`" in GRPOTrainer.train.__doc__ for key in summary)
+    assert "reward_totals" not in summary
+
+
 def test_evaluating_without_held_out_rows_says_what_to_give():
     trainer = GRPOTrainer("tiny", quick(), train_dataset=sums(8))
     with pytest.raises(DataError, match="give eval_file, or eval_size"):

@@ -211,3 +211,44 @@ def test_the_same_check_gives_the_same_findings():
     first, second = checked("correctness", cannot_read_everything), checked("correctness", cannot_read_everything)
     assert first.probes == second.probes
     assert first.findings == second.findings
+
+
+def shorter(completions, **_):
+    return [1.0 - min(len(text), 200) / 200 for text in completions]
+
+
+def longer_to_a_limit(completions, **_):
+    return [min(len(text), 100) / 100 for text in completions]
+
+
+def number_of_words(completions, **_):
+    return [float(len(text.split())) for text in completions]
+
+
+@pytest.mark.parametrize(
+    ("reward", "code", "severity", "fix"),
+    [
+        (shorter, "hackable", "problem", "Give an empty text, or an empty answer, a reward of 0. "),
+        (longer_to_a_limit, "not-told-apart", "warning", ""),
+        (
+            number_of_words,
+            "hackable",
+            "problem",
+            "Put a limit on what length earns, and do not pay for the same words twice. ",
+        ),
+    ],
+)
+def test_the_advice_on_a_reward_by_length_is_about_length_and_a_reward_for_the_answer(reward, code, severity, fix):
+    finding = found(checked(reward), code)
+    assert finding.severity == severity
+    assert finding.meaning.startswith("No reward reads the right answers")
+    assert finding.advice.startswith(f"{fix}Add a reward that compares with the answer")
+
+
+def compares(completions, **columns):
+    right = columns["answer"]
+    return [float("<answer>" in text) + (answer in text) for text, answer in zip(completions, right, strict=True)]
+
+
+def test_a_reward_that_reads_the_answers_among_all_columns_is_seen_to_read_them():
+    assert not any("No reward reads" in finding.meaning for finding in checked(compares).findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -16,8 +17,16 @@ from grpo.plurals import counted
 from grpo.rewards import RewardSuite, WeightSchedule, read_weight
 from grpo.tracking import Journal, TensorBoardTracker, Tracker, WandbTracker
 from grpo.tracking.console import Console, RunInfo
+from grpo.tracking.formatting import number
 
-__all__ = ["Changes", "announce", "make_trackers", "remark_on_data", "warnings_on"]
+__all__ = ["Changes", "announce", "make_trackers", "remark_on_data", "remark_on_learning_rate", "warnings_on"]
+
+_LEARNING_RATE_OPTIONS = frozenset(
+    {
+        *("steps", "num_epochs", "learning_rate", "schedule", "warmup_steps", "warmup_ratio"),
+        *("min_learning_rate_ratio", "prompts_per_step"),
+    }
+)
 
 Changes = Mapping[str, tuple[Any, Any]]
 """Options that a resumed run changes, by name: the old and the new value."""
@@ -69,6 +78,25 @@ def remark_on_data(parts: Parts, journal: Journal) -> None:
         journal.note(note)
     if parts.evaluator is None:
         journal.note("nothing is held out, so nothing is evaluated: give eval_file or eval_size to see accuracy")
+
+
+def remark_on_learning_rate(
+    before: Mapping[str, Any], learning_rate: float, changes: Changes, journal: Journal
+) -> None:
+    """Report that the options which a resumed run changes move the learning rate.
+
+    Args:
+        before: metrics of the last step before the resume.
+        learning_rate: of the next step.
+    """
+    names = [name for name in changes if name in _LEARNING_RATE_OPTIONS]
+    was = before.get("learning_rate")
+    if names and was is not None and not math.isclose(was, learning_rate):
+        old, new = (number(rate, ".1e") for rate in (was, learning_rate))
+        journal.note(
+            f"the learning rate was {old} in step {before['step']} and continues at {new}, because "
+            f"{' and '.join(names)} changed: learning_rate, schedule and min_learning_rate_ratio set another course"
+        )
 
 
 def _way_to_longer_prompts(parts: Parts) -> str:

@@ -103,7 +103,12 @@ class GRPOTrainer:
         return self._parts.policy.tokenizer
 
     def train(self, *, resume_from: str | Path | None = None) -> Mapping[str, Any]:
-        """Train, write the run directory and return the summary.
+        """Train, write the run directory and return the summary, which `summary.json` in that directory holds as well.
+
+        Its keys: `eval_before` and `eval_after` (evaluations as `evaluate` returns them, None without held-out rows),
+        `steps`, `seconds`, `completion_tokens`, `completion_tokens_per_s`, `peak_memory_mb`, `final_model` (the
+        directory of the trained model) and, where rewards count something, `reward_totals`. The section on
+        `summary.json` in docs/metrics.md explains them; `metrics.jsonl` in the run directory has the steps.
 
         Args:
             resume_from: a run directory to resume, where options that this trainer's config sets replace the
@@ -125,7 +130,11 @@ class GRPOTrainer:
         return _summary(outcome)
 
     def evaluate(self) -> Mapping[str, Any]:
-        """Return the accuracies of the present model on the held-out rows.
+        """Return the rewards and accuracies of the present model on the held-out rows.
+
+        Keys are those of `eval.jsonl` in docs/metrics.md without `step`: always `prompts`, `samples_per_prompt`,
+        `reward`, `rewards` (by name), `completion_length` and `truncated_share`; `accuracy` and its variants where
+        rows have answers; `format_rate` where the format has tags; intervals as `…_ci95`.
 
         Raises:
             DataError: nothing is held out.

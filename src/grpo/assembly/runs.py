@@ -9,7 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
-from grpo.assembly.announcement import Changes, announce, make_trackers, remark_on_data, warnings_on
+from grpo.assembly.announcement import (
+    Changes,
+    announce,
+    make_trackers,
+    remark_on_data,
+    remark_on_learning_rate,
+    warnings_on,
+)
 from grpo.assembly.assembly import Parts, assemble
 from grpo.assembly.invocation import own_command
 from grpo.assembly.objects import PythonObjects, python_command, write_objects
@@ -121,6 +128,8 @@ def run_parts(
         console.start(announce(parts, run.path, steps, progress.step, changes))
         for note in notes:
             journal.note(note)
+        if changes and progress.step < steps and (lines := run.metrics()):
+            remark_on_learning_rate(lines[-1], learner.learning_rate(progress.step + 1), changes, journal)
         if not parts.sampler.capabilities.seeded:
             journal.note(f"engine {config.rollout.engine} cannot repeat completions: a resumed run samples others")
         remark_on_data(parts, journal)

@@ -61,7 +61,9 @@ def train(
     the defaults when the options name a model or data of your own. A resumed run may get other options:
     grpo train --resume runs/latest steps=200.
 
-    Every option below is written key=value, --key value or, in a file, key: value. In [brackets]: the default.
+    Every option below is written key=value, --key value or, in a file, key: value. In [brackets]: the default without
+    a recipe or a task that sets another value. --dry-run prints the values of a run before it starts; the file
+    config.yaml in the run's directory holds those that it uses.
     """
     if ablate not in (None, "rewards"):
         raise ConfigError(f"--ablate {ablate}: only rewards can be left out in turn, write --ablate rewards")
@@ -213,7 +215,10 @@ def doctor(
     *,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Try the sandbox of the reward unit_tests.")] = False,
 ) -> int:
-    """Say how a run stands and what is wrong with it, or test the sandbox; exit code 3 if something is wrong."""
+    """Report the state and problems of a run, or test the sandbox.
+
+    Exit code 3: something is wrong.
+    """
     if not sandbox:
         from grpo.cli.run_text import run_report
 

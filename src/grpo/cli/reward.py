@@ -156,10 +156,11 @@ def check(
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Equal calls, to compare values.")] = 3,
     as_json: AsJson = False,
 ) -> int:
-    """Run a recipe's rewards on real rows with right answers, empty ones, echoes, repetitions and other probes.
+    """Probe a recipe's rewards before a run.
 
-    The report names rewards that can be hacked or that fail, and their cost; exit code 3 if something is wrong.
-    Options are those of `grpo train --help`.
+    The probes are right answers, empty ones, echoes, repetitions and other texts, for real rows. The report names
+    rewards that can be hacked or that fail, and their cost; exit code 3 if something is wrong. Options are those of
+    `grpo train --help`.
     """
     arguments = read_arguments(ctx, args)
 

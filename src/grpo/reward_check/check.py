@@ -15,7 +15,7 @@ from grpo.reward_check.measures import probe_result, reward_result, sample_resul
 from grpo.reward_check.probes import LONGEST, make_probes
 from grpo.reward_check.references import find_references
 from grpo.reward_check.report import CheckReport
-from grpo.reward_check.scoring import SuiteRunner, run_passes, sees_column, texts_by_row
+from grpo.reward_check.scoring import SuiteRunner, run_passes, sees_answers, texts_by_row
 from grpo.rewards import RewardFunction, RewardSuite
 from grpo.tasks.answers import FORMATS, AnswerFormat
 from grpo.types import Group, Prompt
@@ -98,7 +98,8 @@ def check_rewards(
         samples=sample_result(sampled, names, truncated=truncated, combine=combine) if sampled else None,
         findings=(),
     )
-    findings = find(report, probes, sees_answers=sees_column(suite, column), timeout_s=suite.timeout_s)
+    seen = sees_answers(suite, column, passes.scores)
+    findings = find(report, probes, sees_answers=seen, timeout_s=suite.timeout_s)
     return replace(report, findings=findings)
 
 

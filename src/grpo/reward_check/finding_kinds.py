@@ -85,13 +85,17 @@ HACKABLE = FindingKind("hackable", "problem",
     "these texts earn more than the right answer: {more}",
     "Training maximises the reward: it will teach the model to write such texts instead of answers.",
     "{remedy}")
+HACKABLE_UNSEEN = FindingKind("hackable", "problem",
+    "these texts earn more than the right answer: {more}",
+    "No reward reads the right answers, so training will teach the model to write such texts, whatever the question.",
+    "{text_fix}Add a reward that compares with the answer (correctness, accuracy), if answers are to improve.")
 NOT_TOLD_APART = FindingKind("not-told-apart", "problem",
     "these texts earn as much as the right answer: {as_much}",
     "The rewards do not tell these texts from a right answer, so training will not prefer the right one.",
     "{remedy}")
 ANSWERS_UNSEEN = FindingKind("not-told-apart", "warning",
     "these texts earn as much as the right answer: {as_much}",
-    "No reward reads the right answers, so a wrong answer in the right form earns as much.",
+    "No reward reads the right answers, so a text without the right answer earns as much.",
     "Add a reward that compares with the answer (correctness, accuracy), if answers are to improve.")
 GOOD_UNSEEN = FindingKind("not-told-apart", "warning",
     "these texts earn as much as the good answer: {as_much}",
@@ -111,7 +115,7 @@ JUNK_PAYS = FindingKind("junk-pays", "warning",
     "these texts earn more than the best of {samples.group_size} completions that the model writes now "
     "({samples.best:.3g}): {more}",
     "There are no right answers to compare with; if these texts are worthless, training will still find them.",
-    "Read one of these texts and add a reward that it cannot earn: a format, a limit on length, a judge.")
+    "{text_fix}Read one of these texts; if it is worthless, add a reward that it cannot earn: a format, a judge.")
 FOOLED = FindingKind("fooled", "warning",
     "reward {name!r} gives its full {right:.3g} also to: {where}",
     "The other rewards make up for it, but a part of the total can be earned without a right answer.",

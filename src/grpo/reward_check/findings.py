@@ -25,7 +25,7 @@ _Fixes: TypeAlias = Mapping[str, Sequence[str]]
 """By probe, advice on rewards that pay for its texts."""
 
 _IN_ORDER = (
-    *(kinds.HACKABLE, kinds.NOT_TOLD_APART, kinds.ANSWERS_UNSEEN, kinds.GOOD_UNSEEN),
+    *(kinds.HACKABLE, kinds.HACKABLE_UNSEEN, kinds.NOT_TOLD_APART, kinds.ANSWERS_UNSEEN, kinds.GOOD_UNSEEN),
     *(kinds.PAYS_IN_SOME_ROWS, kinds.OTHER_PROMPTS, kinds.JUNK_PAYS),
 )
 
@@ -51,7 +51,7 @@ def find(
     Args:
         report: the figures, without findings.
         probes: the kinds of the report's probes.
-        sees_answers: whether a reward can read the column of the right answers.
+        sees_answers: whether a reward reads the column of the right answers.
         timeout_s: seconds that one call of a reward may take in a run; None: no limit.
     """
     best = report.samples.best if report.samples is not None else None
@@ -187,6 +187,7 @@ def _paid_too_much(report: CheckReport, probes: Sequence[Probe], standard: Stand
                 as_much=_earnings(texts, level=True),
                 fixes=_advice(texts, fixes),
                 remedy=_remedy(report, texts, fixes, paying),
+                text_fix=_text_fix(texts, probes),
             )
     if standard.is_exact and standard.sees_answers:
         yield from _fooled(report, {name for texts in paid.values() for name in texts}, fixes)
@@ -233,6 +234,17 @@ def _advice(paid: _Texts, fixes: _Fixes) -> str:
     """Return advice for rewards that pay for these texts, the best paid first; two sentences at most."""
     advice = dict.fromkeys(fix for name in _ranked(paid) for fix in fixes[name])
     return " ".join(list(advice)[:_MOST_FIXES])
+
+
+def _text_fix(paid: _Texts, probes: Sequence[Probe]) -> str:
+    """Return advice on the best paid text for rewards that read no answer; a text without tags goes first.
+
+    What a reward pays for in a text without tags, such as its length, is not the format.
+    """
+    kinds_of = {probe.name: probe for probe in probes}
+    fitting = [kinds_of[name] for name in _ranked(paid) if not kinds_of[name].kind.fixes_reading]
+    best = next(iter(sorted(fitting, key=lambda probe: probe.in_format)), None)
+    return "" if best is None else f"{best.kind.fixes[0]} "
 
 
 def _earnings(paid: _Texts, *, level: bool = False) -> str:

@@ -42,6 +42,7 @@ class ProbeKind:
         write: returns the text for a row; None: there is none for it.
         verdict: returns the finding that a text belongs to, given what it earned; None: it did not earn too much.
         fixes: advice on rewards that pay for the text.
+        fixes_reading: whether that advice is for rewards that read an answer.
         labels: odd answers, each tried on several rows where it is wrong; empty: every row gets a text.
         needs_tags: whether the probe is left out where the format has no tags.
         twice: True: if the format has tags, a second probe writes the text in the format.
@@ -53,6 +54,7 @@ class ProbeKind:
     write: Callable[[Case], str | None]
     verdict: Callable[[ComparisonResult, Standard], FindingKind | None]
     fixes: tuple[str, ...]
+    fixes_reading: bool = False
     labels: tuple[str, ...] = ()
     needs_tags: bool = False
     twice: bool = False
@@ -70,7 +72,7 @@ PROBES = (
     ProbeKind("other answer", "the right answer to another row, in the format asked for",
               lambda case: case.other, other_answer,
               ("Check whether the rewards expect another format, and whether one compares with the row's answer.",),
-              always_counts=True),
+              fixes_reading=True, always_counts=True),
     ProbeKind("rejected", "the answer that the row calls the worse one", lambda case: case.rejected, rejected,
               ("Check whether the sign, or the label that is rewarded, is the wrong one.",)),
     ProbeKind("empty", "an empty answer", lambda case: case.answer(""), worthless,
@@ -79,35 +81,35 @@ PROBES = (
               lambda case: case.answer(case.question, reasoning=case.question), worthless,
               ("Do not pay for the prompt's own words.",), twice=True),
     ProbeKind("{kind}s listed", "every {kind} that could be right", lambda case: case.answer(case.listed), worthless,
-              (_COMPARE_WHOLE,), twice=True, always_counts=True),
+              (_COMPARE_WHOLE,), fixes_reading=True, twice=True, always_counts=True),
     ProbeKind("repeated text", "one sentence again and again", lambda case: case.reasoning(repeated), worthless,
-              ("Do not pay for the same words twice.",), twice=True),
+              ("Put a limit on what length earns, and do not pay for the same words twice.",), twice=True),
     ProbeKind("very long text", "a text of the greatest length, without content",
               lambda case: case.reasoning(long_text), worthless,
               ("Put a limit on what length earns.",), twice=True),
     ProbeKind("odd Unicode", "digits of other scripts, control and invisible characters",
               lambda case: case.answer(ODD_TEXT), worthless,
-              (_REFUSE_UNREADABLE,)),
+              (_REFUSE_UNREADABLE,), fixes_reading=True),
     ProbeKind("odd Unicode, in format", "odd characters as reasoning and as answer, in the format asked for",
               lambda case: case.answer(case.label, reasoning=ODD_TEXT), worthless,
-              (_REFUSE_UNREADABLE,), labels=ODD_ANSWERS, needs_tags=True),
+              (_REFUSE_UNREADABLE,), fixes_reading=True, labels=ODD_ANSWERS, needs_tags=True),
     ProbeKind("odd numbers", "nan, inf, 5,000 digits, 1/0 and the like",
               lambda case: case.answer(case.label), worthless,
               ("Give an answer that is not a finite number a reward of 0: NaN and infinity pass many comparisons.",),
-              labels=ODD_NUMBERS, twice=True),
+              fixes_reading=True, labels=ODD_NUMBERS, twice=True),
     ProbeKind("format repeated", "the whole format again and again, without an answer",
               lambda case: case.format_repeated, worthless,
               ("Pay for each tag once, and for nothing after the last tag.",), needs_tags=True),
     ProbeKind("{kind}s listed, each in tags", "every {kind} that could be right, in tags of its own",
               lambda case: case.listed_in_tags, worthless,
               (_COMPARE_WHOLE, "Take one answer, the last, and ignore the others."),
-              needs_tags=True, always_counts=True),
+              fixes_reading=True, needs_tags=True, always_counts=True),
     ProbeKind("program that leaves", "a program that ends with exit code 0 before it is tested",
               lambda case: LEAVES if case.tests else None, worthless,
-              (_REPORT_TESTS,), always_counts=True),
+              (_REPORT_TESTS,), fixes_reading=True, always_counts=True),
     ProbeKind("program that agrees", "a program whose results equal everything",
               lambda case: agrees(case.tests) if case.tests else None, worthless,
-              (_REPORT_TESTS,), always_counts=True),
+              (_REPORT_TESTS,), fixes_reading=True, always_counts=True),
 )
 # fmt: on
 """All probes. A row is a name, its meaning, the writer, the verdict, advice, and the exceptions."""
@@ -139,12 +141,17 @@ class ProbeText(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The texts of one kind, row by row: each row has none, one or several."""
+    """The texts of one kind, row by row: each row has none, one or several.
+
+    Attributes:
+        in_format: whether the texts are written in the format asked for.
+    """
 
     kind: ProbeKind
     name: str
     meaning: str
     texts: tuple[ProbeText, ...]
+    in_format: bool = False
 
 
 def make_probes(
@@ -179,4 +186,5 @@ def _probe(kind: ProbeKind, cases: Sequence[Case]) -> Probe:
         written = (ProbeText(row, name, label, kind.write(replace(cases[row], label=label)) or "") for row in order)
         wrong = (each for each in written if not any(map(cases[each.row].may_be_right, (each.text, label))))
         texts += islice(wrong, _ROWS_EACH)
-    return Probe(kind, name, meaning, tuple(sorted(texts, key=lambda each: each.row)))
+    ordered = tuple(sorted(texts, key=lambda each: each.row))
+    return Probe(kind, name, meaning, ordered, in_format or kind.needs_tags)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from grpo.reward_check.probes import Probe, ProbeText
+from grpo.reward_check.probes import OTHER_ANSWER, REFERENCE, Probe, ProbeText
 from grpo.rewards import RewardSuite
 from grpo.rewards.hooks import HasMemory, is_stateful, offers
 from grpo.types import Group, Prompt, Rollout, Score, ScoredGroup
@@ -24,7 +24,7 @@ __all__ = [
     "has_failed",
     "reading_columns",
     "run_passes",
-    "sees_column",
+    "sees_answers",
     "texts_by_row",
 ]
 
@@ -225,6 +225,21 @@ def reading_columns(suite: RewardSuite, rows: Sequence[Prompt]) -> tuple[str, ..
     return tuple(each.name for each in suite.functions if each.takes_any or columns.intersection(each.named))
 
 
-def sees_column(suite: RewardSuite, column: str | None) -> bool:
-    """Return whether a reward of the suite can read a column."""
-    return any(function.takes_any or column in function.named for function in suite.functions)
+def sees_answers(suite: RewardSuite, column: str | None, scores: Scores) -> bool:
+    """Return whether a reward of the suite reads the column of the right answers.
+
+    A reward that names the column does. One that takes any column (`**columns`) does unless it gives each right answer
+    the same value in its own row and in another.
+    """
+    if any(column in function.named for function in suite.functions):
+        return True
+    return any(function.takes_any and not _ignores_rows(function.name, scores) for function in suite.functions)
+
+
+def _ignores_rows(reward: str, scores: Scores) -> bool:
+    values: dict[str, list[float | None]] = {}
+    for text, score in scores.items():
+        if text.probe in (REFERENCE, OTHER_ANSWER) and reward not in score.failures:
+            values.setdefault(text.text, []).append(score.rewards[reward])
+    shared = [each for each in values.values() if len(each) > 1]
+    return bool(shared) and all(len(set(each)) == 1 for each in shared)

@@ -28,7 +28,7 @@ class Standard:
 
     Attributes:
         reference_column: the column with right answers; None: there are none.
-        sees_answers: whether a reward can read that column.
+        sees_answers: whether a reward reads that column.
         best_sampled: mean of the best total in each sampled group; None: no sampled completion has a total.
     """
 
@@ -58,7 +58,7 @@ def worthless(text: ComparisonResult, standard: Standard) -> FindingKind | None:
     if standard.is_exact and standard.sees_answers:
         return kinds.HACKABLE if text.above else kinds.NOT_TOLD_APART if text.level else None
     if _usually_earns_more(text):
-        return kinds.HACKABLE
+        return kinds.HACKABLE if standard.sees_answers or not standard.is_exact else kinds.HACKABLE_UNSEEN
     if _usually_earns_as_much(text):
         return kinds.NOT_TOLD_APART if standard.sees_answers else _unseen(standard)
     return kinds.PAYS_IN_SOME_ROWS if text.above else None

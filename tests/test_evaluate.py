@@ -31,6 +31,7 @@ def make_evaluator(policy: Policy, prompts: list[Prompt], *, verifier: bool = Tr
         prompts[:6],
         rewards=RewardSuite(resolve_rewards(["correctness"])),
         verifier=AnswerVerifier(find_format("answer_tags")) if verifier else None,
+        is_well_formed=find_format("answer_tags").is_strict if verifier else None,
         sampling=SamplingParams(max_tokens=24),
         samples=4,
         seed=0,

@@ -18,7 +18,7 @@ from grpo.plurals import counted
 from grpo.tracking import Failure, RunDirectory
 from grpo.tracking.console import Console
 from grpo.tracking.formatting import sparkline
-from grpo.tracking.panels import RunInfo, banner
+from grpo.tracking.panels import RunInfo, banner, evaluation_text, outcome
 
 INFO = RunInfo("tiny", 1, 1, "rows", 1, 1, "grpo", 2, 1, 9, Path("runs/a"))
 
@@ -135,3 +135,27 @@ def test_the_axes_of_the_picture_of_growth_show_every_point():
             seen += 1
             assert top <= float(point.get("y")) <= top + height
     assert seen > 20
+
+
+def test_an_evaluation_without_an_answer_format_shows_no_format_and_no_strict_accuracy(capsys):
+    metrics = {
+        "accuracy": 0.5,
+        "accuracy_lenient": 0.5,
+        "accuracy_greedy": 0.25,
+        "reward": 1.0,
+        "prompts": 4,
+        "samples_per_prompt": 2,
+    }
+    labels = [line.split()[0] for line in evaluation_table("m", metrics).splitlines()[1:]]
+    assert labels == ["accuracy", "greedy", "reward"]
+    assert evaluation_text(3, metrics, wide=True).plain == "eval at 3     accuracy 0.50  greedy 0.25  reward 1.000"
+    shown = io.StringIO()
+    console = Console(file=shown, width=100, live=False)
+    for part in outcome(INFO, {"eval_before": metrics, "eval_after": metrics}):
+        console._rich.print(part)
+    assert "strict" not in shown.getvalue()
+    assert "format" not in shown.getvalue()
+    # The answers of rows may be texts: then other text before the answer counts in the lenient accuracy only.
+    metrics["accuracy_lenient"] = 0.75
+    labels = [line.split()[0] for line in evaluation_table("m", metrics).splitlines()[1:]]
+    assert labels == ["accuracy", "lenient", "greedy", "reward"]

@@ -94,7 +94,7 @@ class Evaluator:
         if self.verifier is not None:
             greedy = self._sample(replace(self.sampling, temperature=0.0), 1)
             metrics |= self._accuracies(self._verdicts(sampled, texts), self._verdicts(*greedy))
-        elif self.is_well_formed is not None:
+        if self.is_well_formed is not None:
             metrics["format_rate"] = _mean([self.is_well_formed(text) for text in judged_texts(sampled, texts)])
         return Evaluation(metrics)
 
@@ -126,7 +126,6 @@ class Evaluator:
             "accuracy_ci95": list(confidence_interval(strict)),
             "accuracy_lenient": _mean_of_rows(lenient),
             "accuracy_lenient_ci95": list(confidence_interval(lenient)),
-            "format_rate": _mean_of_rows([[verdict.well_formed for verdict in row] for row in sampled]),
             "pass_at_k": {
                 str(k): _mean([pass_at_k(len(row), sum(row), k) for row in rows]) for k, rows in rows_of.items() if rows
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grpo.cli.printing import aligned
-from grpo.tracking.formatting import EVALUATION_MEASURES, number
+from grpo.tracking.formatting import evaluation_measures, number
 
 if TYPE_CHECKING:
     from grpo.assembly.ablation import Ablation
@@ -16,8 +16,8 @@ __all__ = ["ablation_table"]
 def ablation_table(ablation: Ablation) -> str:
     """Return one line a run: the reward left out, accuracies on held-out prompts, and the mean of every reward."""
     names = list(ablation.runs[0].rewards)
-    evaluated = {key for run in ablation.runs for key in run.evaluation or {}}
-    measures = {label: key for label, key, _ in EVALUATION_MEASURES if key in evaluated and key != "reward"}
+    evaluations = [run.evaluation for run in ablation.runs if run.evaluation]
+    measures = {label: key for label, key, _ in evaluation_measures(*evaluations) if key != "reward"}
     rows = [["left out", *measures, *names]]
     for run in ablation.runs:
         means = {name: number(run.rewards.get(name)) for name in names}

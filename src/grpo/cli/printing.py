@@ -54,14 +54,10 @@ def show_note(text: str) -> None:
 def evaluation_table(model: str, metrics: Mapping[str, Any]) -> str:
     """Return the accuracies of `assembly.evaluate`, with intervals and meanings, and the mean of each reward."""
     from grpo.plurals import counted
-    from grpo.tracking.formatting import EVALUATION_MEASURES, interval
+    from grpo.tracking.formatting import evaluation_measures, interval
     from grpo.tracking.metrics import each_reward
 
-    rows = [
-        (f"  {label}", interval(metrics, name), meaning)
-        for label, name, meaning in EVALUATION_MEASURES
-        if metrics.get(name) is not None
-    ]
+    rows = [(f"  {label}", interval(metrics, name), meaning) for label, name, meaning in evaluation_measures(metrics)]
     rows += [
         (f"  pass@{k}", f"{share:.2f}", f"one of {k} is right")
         for k, share in metrics.get("pass_at_k", {}).items()

@@ -15,6 +15,7 @@ from grpo.tracking.metrics import is_finite
 __all__ = [
     "EVALUATION_MEASURES",
     "duration",
+    "evaluation_measures",
     "in_units",
     "interval",
     "memory",
@@ -31,6 +32,28 @@ EVALUATION_MEASURES = (
     ("reward", "reward", "mean"),
 )
 """Label, name among the metrics and meaning of each measure of an evaluation."""
+
+_WITHOUT_FORMAT = {
+    "accuracy": ("accuracy", "right"),
+    "accuracy_lenient": ("lenient", "right at the end of other text"),
+    "accuracy_greedy": ("greedy", "accuracy at temperature 0"),
+}
+
+
+def evaluation_measures(*evaluations: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return those of `EVALUATION_MEASURES` that evaluations of one run have, with the labels for its answer format.
+
+    Without an answer format there is no strict accuracy, and the lenient one is left out where it is equal.
+    """
+    present = {name for metrics in evaluations for name, value in metrics.items() if value is not None}
+    measures = [measure for measure in EVALUATION_MEASURES if measure[1] in present]
+    if "format_rate" in present:
+        return measures
+    if all(metrics.get("accuracy_lenient") == metrics.get("accuracy") for metrics in evaluations):
+        measures = [measure for measure in measures if measure[1] != "accuracy_lenient"]
+    relabelled = [(name, *_WITHOUT_FORMAT.get(name, (label, meaning))) for label, name, meaning in measures]
+    return [(label, name, meaning) for name, label, meaning in relabelled]
+
 
 _BARS = "▁▂▃▄▅▆▇█"
 

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from grpo.plurals import counted
 from grpo.tracking.formatting import (
-    EVALUATION_MEASURES,
     duration,
+    evaluation_measures,
     in_units,
     interval,
     memory,
@@ -203,10 +203,13 @@ def evaluation_text(step: int, metrics: Mapping[str, Any], *, wide: bool) -> Tex
     verified = "accuracy" in metrics
     format_rate = f"format {number(metrics.get('format_rate'), '.0%')}"
     parts = []
+    labels = {name: label for label, name, _ in evaluation_measures(metrics)}
     if verified:
-        parts += [f"strict {interval(metrics, 'accuracy')}", f"lenient {interval(metrics, 'accuracy_lenient')}"]
+        shown = [name for name in ("accuracy", "accuracy_lenient") if name in labels]
+        parts += [f"{labels[name]} {interval(metrics, name)}" for name in shown]
     if verified and wide:
-        parts += [f"greedy {number(metrics.get('accuracy_greedy'), '.2f')}", format_rate]
+        parts += [f"greedy {number(metrics.get('accuracy_greedy'), '.2f')}"]
+        parts += [format_rate] if "format_rate" in labels else []
     if wide or not verified:
         bounded = not verified and metrics.get("reward_ci95")
         parts += [f"reward {interval(metrics, 'reward') if bounded else number(metrics.get('reward'))}"]
@@ -248,9 +251,11 @@ def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Re
     table = Table(
         *(Column(name, no_wrap=True) for name in ("", "before", "after")), change, box=box.SIMPLE_HEAD, pad_edge=False
     )
-    for label, name, _ in EVALUATION_MEASURES:
+    for label, name, _ in evaluation_measures(before, after):
         _add_change(table, label, before, after, name)
     if "accuracy" in {**before, **after}:
+        if "format_rate" not in {**before, **after}:
+            return Group(table, Text())
         legend = (
             "strict: right and in the format asked for; lenient: right in any format;\ngreedy: strict at temperature 0"
         )

@@ -159,7 +159,8 @@ def check(
     """Probe a recipe's rewards before a run.
 
     The probes are right answers, empty ones, echoes, repetitions and other texts, for real rows. The report names
-    rewards that can be hacked or that fail, and their cost; exit code 3 if something is wrong. Options are those of `grpo train --help`.
+    rewards that can be hacked or that fail, and their cost; exit code 3 if something is wrong. Options are those of
+    `grpo train --help`.
     """
     arguments = read_arguments(ctx, args)
 

@@ -295,3 +295,17 @@ except DataError as error:
         "data set 'openai/gsm8k': the Hub cannot be reached and no downloaded copy has split 'train' of "
         "configuration 'main': check the network, or give a local .jsonl, .json, .csv or .parquet file"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("a.jsonl", "{", "correct it"),
+        ("a.csv", "prompt,answer\n1\n", "correct it, or quote commas"),
+        ("a.parquet", "text", "write it again, or use .jsonl"),
+    ],
+)
+def test_a_file_that_cannot_be_parsed_is_refused_with_a_remedy(tmp_path, name, text, remedy):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f": {remedy}$"):
+        read_rows(str(tmp_path / name))

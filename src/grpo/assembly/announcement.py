@@ -67,7 +67,8 @@ def remark_on_data(parts: Parts, journal: Journal) -> None:
         )
     if parts.task.removed:
         journal.warn(
-            f"{counted(parts.task.removed, 'row')} with the same prompt as a row to evaluate on left out of training"
+            f"{counted(parts.task.removed, 'row')} with the same prompt as a row to evaluate on left out of training: "
+            f"give an eval_file with other prompts to keep them"
         )
     if parts.task.eval_size_wanted is not None:
         journal.note(

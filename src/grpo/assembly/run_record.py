@@ -68,9 +68,12 @@ class RunRecord:
         for name, digest in self.files.items():
             file = Path(name)
             if not file.is_file():
-                lines.append(f"{name} was there when the run began, and is gone")
+                lines.append(f"{name} was there when the run began, and is gone: put it back if the run still needs it")
             elif sha256_of(file) != digest:
-                lines.append(f"{name} has been changed since the run began: the resumed run uses it as it is now")
+                lines.append(
+                    f"{name} has been changed since the run began: the resumed run uses it as it is now; put the old "
+                    f"one back for the same run"
+                )
         return lines
 
     def differences(self, config: GRPOConfig) -> dict[str, tuple[Any, Any]]:

@@ -188,7 +188,9 @@ def _entries(options: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
                 yield key, functions
         elif value is not None:
             some = ", ".join(list(SECTIONS[section].model_fields)[:3])
-            raise ConfigError(f"{key} is a section of options, such as {some}, but was given {value!r}")
+            raise ConfigError(
+                f"{key} is a section of options, such as {some}, but was given {value!r}: set its options one by one"
+            )
 
 
 def _named(key: str, value: Any) -> Iterator[tuple[str, Any]]:

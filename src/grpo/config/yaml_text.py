@@ -113,11 +113,13 @@ def parse_yaml(text: str, origin: str = "") -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"{origin}, line {mark.line + 1}" if origin and mark is not None else origin or _shown(text)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{place}: not valid YAML: {problem}") from None
+        raise ConfigError(f"{place}: not valid YAML: {problem}: correct it") from None
     except RecursionError:
         raise ConfigError(f"{origin or _shown(text)}: values are nested too deeply: write them flat") from None
     except (ValueError, AttributeError, TypeError, LookupError) as error:  # thousands of digits, or a tag that misfits
-        raise ConfigError(f"{origin or _shown(text)}: not a usable value: {str(error).partition(';')[0]}") from None
+        raise ConfigError(
+            f"{origin or _shown(text)}: not a usable value: {str(error).partition(';')[0]}: write another"
+        ) from None
 
 
 def _shown(text: str) -> str:

@@ -47,7 +47,9 @@ def load_folder(folder: Path, *, config_name: str | None, split: str) -> Any:
     try:
         return datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise DataError(f"data set in {folder}: {first_line(error)}") from error
+        raise DataError(
+            f"data set in {folder}: {first_line(error)}: check its files, or name one of them as train_file"
+        ) from error
 
 
 def _load(name: str, config_name: str | None, split: str) -> Any:
@@ -62,7 +64,8 @@ def _load(name: str, config_name: str | None, split: str) -> Any:
         ) from error
     except Exception as error:  # its own errors and those of the installed HTTP client
         raise DataError(
-            f"data set {name!r} (configuration {config_name}, split {split}): {first_line(error)}"
+            f"data set {name!r} (configuration {config_name}, split {split}): {first_line(error)}: "
+            f"check dataset_config and train_split"
         ) from error
 
 

@@ -22,7 +22,7 @@ class PromptOrder:
 
     def __init__(self, prompts: Sequence[Prompt], seed: int, *, shuffle: bool = True) -> None:
         if not prompts:
-            raise DataError("no prompts to train on: the data set is empty")
+            raise DataError("no prompts to train on: the data set is empty: give at least one row")
         self.prompts = prompts
         self.seed = seed
         self.shuffle = shuffle

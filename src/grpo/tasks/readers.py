@@ -89,7 +89,9 @@ def _read_file(path: Path) -> Iterator[Record]:
             f"file {path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
         ) from error
     except OSError as error:
-        raise DataError(f"file {path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"file {path} cannot be read: {error.strerror or error}: check its permissions, or copy it elsewhere"
+        ) from error
 
 
 def _not_found(path: Path) -> str:
@@ -124,9 +126,9 @@ def _parse_json(text: str, where: str) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise DataError(f"{where}: not valid JSON: {error.msg} ({line}column {error.colno})") from error
+        raise DataError(f"{where}: not valid JSON: {error.msg} ({line}column {error.colno}): correct it") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not usable JSON: {str(error).partition(';')[0]}") from error
+        raise DataError(f"{where}: not usable JSON: {str(error).partition(';')[0]}: correct it") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -152,10 +154,13 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
             for record in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in record or None in record.values():
-                    raise DataError(f"{where}: the row does not have the {len(header)} fields of the header {header}")
+                    raise DataError(
+                        f"{where}: the row does not have the {len(header)} fields of the header {header}: "
+                        f"correct it, or quote commas"
+                    )
                 yield where, record
         except csv.Error as error:
-            raise DataError(f"{path}:{reader.reader.line_num}: not valid CSV: {error}") from error
+            raise DataError(f"{path}:{reader.reader.line_num}: not valid CSV: {error}: correct the line") from error
 
 
 def _refuse_repeated(columns: Sequence[Any], where: str) -> None:
@@ -171,7 +176,9 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         _refuse_repeated(parquet.read_schema(path).names, str(path))
         table = parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
-        raise DataError(f"file {path}: not a Parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"file {path}: not a Parquet file: {str(error).splitlines()[0]}: write it again, or use .jsonl"
+        ) from error
     for number, record in enumerate(table.to_pylist()):
         yield f"{path}, row {number}", record
 

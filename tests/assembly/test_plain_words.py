@@ -216,3 +216,19 @@ def test_small_slips_are_told_plainly(refused):
     said = refused("train", *WORDS, "rewards=mine.py:mine")
     assert "SyntaxError: '(' was never closed (at " in said
     assert said.count("mine.py") == 2 and said.count("line 2") == 0
+
+
+def test_a_template_that_closes_the_thoughts_is_named_where_the_format_asks_for_them(train, command):
+    from transformers import AutoTokenizer
+
+    model = train() / "final_model"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template += "{{ '<think>\n\n</think>\n\n' if not enable_thinking | default(true) }}"
+    tokenizer.save_pretrained(model)
+    words = ("train", *WORDS, f"model={model}", "answer_format=think_tags", "rewards=think_strict_format")
+    warning = "the chat template ends the prompt with </think>, so completions have no <think> block"
+    shown = command(*words, "output_dir=closed", "chat_template_kwargs={enable_thinking: false}")
+    assert warning in shown.out + shown.err
+    shown = command(*words, "output_dir=open")
+    assert shown.code == 0
+    assert warning not in shown.out + shown.err

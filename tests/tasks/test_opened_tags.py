@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tokenizer_kinds import make_tokenizer
 
+from grpo.tasks.answers import find_format
 from grpo.tasks.chat import render
-from grpo.tasks.opened_tags import opened_tag, with_opened_tag
+from grpo.tasks.opened_tags import has_closed_tag, opened_tag, with_opened_tag
 from grpo.tasks.rows import read_rows
 from grpo.types import Prompt
 
@@ -39,6 +40,21 @@ def test_a_tag_that_the_question_only_mentions_is_not_opened() -> None:
 def test_an_assistant_message_that_is_continued_may_have_opened_a_tag(begun: str, opened: str) -> None:
     messages = [{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": begun}]
     assert opened_tag(prompt_of(messages, "qwen")) == opened
+
+
+@pytest.mark.parametrize(
+    ("end", "format_name", "closed"),
+    [
+        ("<think>\n\n</think>\n\n", "think_tags", True),
+        ("<think>\n", "think_tags", False),
+        ("<think></think>", "answer_tags", False),
+        ("</think>", "plain", False),
+        ("?", "think_tags", False),
+    ],
+)
+def test_a_block_that_the_prompt_closes_is_missing_in_completions(end: str, format_name: str, closed: bool) -> None:
+    prompt = Prompt(0, "2 + 3?", f"user: 2 + 3?{end}", (1,), {})
+    assert has_closed_tag(prompt, find_format(format_name)) is closed
 
 
 @pytest.mark.parametrize(

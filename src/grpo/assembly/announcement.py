@@ -15,6 +15,7 @@ from grpo.assembly.invocation import own_command
 from grpo.config import GRPOConfig
 from grpo.plurals import counted
 from grpo.rewards import RewardSuite, WeightSchedule, read_weight
+from grpo.tasks import has_closed_tag
 from grpo.tracking import Journal, TensorBoardTracker, Tracker, WandbTracker
 from grpo.tracking.console import Console, RunInfo
 from grpo.tracking.formatting import number
@@ -69,6 +70,13 @@ def remark_on_data(parts: Parts, journal: Journal) -> None:
         journal.warn(
             f"{counted(parts.task.removed, 'row')} with the same prompt as a row to evaluate on left out of training: "
             f"give an eval_file with other prompts to keep them"
+        )
+    if has_closed_tag(parts.prompts.train[0], answer_format := parts.task.answer_format):
+        tag = answer_format.blocks[0]
+        journal.warn(
+            f"the chat template ends the prompt with </{tag}>, so completions have no <{tag}> block and are not in the "
+            f"format {answer_format.name}: let the model think (chat_template_kwargs={{enable_thinking: true}}), or "
+            f"take another answer_format"
         )
     if parts.task.eval_size_wanted is not None:
         journal.note(

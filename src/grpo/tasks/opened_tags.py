@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from grpo.tasks.answers import FORMATS
+from grpo.tasks.answers import FORMATS, AnswerFormat
 from grpo.types import Prompt
 
-__all__ = ["opened_tag", "with_opened_tag"]
+__all__ = ["has_closed_tag", "opened_tag", "with_opened_tag"]
 
 _FIRST_BLOCKS = tuple(answer_format.blocks[0] for answer_format in FORMATS.values() if answer_format.blocks)
 
@@ -23,6 +23,14 @@ def opened_tag(prompt: Prompt) -> str:
         if prompt.text.rstrip().endswith(opening) or begun.rfind(opening) > begun.rfind(closing):
             return opening
     return ""
+
+
+def has_closed_tag(prompt: Prompt, answer_format: AnswerFormat) -> bool:
+    """Return whether the prompt ends with the closing tag of the format's first block, so that completions have none.
+
+    Templates of models that think close an empty block there with `enable_thinking: false`.
+    """
+    return bool(answer_format.blocks) and prompt.text.rstrip().endswith(f"</{answer_format.blocks[0]}>")
 
 
 def with_opened_tag(text: str, opened: str) -> str:

@@ -312,7 +312,7 @@ def test_eval_prints_a_table_or_json(assembly, capsys):
     assert main(["eval", "tiny", "eval_samples=2"]) == 0
     shown = capsys.readouterr().out
     assert shown.splitlines()[0] == "tiny: 64 prompts × 4 completions"
-    assert "strict   0.50 [0.40, 0.60]  right and in the format asked for\n" in shown
+    assert "accuracy  0.50 [0.40, 0.60]  right\n" in shown
     assert "pass@2   0.70 " in shown
     assert "reward" not in shown
     assert main(["eval", "--model", "tiny", "--json"]) == 0

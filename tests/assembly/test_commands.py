@@ -132,7 +132,7 @@ def test_eval_shows_a_table_and_takes_other_rows(command):
     write_lines("held_out.jsonl", sums(6))
     shown = command("eval", "tiny", "eval_file=held_out.jsonl", "eval_samples=2", "max_new_tokens=8")
     assert (shown.code, shown.err) == (0, "")
-    assert shown.out.startswith("tiny: 6 prompts × 2 completions\n  strict ")
+    assert shown.out.startswith("tiny: 6 prompts × 2 completions\n  accuracy ")
     assert "pass@2" in shown.out
     assert not Path("runs").exists()
 

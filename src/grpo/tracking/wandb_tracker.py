@@ -98,7 +98,8 @@ class WandbTracker:
         if self._completions:
             run.log({"step": self._completions[0]["step"], **self._table_of_completions()})
         run.summary.update({name: value for name, value in summary.items() if value is not None})
-        place = run.url
+        # Offline, W&B would print a warning at the question for the address.
+        place = None if run.offline else run.url
         if run.offline:
             files = f"{shlex.quote(str(self.directory.absolute()))}/wandb/offline-run-*"
             place = f"offline, upload with: wandb sync {files}"

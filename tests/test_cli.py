@@ -313,7 +313,7 @@ def test_eval_prints_a_table_or_json(assembly, capsys):
     shown = capsys.readouterr().out
     assert shown.splitlines()[0] == "tiny: 64 prompts × 4 completions"
     assert "accuracy  0.50 [0.40, 0.60]  right\n" in shown
-    assert "pass@2   0.70 " in shown
+    assert "pass@2    0.70 " in shown
     assert "reward" not in shown
     assert main(["eval", "--model", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == 0.5

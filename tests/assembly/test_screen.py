@@ -42,7 +42,7 @@ def run_on_a_terminal(*words):
 
 OURS = re.compile(
     r"\s*$|(model|task|rewards|method|steps|run)  |next$|eval at |  step  reward|  ( ?\d+)/\d+ |note: |warning: "
-    r"|  *before +after +change| ─+|  *(strict|lenient|greedy|format|reward)  |strict: right|greedy: strict"
+    r"|  *before +after +change| ─+|  *(strict|accuracy|lenient|greedy|format|reward)  |strict: right|greedy: strict"
     r"|\d+ steps? in |  *grpo (eval|generate) "
 )
 """Beginnings of the lines that a run writes where there is no terminal."""
@@ -73,7 +73,7 @@ def test_on_a_terminal_the_display_ends_with_the_final_words():
     assert "before" in end
     assert "model  run/final_model" in end
     assert 'next\n  grpo generate run "What is ' in end
-    assert "wandb" not in shown
+    assert "wandb:" not in shown
     assert "Loading" not in shown
     assert "Traceback" not in shown
 
